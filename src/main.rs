@@ -1,0 +1,2 @@
+//! switchmaster's binary: parse, log, dispatch, exit code.
+fn main() {}

@@ -1,0 +1,244 @@
+//! The one thing both planes know: who is master, and whether requests may flow to it.
+//!
+//! The control plane publishes an [`Entry`]; every session reads it. An entry of an older term is refused, so
+//! nothing ever moves back by accident. Nothing here does I/O or decides anything: `sentinel::view` decides.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::secret::Credentials;
+
+/// The shared topology: written by the control plane, read by every session.
+///
+/// A session compares [`Topology::generation`] (one relaxed load) before each send and reads the whole
+/// [`Topology::current`] only when it changed.
+#[derive(Debug)]
+pub struct Topology {
+    started: Instant,
+    generation: AtomicU64,
+    /// Microseconds since `started` plus one; 0 is "never". See [`Topology::prove`].
+    proof: AtomicU64,
+    entry: Mutex<Arc<Entry>>,
+    changed: watch::Sender<()>,
+    reports: mpsc::Sender<Report>,
+}
+
+/// What is true now. Replaced as a whole, never edited.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Rises by one at each publication.
+    pub generation: u64,
+    /// Rises by one each time sessions must leave the node they are on: another address, or another process
+    /// (run id) at the same address.
+    pub term: u64,
+    /// Where sessions belong. `None` until the first master was verified.
+    pub master: Option<Master>,
+    /// Whether requests may flow there.
+    pub phase: Phase,
+    /// When the present outage began (first hold that has not ended yet); `None` while stable.
+    pub outage_since: Option<Instant>,
+    /// About the step from term−1 to this term: replies to writes which the old master gave before this instant
+    /// are known to be on this master (its `second_repl_offset − 1` covers the old master's offset sampled then).
+    /// `None`: nothing is known, withheld replies are lost replies.
+    pub replicated_until: Option<Instant>,
+    /// For people: why the phase is what it is. Goes into the error text of requests that fail.
+    pub reason: String,
+}
+
+/// A verified master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Master {
+    /// Its address, resolved and mapped.
+    pub addr: SocketAddr,
+    /// The `run_id` of INFO, when it could be read: tells a restarted process from the same one.
+    pub run_id: Option<String>,
+    /// Sentinel's config-epoch for it.
+    pub epoch: u64,
+    /// True between an early commit and the epoch that confirms it.
+    pub provisional: bool,
+}
+
+/// Whether requests may flow. The transitions are `sentinel::view`'s; sessions only obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Requests flow to the master.
+    Stable,
+    /// The master is silent or gone and no failover is known yet: new requests are held, outstanding ones wait,
+    /// whatever reply still comes is delivered.
+    Suspect,
+    /// A failover is under way: new requests are held, and replies to writes are withheld until the next term
+    /// says (`replicated_until`) whether the new master has them, or the phase returns to `Stable` in the same term.
+    Switching,
+    /// Held by an operator's command: new requests are held, outstanding ones finish normally.
+    Paused,
+    /// No master to route to, and the outage's deadline has passed: requests fail at once.
+    Failing,
+}
+
+impl Phase {
+    /// The lower-case name used in logs, metrics and `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Stable => "stable",
+            Phase::Suspect => "suspect",
+            Phase::Switching => "switching",
+            Phase::Paused => "paused",
+            Phase::Failing => "failing",
+        }
+    }
+}
+
+/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// The backend of this term closed the connection.
+    Eof {
+        /// The term of the session's backend.
+        term: u64,
+    },
+    /// Dialling the master of this term failed.
+    DialFailed {
+        /// The term that was dialled.
+        term: u64,
+        /// The operating system's words.
+        error: String,
+    },
+    /// The node answered -READONLY, -MASTERDOWN or -LOADING to a request.
+    Refused {
+        /// The term of the session's backend.
+        term: u64,
+        /// The first word of the refusal.
+        prefix: String,
+    },
+    /// The node refused the credentials replayed for a session (WRONGPASS, NOPERM).
+    AuthRefused {
+        /// The term that was dialled.
+        term: u64,
+        /// The server's error line, without secrets.
+        error: String,
+    },
+    /// A client authenticated with these; the control plane may use them if it has none.
+    Credentials(Credentials),
+}
+
+/// Publishing an entry of an older term, or of an older epoch in a term that is not new.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// The term that was offered.
+    pub offered: u64,
+    /// The term that stands.
+    pub current: u64,
+}
+
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {} is older than the current term {}", self.offered, self.current)
+    }
+}
+
+impl std::error::Error for Stale {}
+
+impl Topology {
+    /// A topology without a master (phase `Suspect`, term 0), and the receiver of the sessions' reports.
+    pub fn new() -> (Arc<Topology>, mpsc::Receiver<Report>) {
+        let (reports, receiver) = mpsc::channel(256);
+        let started = Instant::now();
+        let topology = Topology {
+            started,
+            generation: AtomicU64::new(0),
+            proof: AtomicU64::new(0),
+            entry: Mutex::new(Arc::new(Entry {
+                generation: 0,
+                term: 0,
+                master: None,
+                phase: Phase::Suspect,
+                outage_since: Some(started),
+                replicated_until: None,
+                reason: "no master is known yet".into(),
+            })),
+            changed: watch::Sender::new(()),
+            reports,
+        };
+        (Arc::new(topology), receiver)
+    }
+
+    /// The generation of the current entry: one relaxed load, for the data path.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The current entry.
+    pub fn current(&self) -> Arc<Entry> {
+        self.entry.lock().expect("no panic while held").clone()
+    }
+
+    /// Replaces the entry; its `generation` is assigned here. An older term is refused.
+    pub fn publish(&self, mut next: Entry) -> Result<u64, Stale> {
+        let mut entry = self.entry.lock().expect("no panic while held");
+        if next.term < entry.term {
+            return Err(Stale { offered: next.term, current: entry.term });
+        }
+        next.generation = entry.generation + 1;
+        let generation = next.generation;
+        *entry = Arc::new(next);
+        self.generation.store(generation, Ordering::Release);
+        drop(entry);
+        self.changed.send_replace(());
+        Ok(generation)
+    }
+
+    /// The control plane asked the master of the current term at `asked` and it answered as that same master.
+    /// A session that lost its connection before `asked` then knows that this was no failover.
+    pub fn prove(&self, asked: Instant) {
+        let micros = asked.saturating_duration_since(self.started).as_micros() as u64 + 1;
+        self.proof.fetch_max(micros, Ordering::Relaxed);
+        self.changed.send_replace(());
+    }
+
+    /// Whether the current master was proven alive, by a question asked after `instant`.
+    pub fn proven_since(&self, instant: Instant) -> bool {
+        let proof = self.proof.load(Ordering::Relaxed);
+        proof > 0 && self.started + Duration::from_micros(proof - 1) > instant
+    }
+
+    /// Wakes at each publication and each proof of life.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Tells the control plane; never blocks, and drops the report when 256 are waiting.
+    pub fn report(&self, report: Report) {
+        let _ = self.reports.try_send(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_term_is_refused() {
+        let (topology, _reports) = Topology::new();
+        let mut entry = (*topology.current()).clone();
+        entry.term = 2;
+        assert_eq!(topology.publish(entry.clone()), Ok(1));
+        entry.term = 1;
+        assert_eq!(topology.publish(entry), Err(Stale { offered: 1, current: 2 }));
+        assert_eq!(topology.generation(), 1);
+    }
+
+    #[test]
+    fn a_proof_counts_only_for_what_happened_before_its_question() {
+        let (topology, _reports) = Topology::new();
+        let lost = Instant::now();
+        assert!(!topology.proven_since(lost));
+        topology.prove(lost + Duration::from_millis(1));
+        assert!(topology.proven_since(lost));
+        assert!(!topology.proven_since(lost + Duration::from_millis(2)));
+    }
+}
