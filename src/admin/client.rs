@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::control::HEADER;
+use super::units::{bytes, millis};
 use super::view::{State, Traffic, View};
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
@@ -287,30 +288,4 @@ fn phases(phases: &[(String, f64)]) -> String {
     }
     let each: Vec<_> = phases.iter().map(|(name, duration)| format!("{name} {duration:.0} ms")).collect();
     format!(" ({})", each.join(", "))
-}
-
-/// A duration given in milliseconds, in the unit a person would choose.
-pub(super) fn millis(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
-        60_000..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-/// A number of bytes, in the unit a person would choose.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }

@@ -10,6 +10,7 @@ pub mod health;
 mod page;
 mod probe;
 mod scrape;
+mod units;
 pub mod view;
 
 use std::convert::Infallible;
@@ -223,7 +224,7 @@ impl Server {
         let held = phase != Phase::Stable && readiness.ready;
         let (status, word, message) = match probed {
             _ if view.draining => (StatusCode::SERVICE_UNAVAILABLE, "error", readiness.why),
-            Ok(()) => (StatusCode::OK, "ok", "Redis is accessible through the proxy".to_string()),
+            Ok(found) => (StatusCode::OK, "ok", found.words().to_string()),
             // Every host sees the same failover: if each said 503, the load balancer would have none left.
             Err(probe::Failure::TimedOut) if held => (StatusCode::OK, "ok", readiness.why),
             Err(probe::Failure::TimedOut) => {

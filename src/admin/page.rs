@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-use super::client::{bytes, millis};
+use super::units::{bytes, millis};
 use super::view::{State, View};
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
@@ -25,8 +25,13 @@ pub fn render(view: &View) -> String {
 
 fn write(html: &mut String, view: &View) -> fmt::Result {
     let state = view.readiness.state;
-    let name = if view.master_name.is_empty() { "" } else { view.master_name.as_str() };
-    write!(html, "<h1>switchmaster {} <span class=\"b {}\">{}</span></h1>", Esc(name), state.name(), state.name())?;
+    write!(
+        html,
+        "<h1>switchmaster {} <span class=\"b {}\">{}</span></h1>",
+        Esc(&view.master_name),
+        state.name(),
+        state.name()
+    )?;
     if state != State::Ok {
         write!(html, "<p>{}</p>", Esc(&view.readiness.why))?;
     }

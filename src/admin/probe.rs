@@ -19,6 +19,26 @@ const SHARED_FOR: Duration = Duration::from_millis(500);
 /// A reply line longer than this is not from a Redis.
 const LONGEST_LINE: u64 = 64 * 1024;
 
+/// What a good probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A key was written and read.
+    Written,
+    /// Redis answered and asks for credentials which nobody has told us. A host that waits for its first client's
+    /// must not be kept from that client.
+    Answered,
+}
+
+impl Found {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Found::Written => "Redis is accessible through the proxy",
+            Found::Answered => "Redis answers through the proxy; without credentials nothing was written",
+        }
+    }
+}
+
 /// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -34,7 +54,7 @@ pub struct Probe {
     target: SocketAddr,
     key: String,
     count: AtomicU64,
-    last: Mutex<Option<Instant>>,
+    last: Mutex<Option<(Instant, Found)>>,
 }
 
 impl Probe {
@@ -56,21 +76,21 @@ impl Probe {
     }
 
     /// PING, SET and GET within `budget`, waiting for another's probe included.
-    pub async fn run(&self, credentials: Option<Credentials>, budget: Duration) -> Result<(), Failure> {
+    pub async fn run(&self, credentials: Option<Credentials>, budget: Duration) -> Result<Found, Failure> {
         let probe = async {
             let mut last = self.last.lock().await;
-            if last.is_some_and(|at| at.elapsed() < SHARED_FOR) {
-                return Ok(());
+            if let Some((_, found)) = last.filter(|(at, _)| at.elapsed() < SHARED_FOR) {
+                return Ok(found);
             }
             *last = None;
-            self.converse(credentials).await.map_err(Failure::Wrong)?;
-            *last = Some(Instant::now());
-            Ok(())
+            let found = self.converse(credentials).await.map_err(Failure::Wrong)?;
+            *last = Some((Instant::now(), found));
+            Ok(found)
         };
         tokio::time::timeout(budget, probe).await.unwrap_or(Err(Failure::TimedOut))
     }
 
-    async fn converse(&self, credentials: Option<Credentials>) -> Result<(), String> {
+    async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
         let stream = TcpStream::connect(self.target).await.map_err(|error| format!("{}: {error}", self.target))?;
         let mut stream = BufReader::new(stream);
         if let Some(Credentials { username, password }) = &credentials {
@@ -83,10 +103,14 @@ impl Probe {
                 other => expect("AUTH", other?.as_deref(), "OK")?,
             }
         }
-        expect("PING", ask(&mut stream, &["PING"]).await?.as_deref(), "PONG")?;
+        match ask(&mut stream, &["PING"]).await {
+            Err(refusal) if credentials.is_none() && refusal.starts_with("PING: NOAUTH") => return Ok(Found::Answered),
+            other => expect("PING", other?.as_deref(), "PONG")?,
+        }
         let value = self.count.fetch_add(1, Ordering::Relaxed).to_string();
         expect("SET", ask(&mut stream, &["SET", &self.key, &value, "PX", "10000"]).await?.as_deref(), "OK")?;
-        expect("GET", ask(&mut stream, &["GET", &self.key]).await?.as_deref(), &value)
+        expect("GET", ask(&mut stream, &["GET", &self.key]).await?.as_deref(), &value)?;
+        Ok(Found::Written)
     }
 }
 

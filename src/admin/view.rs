@@ -34,7 +34,8 @@ pub struct View {
     pub master_name: String,
     /// How long the phase has been what it is, in milliseconds.
     pub since_ms: Option<u64>,
-    /// Age of the last answer in which the master said that it is the master, in milliseconds.
+    /// Age of the last answer in which the master said that it is the master, in milliseconds. Where it cannot be
+    /// asked for want of credentials, any answer of the node that the Sentinels name counts.
     pub confirmed_ago_ms: Option<u64>,
     /// The replicas known.
     pub replicas: Vec<ReplicaView>,
