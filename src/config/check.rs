@@ -1,0 +1,160 @@
+//! What no single value can tell: rules between keys, and credentials put together.
+//!
+//! Runs only when every value is right on its own.
+
+use std::collections::BTreeMap;
+
+use super::address::reaches;
+use super::keys::{Account, Draft};
+use super::origin::Origin;
+use super::problem::Problem;
+use super::value::{show_duration, show_size};
+use super::{HoldTimeout, HostPort};
+use crate::secret::Credentials;
+
+type Origins = BTreeMap<&'static str, Origin>;
+
+/// Puts the credentials together and checks the rules between keys.
+pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<Problem>) {
+    draft.config.sentinel.redis_auth = credentials(&mut draft.redis, "redis", origins, problems);
+    draft.config.sentinel.auth = credentials(&mut draft.sentinel, "sentinel", origins, problems);
+    let mut refuse =
+        |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
+    let config = &mut draft.config;
+
+    for (i, listen) in config.listen.iter().enumerate() {
+        if listen.port() != 0 && config.listen[..i].contains(listen) {
+            refuse(
+                "listen",
+                format!("listen: {listen} is named twice; leave one of the two"),
+            );
+        }
+        let admin = config.admin.filter(|admin| {
+            let either = admin.ip() == listen.ip()
+                || admin.ip().is_unspecified()
+                || listen.ip().is_unspecified();
+            either && admin.port() == listen.port() && admin.port() != 0
+        });
+        if let Some(admin) = admin {
+            let message = format!(
+                "admin: {admin} is taken by listen ({}): give one of them another port",
+                origins["listen"]
+            );
+            refuse(later("admin", "listen", origins), message);
+        }
+    }
+
+    let own = config
+        .listen
+        .iter()
+        .map(|addr| ("listen", addr))
+        .chain(config.admin.iter().map(|addr| ("admin", addr)));
+    for (key, addr) in own {
+        if let Some(sentinel) = config
+            .sentinel
+            .addrs
+            .iter()
+            .find(|host| reaches(host, addr))
+        {
+            let message = format!(
+                "sentinels: {sentinel} is switchmaster's own {key} address, it would ask itself; name a Sentinel (port 26379 as a rule)"
+            );
+            refuse(later("sentinels", key, origins), message);
+        }
+        if let Some((from, to)) = config
+            .sentinel
+            .address_map
+            .iter()
+            .find(|(_, to)| reaches(to, addr))
+        {
+            let message = format!(
+                "address_map: {from} leads to {to}, switchmaster's own {key} address: a loop"
+            );
+            refuse(later("address_map", key, origins), message);
+        }
+    }
+    let unroutable = |host: &HostPort| host.host == "0.0.0.0" || host.host == "::";
+    if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| unroutable(host)) {
+        refuse(
+            "sentinels",
+            format!("sentinels: {sentinel} is no address to dial; name the host"),
+        );
+    }
+
+    let (heartbeat, suspect) = (config.sentinel.heartbeat, config.sentinel.suspect_after);
+    if suspect < heartbeat * 2 {
+        let message = format!(
+            "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests",
+            show_duration(suspect),
+            show_duration(heartbeat),
+            origins["heartbeat"]
+        );
+        refuse(later("suspect_after", "heartbeat", origins), message);
+    }
+    let (each, total) = (
+        config.failover.retain_bytes,
+        config.failover.retain_total_bytes,
+    );
+    if total < each {
+        let message = format!(
+            "retain_total is {}, less than the {} that retain_bytes gives one session ({})",
+            show_size(total),
+            show_size(each),
+            origins["retain_bytes"]
+        );
+        refuse(later("retain_total", "retain_bytes", origins), message);
+    }
+    if let HoldTimeout::Fixed(hold) = config.failover.hold_timeout {
+        let planned = config.failover.planned_hold_limit;
+        if origins["planned_hold_limit"] == Origin::Default {
+            config.failover.planned_hold_limit = planned.min(hold);
+        } else if planned > hold {
+            let message = format!(
+                "planned_hold_limit is {}, longer than hold_timeout with {} ({}): it could never be reached",
+                show_duration(planned),
+                show_duration(hold),
+                origins["hold_timeout"]
+            );
+            refuse("planned_hold_limit", message);
+        }
+    }
+}
+
+fn credentials(
+    account: &mut Account,
+    whose: &'static str,
+    origins: &Origins,
+    problems: &mut Vec<Problem>,
+) -> Option<Credentials> {
+    let (username, password) = (account.username.clone(), account.password.clone());
+    match (username, password) {
+        (username, Some(password)) => Some(Credentials { username, password }),
+        (None, None) => None,
+        (Some(_), None) => {
+            let key = if whose == "redis" {
+                "redis_username"
+            } else {
+                "sentinel_username"
+            };
+            match &origins[key] {
+                // Laravel itself sends no AUTH without a password, whatever the name says.
+                Origin::Laravel { .. } => account.username = None,
+                Origin::Environment(name) if name.starts_with("REDIS_") => account.username = None,
+                origin => problems.push(Problem::at(
+                    origin,
+                    format!("{key} is set, but {whose}_password is not: set both or neither"),
+                )),
+            }
+            None
+        }
+    }
+}
+
+/// Of two keys that contradict each other, the one that somebody wrote.
+fn later<'a>(first: &'a str, second: &'a str, origins: &Origins) -> &'a str {
+    if origins[first] == Origin::Default {
+        second
+    } else {
+        first
+    }
+}
