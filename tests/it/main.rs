@@ -1,2 +1,7 @@
-//! Integration tests, one binary.
+//! Tests against real servers: one program, so that everything is built and linked once.
+//!
+//! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
+
 mod admin;
+mod cluster;
+mod support;
