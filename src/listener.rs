@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::drain;
-use crate::metrics;
 use crate::session::{self, Worker};
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
@@ -49,8 +48,8 @@ fn admit(client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &dr
     let (worker, drain) = (worker.clone(), drain.clone());
     tokio::spawn(async move {
         let _held = (place, drain);
-        let reason = session::serve(client, worker).await;
-        ::metrics::counter!(metrics::SESSIONS_CLOSED, "reason" => reason.name()).increment(1);
+        let reason = session::serve(client, worker.clone()).await;
+        worker.relay.close(reason as usize);
     });
 }
 

@@ -7,10 +7,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchmaster::cli::{Cli, ConfigAction, Verb};
+use switchmaster::serve;
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
 
 /// Wrong usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
+/// Something needed is not available: a port, a Sentinel (EX_UNAVAILABLE).
+const EXIT_UNAVAILABLE: u8 = 69;
 /// An internal error (EX_SOFTWARE).
 const EXIT_INTERNAL: u8 = 70;
 
@@ -54,12 +57,20 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
             )),
             ConfigAction::Print => say(&loaded.print()),
         },
-        Verb::Serve => not_built("serve"),
+        Verb::Serve => serve(&loaded.config),
         Verb::Status(_) => not_built("status"),
         Verb::Failover => not_built("failover"),
         Verb::Hold(_) => not_built("hold"),
         Verb::Release => not_built("release"),
         Verb::Demo(_) => not_built("demo"),
+    }
+}
+
+fn serve(config: &Config) -> ExitCode {
+    match switchmaster::serve::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(serve::Error::Io(error)) => fail(EXIT_UNAVAILABLE, &error.to_string()),
+        Err(serve::Error::Sentinel(error)) => fail(EXIT_USAGE, &error.to_string()),
     }
 }
 

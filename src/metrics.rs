@@ -49,6 +49,7 @@ names! {
     MASTER_INFO "gauge" "switchmaster_master_info" "The current master, as labels; always 1."
     PHASE "gauge" "switchmaster_phase" "1 for the phase requests are in now, 0 for the others."
     READY "gauge" "switchmaster_ready" "1 when /ready would answer 200."
+    AUTH_NOT_NEEDED "counter" "switchmaster_auth_not_needed_total" "Times a node without any password took a client that sent one."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."

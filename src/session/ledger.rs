@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::OnLostReply;
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
-use crate::resp::request::with_arg;
+use crate::resp::request::{Args, with_arg};
 use crate::session::CloseReason;
 
 /// A request is sent again at most this often: a poison read must not kill master after master.
@@ -399,7 +399,7 @@ impl Fates {
                     return self.again_or_lost(entry, verdict);
                 }
                 let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) && !entry.queued;
-                if harmless && self.broken && entry.effect.duty == Duty::None {
+                if harmless && self.broken && entry.effect.class == Class::Read {
                     return self.again_or_lost(entry, verdict);
                 }
                 if harmless || entry.queued || self.judgement.replicated_until.is_some_and(|until| at < until) {
@@ -471,19 +471,19 @@ fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> An
 
 /// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever".
 fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
-    let Some((index, timeout)) = blocking_timeout(request) else { return Some(request.to_vec()) };
-    let left = match timeout {
-        Timeout::Seconds(0.0) | Timeout::Millis(0) => return Some(request.to_vec()),
-        Timeout::Seconds(seconds) => {
-            let left = seconds - waited.as_secs_f64();
-            (left > 0.0).then(|| format!("{left:.3}"))
-        }
-        Timeout::Millis(millis) => {
-            let left = millis.saturating_sub(waited.as_millis() as u64);
-            (left > 0).then(|| left.to_string())
-        }
-    }?;
-    Some(with_arg(request, index, left.as_bytes()))
+    let Some((index, unit)) = blocking_timeout(request) else { return Some(request.to_vec()) };
+    let timeout: f64 = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok())?;
+    if timeout == 0.0 {
+        return Some(request.to_vec());
+    }
+    let left = match unit {
+        Timeout::Seconds => timeout - waited.as_secs_f64(),
+        Timeout::Millis => timeout - waited.as_secs_f64() * 1e3,
+    };
+    (left > 0.0).then(|| {
+        let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
+        with_arg(request, index, left.as_bytes())
+    })
 }
 
 fn release_retained(bytes: usize) {

@@ -113,8 +113,19 @@ impl CloseReason {
         CloseReason::Drained,
     ];
 
+    /// The labels of [`CloseReason::ALL`], in its order: the slots of `metrics::Relay::closed_by`.
+    pub const NAMES: [&str; 11] = {
+        let mut names = [""; 11];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = CloseReason::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
     /// The label.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             CloseReason::ClientClosed => "client_closed",
             CloseReason::UpstreamClosed => "upstream_closed",

@@ -167,7 +167,7 @@ impl Session {
 
     /// The reply at hand may simply be passed on.
     fn is_plain(&self, effect: Effect, queued: bool) -> bool {
-        effect.duty == Duty::None
+        !changes_session(effect.duty)
             && !queued
             && (self.flags.partly_delivered
                 || (self.replies.kind() != b'-' && !self.ledger.has_answers() && !self.withholds(effect, queued)))
@@ -191,7 +191,7 @@ impl Session {
             _ if self.replies.kind() == b'>' => false,
             _ if self.replies.kind() == b'-' => tail.len() <= ERROR_LINE,
             Some((effect, queued)) => {
-                self.withholds(effect, queued) || ((effect.duty != Duty::None || queued) && tail.len() <= STATE_REPLY)
+                self.withholds(effect, queued) || ((changes_session(effect.duty) || queued) && tail.len() <= STATE_REPLY)
             }
             None => false,
         }
@@ -236,7 +236,7 @@ impl Session {
 
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.
     fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
-        if effect.duty == Duty::None && !queued {
+        if !changes_session(effect.duty) && !queued {
             return None;
         }
         if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_configured_password(request) {
@@ -283,7 +283,8 @@ impl Session {
         }
         if self.inbox_scanned < self.inbox.len() {
             let data = std::mem::take(&mut self.inbox);
-            self.begin_requests(cx, &data, std::mem::take(&mut self.inbox_scanned))?;
+            let scanned = std::mem::take(&mut self.inbox_scanned);
+            self.begin_requests(cx, &data, scanned)?;
             return Ok(true);
         }
         if self.flags.client_eof {
@@ -503,7 +504,7 @@ impl Session {
             _ => {}
         }
         let queued = self.flags.multi && !matches!(effect.duty, Duty::Multi | Duty::Watch | Duty::Quit);
-        let keep = effect.duty != Duty::None || self.may_retain(bytes.len());
+        let keep = changes_session(effect.duty) || self.may_retain(bytes.len());
         self.ledger.push(effect, bytes, true, queued, keep);
         Admission::Send
     }
@@ -605,6 +606,14 @@ impl Passed {
             self.copied = true;
         }
     }
+}
+
+/// The reply to this may change what has to be restored on another backend.
+fn changes_session(duty: Duty) -> bool {
+    !matches!(
+        duty,
+        Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking
+    )
 }
 
 fn is_pubsub(duty: Duty) -> bool {

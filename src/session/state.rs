@@ -113,12 +113,12 @@ impl State {
     /// The client has been given `reply` to `request`. Returns credentials that have just proved right.
     pub fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Credentials> {
         let refused = reply.first() == Some(&b'-');
-        if request.is_empty() && effect.duty != Duty::None {
-            self.give_up("a request that changes state was too large to keep");
-            return None;
-        }
         if queued && !matches!(effect.duty, Duty::Exec | Duty::Discard | Duty::Reset | Duty::Quit) {
             self.queued(effect, request, reply);
+            return None;
+        }
+        if request.is_empty() {
+            self.give_up("a request that changes the session was too large to keep");
             return None;
         }
         if refused {
