@@ -153,9 +153,9 @@ pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-async fn linger(session: Session) {
-    let mut client = session.client;
-    drop(session.lane);
+async fn linger(mut session: Session) {
+    session.lane = Lane::None;
+    let client = &mut session.client;
     let mut rest = [0; 512];
     let _ = tokio::time::timeout(LINGER, async {
         client.shutdown().await?;
@@ -195,7 +195,15 @@ struct Session {
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
     drain_round: u32,
+    /// Since when requests of this client wait for the gate.
+    held_since: Option<Instant>,
     flags: Flags,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end_hold();
+    }
 }
 
 /// Small facts about the bytes in flight; each holds independently of the phase.
@@ -273,6 +281,7 @@ impl Session {
             tunnel: None,
             closing: None,
             drain_round: 0,
+            held_since: None,
             flags: Flags::default(),
             worker,
         }
@@ -287,6 +296,7 @@ impl Session {
                 Ok(true) => {}
                 Ok(false) => {
                     self.set_urgency();
+                    self.note_hold();
                     return Poll::Pending;
                 }
                 Err(reason) => return Poll::Ready(reason),
@@ -312,6 +322,26 @@ impl Session {
         };
         if let Some(ticket) = &self.ticket {
             ticket.set_urgency(urgency);
+        }
+    }
+
+    /// Counts a hold when it begins and when it ends.
+    fn note_hold(&mut self) {
+        let held = self.gate != Gate::Open && !self.inbox.is_empty();
+        match (self.held_since, held) {
+            (None, true) => {
+                self.held_since = Some(Instant::now());
+                self.worker.relay.held.add(1);
+            }
+            (Some(_), false) => self.end_hold(),
+            _ => {}
+        }
+    }
+
+    fn end_hold(&mut self) {
+        if let Some(since) = self.held_since.take() {
+            self.worker.relay.released.add(1);
+            ::metrics::histogram!(metrics::HOLD_SECONDS).record(since.elapsed());
         }
     }
 
