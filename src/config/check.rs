@@ -84,10 +84,11 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     let (heartbeat, suspect) = (config.sentinel.heartbeat, config.sentinel.suspect_after);
     if suspect < heartbeat * 2 {
         let message = format!(
-            "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests",
+            "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests; make it {} or more",
             show_duration(suspect),
             show_duration(heartbeat),
-            origins["heartbeat"]
+            origins["heartbeat"],
+            show_duration(heartbeat * 2)
         );
         refuse(later("suspect_after", "heartbeat", origins), message);
     }
@@ -97,7 +98,7 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     );
     if total < each {
         let message = format!(
-            "retain_total is {}, less than the {} that retain_bytes gives one session ({})",
+            "retain_total is {}, less than the {} that retain_bytes gives one session ({}); raise it",
             show_size(total),
             show_size(each),
             origins["retain_bytes"]

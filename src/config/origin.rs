@@ -14,9 +14,9 @@ pub enum Origin {
     File {
         /// As given.
         path: PathBuf,
-        /// Of the key.
+        /// Of the value, or of the key when it is the key that is wrong.
         line: usize,
-        /// Of the key.
+        /// The same, in characters.
         column: usize,
     },
     /// A Laravel `.env` file.
