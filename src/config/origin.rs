@@ -30,6 +30,17 @@ pub enum Origin {
     Default,
 }
 
+impl Origin {
+    /// Whether it is one of the variables that Laravel set-ups use, in the environment or in a `.env`.
+    pub(super) fn is_laravel(&self) -> bool {
+        match self {
+            Origin::Laravel { .. } => true,
+            Origin::Environment(name) => name.starts_with("REDIS_"),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

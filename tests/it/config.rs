@@ -258,6 +258,55 @@ fn wrong_usage_exits_64() {
     }
 }
 
+#[test]
+fn the_default_file_counts_only_if_it_exists_and_no_other_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (default, other) = (
+        folder.path().join("default.toml"),
+        folder.path().join("other.toml"),
+    );
+    let mut sources = Sources {
+        default_file: Some(default.clone()),
+        ..Sources::default()
+    };
+    let clients = |sources: &Sources| Config::load(sources).unwrap().config.max_clients;
+    assert_eq!(clients(&sources), Config::default().max_clients);
+    std::fs::write(&default, "max_clients = 1").unwrap();
+    std::fs::write(&other, "max_clients = 2").unwrap();
+    assert_eq!(clients(&sources), 1);
+    sources
+        .environment
+        .insert("SWITCHMASTER_CONFIG".to_owned(), other.clone().into());
+    assert_eq!(clients(&sources), 2);
+    sources.config = Some(default);
+    assert_eq!(clients(&sources), 1);
+}
+
+#[test]
+fn a_password_reaches_the_configuration_and_no_debug_output() {
+    let environment = [
+        ("SWITCHMASTER_REDIS_USERNAME", "app"),
+        ("SWITCHMASTER_REDIS_PASSWORD", "hunter2"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.into()));
+    let loaded = Config::load(&Sources {
+        environment: environment.into(),
+        ..Sources::default()
+    })
+    .unwrap();
+    let auth = loaded
+        .config
+        .sentinel
+        .redis_auth
+        .as_ref()
+        .expect("credentials");
+    assert_eq!(
+        (auth.username.as_deref(), auth.password.reveal()),
+        (Some("app"), "hunter2")
+    );
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
 /// A fixture: NAME.toml (the file), NAME.env (variables), NAME.args (one argument a line), any of them, and
 /// NAME.expected.
 struct Case {
