@@ -131,7 +131,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), String> {
 
 fn port_number(text: &str) -> Result<u16, String> {
     text.parse()
-        .map_err(|_| format!("found the port {text:?}: ports go up to 65535"))
+        .map_err(|_| format!("found the port {text:?}: a port is a number up to 65535"))
 }
 
 #[cfg(test)]

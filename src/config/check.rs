@@ -12,12 +12,15 @@ use super::value::{show_duration, show_size};
 use super::{HoldTimeout, HostPort};
 use crate::secret::Credentials;
 
+const REDIS: (&str, &str) = ("redis_username", "redis_password");
+const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");
+
 type Origins = BTreeMap<&'static str, Origin>;
 
 /// Puts the credentials together and checks the rules between keys.
 pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<Problem>) {
-    draft.config.sentinel.redis_auth = credentials(&mut draft.redis, "redis", origins, problems);
-    draft.config.sentinel.auth = credentials(&mut draft.sentinel, "sentinel", origins, problems);
+    draft.config.sentinel.redis_auth = credentials(&mut draft.redis, REDIS, origins, problems);
+    draft.config.sentinel.auth = credentials(&mut draft.sentinel, SENTINEL, origins, problems);
     let mut refuse =
         |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
     let config = &mut draft.config;
@@ -84,10 +87,11 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     let (heartbeat, suspect) = (config.sentinel.heartbeat, config.sentinel.suspect_after);
     if suspect < heartbeat * 2 {
         let message = format!(
-            "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests",
+            "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests; make it {} or more",
             show_duration(suspect),
             show_duration(heartbeat),
-            origins["heartbeat"]
+            origins["heartbeat"],
+            show_duration(heartbeat * 2)
         );
         refuse(later("suspect_after", "heartbeat", origins), message);
     }
@@ -97,7 +101,7 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     );
     if total < each {
         let message = format!(
-            "retain_total is {}, less than the {} that retain_bytes gives one session ({})",
+            "retain_total is {}, less than the {} that retain_bytes gives one session ({}); raise it",
             show_size(total),
             show_size(each),
             origins["retain_bytes"]
@@ -120,34 +124,28 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     }
 }
 
+/// A user name in Laravel's variables belongs to the password there: it never goes with one of our own keys, and
+/// without a password it counts for nothing, as in Laravel itself.
 fn credentials(
     account: &mut Account,
-    whose: &'static str,
+    (username_key, password_key): (&'static str, &'static str),
     origins: &Origins,
     problems: &mut Vec<Problem>,
 ) -> Option<Credentials> {
-    let (username, password) = (account.username.clone(), account.password.clone());
-    match (username, password) {
-        (username, Some(password)) => Some(Credentials { username, password }),
-        (None, None) => None,
-        (Some(_), None) => {
-            let key = if whose == "redis" {
-                "redis_username"
-            } else {
-                "sentinel_username"
-            };
-            match &origins[key] {
-                // Laravel itself sends no AUTH without a password, whatever the name says.
-                Origin::Laravel { .. } => account.username = None,
-                Origin::Environment(name) if name.starts_with("REDIS_") => account.username = None,
-                origin => problems.push(Problem::at(
-                    origin,
-                    format!("{key} is set, but {whose}_password is not: set both or neither"),
-                )),
-            }
-            None
-        }
+    let (of_username, of_password) = (&origins[username_key], &origins[password_key]);
+    if of_username.is_laravel() && !(account.password.is_some() && of_password.is_laravel()) {
+        account.username = None;
     }
+    if account.username.is_some() && account.password.is_none() {
+        let message =
+            format!("{username_key} is set, but {password_key} is not: set both or neither");
+        problems.push(Problem::at(of_username, message));
+    }
+    let password = account.password.clone()?;
+    Some(Credentials {
+        username: account.username.clone(),
+        password,
+    })
 }
 
 /// Of two keys that contradict each other, the one that somebody wrote.

@@ -67,9 +67,17 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
     let directory = path.parent().unwrap_or(Path::new(""));
     let mut layer = Layer::new();
     for (name, value) in entries {
-        let (line, column) = position(text, name.span().start);
-        let origin = at(line, column);
-        let name = name.get_ref().as_ref();
+        let origin_of = |span: std::ops::Range<usize>| {
+            let (line, column) = position(text, span.start);
+            at(line, column)
+        };
+        let (name_at, name) = (origin_of(name.span()), name.get_ref().as_ref());
+        // A section's value has no place of its own.
+        let origin = if value.get_ref().is_table() {
+            name_at.clone()
+        } else {
+            origin_of(value.span())
+        };
         if let Some(key) = KEYS.iter().find(|key| key.name == name) {
             let raw = match raw(value) {
                 Raw::Text(text)
@@ -116,7 +124,7 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
                 )),
             }
         } else {
-            problems.push(Problem::at(&origin, unknown(name, value.get_ref())));
+            problems.push(Problem::at(&name_at, unknown(name, value.get_ref())));
         }
     }
     layer

@@ -3,7 +3,7 @@
 //! The variable of a key is always `SWITCHMASTER_` and its name in capitals, so no row can forget one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::value::{Raw, show_duration, show_size};
@@ -178,11 +178,7 @@ pub static KEYS: &[Key] = &[
     key(
         "laravel_env",
         |d, raw| put(&mut d.laravel_env, raw.path()),
-        |d| {
-            d.laravel_env
-                .as_ref()
-                .map(|path| quote(&path.display().to_string()))
-        },
+        |d| d.laravel_env.as_deref().map(path),
     )
     .flag("--laravel-env"),
     key(
@@ -323,12 +319,7 @@ pub static KEYS: &[Key] = &[
     key(
         "state_dir",
         |d, raw| put(&mut d.config.state_dir, raw.path()),
-        |d| {
-            d.config
-                .state_dir
-                .as_ref()
-                .map(|path| quote(&path.display().to_string()))
-        },
+        |d| d.config.state_dir.as_deref().map(path),
     )
     .flag("--state-dir"),
     key(
@@ -387,6 +378,12 @@ fn name_of<T: Copy + PartialEq>(choices: &[(&str, T)], wanted: T) -> String {
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(|item| quote(&item.to_string())).collect();
     format!("[{}]", items.join(", "))
+}
+
+/// A path that means the same wherever the printed file is put.
+pub(super) fn path(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    quote(&path.display().to_string())
 }
 
 /// A TOML string.

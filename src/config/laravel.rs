@@ -127,8 +127,11 @@ fn parse(text: &str, environment: &BTreeMap<String, OsString>) -> Vec<Entry> {
             next += 1;
             value = unquote(&whole);
         }
-        if value != Err(UNCLOSED) {
-            at = next;
+        match value {
+            Ok(_) => at = next,
+            // It only seemed to close, at the opening quote of a later line.
+            Err(_) if next > at => value = Err(UNCLOSED),
+            Err(_) => {}
         }
         let value = value.map(|pieces| {
             let earlier = |wanted: &str| match environment.get(wanted) {
@@ -296,7 +299,10 @@ mod tests {
 
     #[test]
     fn an_open_quote_costs_its_own_line_only() {
-        let entries = parse("A=\"open\nB=b\n# C=c\n\nnonsense\nD=d", &BTreeMap::new());
+        let entries = parse(
+            "A=\"open\nB=\"b\"\n# C=c\n\nnonsense\nD=d",
+            &BTreeMap::new(),
+        );
         let names: Vec<(&str, usize)> = entries
             .iter()
             .map(|entry| (entry.name.as_str(), entry.line))

@@ -14,9 +14,9 @@ pub enum Origin {
     File {
         /// As given.
         path: PathBuf,
-        /// Of the key.
+        /// Of the value, or of the key when it is the key that is wrong.
         line: usize,
-        /// Of the key.
+        /// The same, in characters.
         column: usize,
     },
     /// A Laravel `.env` file.
@@ -28,6 +28,17 @@ pub enum Origin {
     },
     /// Nobody said anything.
     Default,
+}
+
+impl Origin {
+    /// Whether it is one of the variables that Laravel set-ups use, in the environment or in a `.env`.
+    pub(super) fn is_laravel(&self) -> bool {
+        match self {
+            Origin::Laravel { .. } => true,
+            Origin::Environment(name) => name.starts_with("REDIS_"),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Origin {

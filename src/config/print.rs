@@ -2,7 +2,7 @@
 //!
 //! A password is never written out. A masked one is a comment, so that `***` is never taken for a password.
 
-use super::keys::{KEYS, quote};
+use super::keys::{KEYS, path};
 use super::sources::Loaded;
 
 pub(super) fn print(loaded: &Loaded) -> String {
@@ -19,10 +19,7 @@ pub(super) fn print(loaded: &Loaded) -> String {
             (key.show)(&loaded.draft),
             loaded.draft.read_from.get(key.name),
         ) {
-            (Some(_), Some(path)) => {
-                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                format!("{}_file = {}", key.name, quote(&path.display().to_string()))
-            }
+            (Some(_), Some(file)) => format!("{}_file = {}", key.name, path(file)),
             (Some(value), None) if key.secret || of_masked => format!("# {} = {value}", key.name),
             (Some(value), None) => format!("{} = {value}", key.name),
             (None, _) => format!("# {} is not set", key.name),

@@ -36,9 +36,20 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, in the order in which it was found; never empty.
+/// Everything that is wrong, what is in files in the order of their lines; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub(super) fn in_order(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| match &problem.origin {
+            Some(Origin::File { line, column, .. }) => (1, *line, *column),
+            Some(Origin::Laravel { line, .. }) => (2, *line, 0),
+            _ => (0, 0, 0),
+        });
+        Problems(problems)
+    }
+}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

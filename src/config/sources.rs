@@ -137,7 +137,7 @@ impl Sources {
                 draft,
                 origins,
             }),
-            false => Err(Problems(problems)),
+            false => Err(Problems::in_order(problems)),
         }
     }
 
