@@ -3,4 +3,5 @@
 //! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
 
 mod cluster;
+mod load;
 mod support;
