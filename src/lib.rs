@@ -2,5 +2,6 @@
 pub mod config;
 pub mod drain;
 pub mod metrics;
+pub mod resp;
 pub mod secret;
 pub mod topology;
