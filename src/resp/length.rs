@@ -2,37 +2,43 @@
 //!
 //! Exactly the server's grammar: no sign but `-`, no leading zero, no `-0`, nothing past an `i64`.
 
-/// The number line that ends within `line`, which starts after the type byte: its value and
-/// how many bytes it took, CRLF included. `None` means "take the slow way": the line is
-/// unfinished, negative, very long or wrong.
+/// The number line at the start of `line`, whose first byte must be `kind`: its value and how
+/// many bytes it took, CRLF included. `None` means "take the slow way": the line is unfinished,
+/// negative, very long, past the limit or wrong. (`limit` is at least 9.)
+///
+/// A line of one digit is one 32-bit word; that is most lines, so it is compared as one.
 #[inline(always)]
-pub(super) fn whole(line: &[u8]) -> Option<(u64, usize)> {
-    match *line {
-        [units @ b'0'..=b'9', b'\r', b'\n', ..] => Some((u64::from(units - b'0'), 3)),
-        [tens @ b'1'..=b'9', units @ b'0'..=b'9', b'\r', b'\n', ..] => {
-            Some((u64::from(tens - b'0') * 10 + u64::from(units - b'0'), 4))
-        }
-        [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', ..] => whole_long(line),
+pub(super) fn whole(kind: u8, limit: usize, line: &[u8]) -> Option<(usize, usize)> {
+    let word = u32::from_le_bytes(*line.first_chunk()?);
+    let digit = (word >> 8 & 0xff).wrapping_sub(u32::from(b'0'));
+    if word & 0xffff_00ff == u32::from_le_bytes([kind, 0, b'\r', b'\n']) && digit <= 9 {
+        return Some((digit as usize, 4));
+    }
+    match whole_long(kind, line) {
+        (value, used) if used > 0 && value <= limit => Some((value, used)),
         _ => None,
     }
 }
 
-/// Three to eighteen digits: too few to overflow.
-fn whole_long(line: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0;
-    let mut at = 0;
-    loop {
-        let digit = line.get(at)?.wrapping_sub(b'0');
+/// Two to eighteen digits: too few to overflow. A pair, since that is returned in registers;
+/// 0 bytes used is "take the slow way".
+fn whole_long(kind: u8, line: &[u8]) -> (usize, usize) {
+    let [first, tens @ b'1'..=b'9', digits @ ..] = line else {
+        return (0, 0);
+    };
+    let mut value = u64::from(tens - b'0');
+    for (at, &byte) in digits.iter().take(18).enumerate() {
+        let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            break;
-        }
-        if at == 18 {
-            return None;
+            let ends = *first == kind && byte == b'\r' && digits.get(at + 1) == Some(&b'\n');
+            return match usize::try_from(value) {
+                Ok(value) if ends => (value, at + 4),
+                _ => (0, 0),
+            };
         }
         value = value * 10 + u64::from(digit);
-        at += 1;
     }
-    (line.get(at..at + 2)? == b"\r\n").then_some((value, at + 2))
+    (0, 0)
 }
 
 /// A number line that arrives in pieces.

@@ -8,7 +8,9 @@ use super::length::{Length, Step, whole};
 /// The server's `PROTO_INLINE_MAX_SIZE`: an inline request may not be longer.
 const INLINE_LIMIT: u32 = 64 * 1024;
 /// The server's default `proto-max-bulk-len`.
-const ARGUMENT_LIMIT: i64 = 512 * 1024 * 1024;
+const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
+/// The server's limit to the number of arguments.
+const COUNT_LIMIT: usize = i32::MAX as usize;
 
 /// What feeding bytes to a scanner came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,42 +65,32 @@ impl RequestScanner {
     /// Takes input up to the end of the next request.
     #[inline]
     pub fn scan(&mut self, input: &[u8]) -> Scan {
-        let mut at = 0;
-        if self.phase == RequestPhase::Start {
-            let Some((b'*', line)) = input.split_first() else {
-                return self.scan_slowly(input, 0);
-            };
-            let Some((count, used)) = whole(line) else {
-                return self.scan_slowly(input, 0);
-            };
-            if count == 0 {
-                return Scan::Frame(1 + used);
-            }
-            if count > i32::MAX as u64 {
-                return self.broken("invalid multibulk length");
-            }
-            self.pending = count as u32;
-            self.phase = RequestPhase::Argument;
-            at = 1 + used;
-        }
-        if self.phase == RequestPhase::Argument {
-            // Arguments that are wholly here. What is not, the slow way takes up where this ends.
-            let mut pending = self.pending;
-            while let Some((b'$', line)) = input[at..].split_first()
-                && let Some((size, used)) = whole(line)
-                && size <= ARGUMENT_LIMIT as u64
-                && line.len() >= used + size as usize + 2
-            {
-                at += 1 + used + size as usize + 2;
-                pending -= 1;
-                if pending == 0 {
-                    self.phase = RequestPhase::Start;
-                    return Scan::Frame(at);
+        let mut rest = input;
+        let mut pending = match self.phase {
+            RequestPhase::Start => match whole(b'*', COUNT_LIMIT, input) {
+                Some((count @ 1.., used)) => {
+                    rest = &input[used..];
+                    count
                 }
+                _ => return self.scan_slowly(input, 0),
+            },
+            RequestPhase::Argument => self.pending as usize,
+            _ => return self.scan_slowly(input, 0),
+        };
+        // Arguments that are wholly here. What is not, the slow way takes up where this ends.
+        while let Some((size, used)) = whole(b'$', ARGUMENT_LIMIT, rest)
+            && let Some(after) = rest.get(used + size + 2..)
+        {
+            rest = after;
+            pending -= 1;
+            if pending == 0 {
+                self.phase = RequestPhase::Start;
+                return Scan::Frame(input.len() - rest.len());
             }
-            self.pending = pending;
         }
-        self.scan_slowly(input, at)
+        self.phase = RequestPhase::Argument;
+        self.pending = pending as u32;
+        self.scan_slowly(input, input.len() - rest.len())
     }
 
     /// Whether the bytes so far end with a whole request.
@@ -133,7 +125,7 @@ impl RequestScanner {
                             self.phase = RequestPhase::Start;
                             return Scan::Frame(at);
                         }
-                        Step::Done(count, _) if count <= i64::from(i32::MAX) => {
+                        Step::Done(count, _) if count <= COUNT_LIMIT as i64 => {
                             self.pending = count as u32;
                             self.phase = RequestPhase::Argument;
                         }
@@ -149,7 +141,7 @@ impl RequestScanner {
                     at += 1;
                     match self.length.push(byte) {
                         Step::More => {}
-                        Step::Done(size @ 0..=ARGUMENT_LIMIT, _) => {
+                        Step::Done(size @ 0.., _) if size <= ARGUMENT_LIMIT as i64 => {
                             self.skip = size as u64 + 2;
                             self.phase = RequestPhase::Body;
                         }
@@ -226,11 +218,14 @@ pub struct ReplyScanner {
     skip: u64,
 }
 
-/// Type → Text ⇄ TextReturn → Type; Type → Length → Type or Body → Type; any → Broken.
+/// Start or Type → Text ⇄ TextReturn, or Length, or Length → Body; each → Type, or → Start where
+/// nothing is owed any more; any → Broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ReplyPhase {
-    /// Before a type byte.
+    /// Between frames.
     #[default]
+    Start,
+    /// Before a type byte within a frame.
     Type,
     /// In a line of text.
     Text,
@@ -248,7 +243,7 @@ impl ReplyScanner {
     /// Takes input up to the end of the next reply or push.
     #[inline]
     pub fn scan(&mut self, input: &[u8]) -> Scan {
-        if self.at_boundary() && input.starts_with(b"+OK\r\n") {
+        if self.phase == ReplyPhase::Start && input.starts_with(b"+OK\r\n") {
             self.kind = b'+';
             return Scan::Frame(5);
         }
@@ -257,7 +252,7 @@ impl ReplyScanner {
 
     /// Whether the bytes so far end with a whole reply.
     pub fn at_boundary(&self) -> bool {
-        self.pending == 0 && self.phase == ReplyPhase::Type
+        self.phase == ReplyPhase::Start
     }
 
     /// Bytes of the present body, its CRLF included, still to come; 0 outside a body.
@@ -278,9 +273,8 @@ impl ReplyScanner {
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
             match self.phase {
-                ReplyPhase::Type => {
-                    at += 1;
-                    if self.pending == 0 {
+                ReplyPhase::Start | ReplyPhase::Type => {
+                    if self.phase == ReplyPhase::Start {
                         self.pending = 1;
                         self.kind = byte;
                     } else if self.pending == 1 && self.kind == b'|' {
@@ -288,16 +282,18 @@ impl ReplyScanner {
                     }
                     match byte {
                         b'+' | b'-' | b':' | b',' | b'(' | b'#' | b'_' => {
+                            at += 1;
                             self.phase = ReplyPhase::Text;
                         }
                         b'$' | b'*' | b'%' | b'~' | b'>' | b'|' | b'=' | b'!' => {
                             self.opening = byte;
-                            if let Some((length, used)) = whole(&input[at..]) {
+                            if let Some((length, used)) = whole(byte, usize::MAX, &input[at..]) {
                                 at += used;
-                                if !self.open(length) {
+                                if !self.open(length as u64) {
                                     return self.broken("too many elements");
                                 }
                             } else {
+                                at += 1;
                                 self.phase = ReplyPhase::Length;
                             }
                         }
@@ -354,6 +350,7 @@ impl ReplyScanner {
                 ReplyPhase::Broken => return Scan::Invalid("after an invalid reply"),
             }
             if self.pending == 0 {
+                self.phase = ReplyPhase::Start;
                 return Scan::Frame(at);
             }
         }
