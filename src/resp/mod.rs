@@ -2,5 +2,8 @@
 //!
 //! Nothing here reads a socket, a clock or the configuration: bytes go in, facts come out.
 
+pub mod command;
 mod length;
+pub mod request;
 pub mod scanner;
+mod table;
