@@ -102,9 +102,7 @@ impl ConfigArgs {
             ("log_level", single(&self.log_level)),
             ("log_format", single(&self.log_format)),
         ];
-        all.into_iter()
-            .filter(|(_, values)| !values.is_empty())
-            .collect()
+        all.into_iter().filter(|(_, values)| !values.is_empty()).collect()
     }
 }
 
@@ -112,20 +110,14 @@ impl ConfigArgs {
 #[derive(Clone, Subcommand)]
 pub enum Verb {
     /// Relay clients to the master and follow Sentinel (the default)
-    #[command(
-        after_help = "Example:\n  switchmaster serve --listen 6379 --sentinel 10.0.0.5\n\n\
-        SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again."
-    )]
+    #[command(after_help = "Example:\n  switchmaster serve --listen 6379 --sentinel 10.0.0.5\n\n\
+        SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again.")]
     Serve,
     /// Show what the running switchmaster sees: master, Sentinels, sessions
-    #[command(
-        after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379"
-    )]
+    #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
     Status(StatusArgs),
     /// Ask Sentinel for a planned failover through the running switchmaster, and watch it
-    #[command(
-        after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error."
-    )]
+    #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error.")]
     Failover,
     /// Hold new requests of every client until `release`, or for a time
     #[command(after_help = "Examples:\n  switchmaster hold --for 10s\n  switchmaster release")]

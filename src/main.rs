@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchmaster::cli::{Cli, ConfigAction, Verb};
-use switchmaster::serve;
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::serve;
 
 /// Wrong usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -22,20 +22,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
-            return fail(
-                EXIT_USAGE,
-                text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
-            );
+            return fail(EXIT_USAGE, text.strip_prefix("error: ").unwrap_or(&text).trim_end());
         }
         Err(help_or_version) => {
             let _ = help_or_version.print();
             return ExitCode::SUCCESS;
         }
     };
-    let loaded = match Config::load(&Sources::of_process(
-        cli.config.by_key(),
-        cli.config.config.clone(),
-    )) {
+    let loaded = match Config::load(&Sources::of_process(cli.config.by_key(), cli.config.config.clone())) {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in problems.0 {
@@ -51,10 +45,7 @@ fn main() -> ExitCode {
 fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
-            ConfigAction::Check => say(&format!(
-                "the configuration is valid ({})\n",
-                sources(&loaded)
-            )),
+            ConfigAction::Check => say(&format!("the configuration is valid ({})\n", sources(&loaded))),
             ConfigAction::Print => say(&loaded.print()),
         },
         Verb::Serve => serve(&loaded.config),
@@ -91,15 +82,10 @@ fn sources(loaded: &Loaded) -> String {
 
 /// Log lines go to standard error: coloured for a terminal, plain into a pipe, JSON on request.
 fn start_log(log: &LogConfig) {
-    let lines = tracing_subscriber::fmt()
-        .with_max_level(log.level)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_max_level(log.level).with_writer(std::io::stderr);
     match log.json {
         true => lines.json().flatten_event(true).init(),
-        false => lines
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .init(),
+        false => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
     }
 }
 

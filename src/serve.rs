@@ -7,8 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -351,11 +351,7 @@ fn view_of(snapshot: &Snapshot) -> admin::View {
                 error: sentinel.error.clone(),
             })
             .collect(),
-        agreement: Agreement {
-            agreeing: snapshot.agreeing,
-            known: snapshot.known,
-            quorum: snapshot.quorum as usize,
-        },
+        agreement: Agreement { agreeing: snapshot.agreeing, known: snapshot.known, quorum: snapshot.quorum as usize },
         down_after_ms: Some(snapshot.down_after_ms),
         failover_timeout_ms: Some(snapshot.failover_timeout_ms),
         credentials: match snapshot.credentials {

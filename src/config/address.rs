@@ -26,10 +26,7 @@ impl HostPort {
         match host {
             "" => Err(format!("found {text:?}: the host is missing")),
             host if !host.chars().all(fits) => Err(format!("found {text:?}: that is no host name")),
-            host => Ok(HostPort {
-                host: host.to_owned(),
-                port,
-            }),
+            host => Ok(HostPort { host: host.to_owned(), port }),
         }
     }
 }
@@ -58,9 +55,7 @@ impl fmt::Display for HostPort {
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     if text.starts_with("unix:") || text.starts_with('/') {
-        return Err(format!(
-            "found {text:?}: listening on a Unix socket is not yet supported"
-        ));
+        return Err(format!("found {text:?}: listening on a Unix socket is not yet supported"));
     }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok((Ipv4Addr::LOCALHOST, port_number(text)?).into());
@@ -70,9 +65,7 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
         host => host.parse().map_err(|_| match host {
             "" => format!("found {text:?}"),
-            host => format!(
-                "found {text:?}: {host:?} is no IP address (0.0.0.0 listens on every IPv4 address)"
-            ),
+            host => format!("found {text:?}: {host:?} is no IP address (0.0.0.0 listens on every IPv4 address)"),
         })?,
     };
     let port = port.ok_or_else(|| format!("found {text:?}: the port is missing"))?;
@@ -85,29 +78,16 @@ pub(super) fn reaches(dialled: &HostPort, listener: &SocketAddr) -> bool {
         return false;
     }
     match dialled.host.parse::<IpAddr>() {
-        Ok(ip) => {
-            ip == listener.ip()
-                || (listener.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
-        }
-        Err(_) => {
-            dialled.host == "localhost"
-                && (listener.ip().is_loopback() || listener.ip().is_unspecified())
-        }
+        Ok(ip) => ip == listener.ip() || (listener.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified())),
+        Err(_) => dialled.host == "localhost" && (listener.ip().is_loopback() || listener.ip().is_unspecified()),
     }
 }
 
 fn split(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, after) = rest
-            .split_once(']')
-            .ok_or_else(|| format!("found {text:?}: the closing bracket is missing"))?;
-        if host
-            .split('%')
-            .next()
-            .unwrap_or(host)
-            .parse::<Ipv6Addr>()
-            .is_err()
-        {
+        let (host, after) =
+            rest.split_once(']').ok_or_else(|| format!("found {text:?}: the closing bracket is missing"))?;
+        if host.split('%').next().unwrap_or(host).parse::<Ipv6Addr>().is_err() {
             return Err(format!("found {text:?}: {host:?} is no IPv6 address"));
         }
         return match after.strip_prefix(':') {
@@ -118,20 +98,14 @@ fn split(text: &str) -> Result<(&str, Option<&str>), String> {
     }
     match text.matches(':').count() {
         0 => Ok((text, None)),
-        1 => Ok(text
-            .split_once(':')
-            .map(|(host, port)| (host, Some(port)))
-            .expect("counted")),
+        1 => Ok(text.split_once(':').map(|(host, port)| (host, Some(port))).expect("counted")),
         _ if text.parse::<Ipv6Addr>().is_ok() => Ok((text, None)),
-        _ => Err(format!(
-            "found {text:?}: an IPv6 address with a port is written [address]:port"
-        )),
+        _ => Err(format!("found {text:?}: an IPv6 address with a port is written [address]:port")),
     }
 }
 
 fn port_number(text: &str) -> Result<u16, String> {
-    text.parse()
-        .map_err(|_| format!("found the port {text:?}: a port is a number up to 65535"))
+    text.parse().map_err(|_| format!("found the port {text:?}: a port is a number up to 65535"))
 }
 
 #[cfg(test)]
@@ -152,19 +126,7 @@ mod tests {
             assert_eq!(addr.to_string(), shown);
             assert_eq!(shown.parse(), Ok(addr));
         }
-        for text in [
-            "",
-            ":1",
-            "a:0",
-            "a:65536",
-            "a:b",
-            "[::1",
-            "[::1]x",
-            "a:1:2",
-            "a b:1",
-            "host",
-            "tcp://a:1",
-        ] {
+        for text in ["", ":1", "a:0", "a:65536", "a:b", "[::1", "[::1]x", "a:1:2", "a b:1", "host", "tcp://a:1"] {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
         }
     }
@@ -173,18 +135,8 @@ mod tests {
     fn listen_takes_a_port_alone() {
         assert_eq!(parse_listen("6379"), Ok("127.0.0.1:6379".parse().unwrap()));
         assert_eq!(parse_listen("[::1]:0"), Ok("[::1]:0".parse().unwrap()));
-        assert_eq!(
-            parse_listen("localhost:1"),
-            Ok("127.0.0.1:1".parse().unwrap())
-        );
-        for text in [
-            "",
-            "redis:6379",
-            "127.0.0.1",
-            "127.0.0.1:",
-            "70000",
-            "unix:/run/x.sock",
-        ] {
+        assert_eq!(parse_listen("localhost:1"), Ok("127.0.0.1:1".parse().unwrap()));
+        for text in ["", "redis:6379", "127.0.0.1", "127.0.0.1:", "70000", "unix:/run/x.sock"] {
             assert!(parse_listen(text).is_err(), "{text}");
         }
     }

@@ -21,67 +21,40 @@ type Origins = BTreeMap<&'static str, Origin>;
 pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<Problem>) {
     draft.config.sentinel.redis_auth = credentials(&mut draft.redis, REDIS, origins, problems);
     draft.config.sentinel.auth = credentials(&mut draft.sentinel, SENTINEL, origins, problems);
-    let mut refuse =
-        |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
+    let mut refuse = |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
     let config = &mut draft.config;
 
     for (i, listen) in config.listen.iter().enumerate() {
         if listen.port() != 0 && config.listen[..i].contains(listen) {
-            refuse(
-                "listen",
-                format!("listen: {listen} is named twice; leave one of the two"),
-            );
+            refuse("listen", format!("listen: {listen} is named twice; leave one of the two"));
         }
         let admin = config.admin.filter(|admin| {
-            let either = admin.ip() == listen.ip()
-                || admin.ip().is_unspecified()
-                || listen.ip().is_unspecified();
+            let either = admin.ip() == listen.ip() || admin.ip().is_unspecified() || listen.ip().is_unspecified();
             either && admin.port() == listen.port() && admin.port() != 0
         });
         if let Some(admin) = admin {
-            let message = format!(
-                "admin: {admin} is taken by listen ({}): give one of them another port",
-                origins["listen"]
-            );
+            let message =
+                format!("admin: {admin} is taken by listen ({}): give one of them another port", origins["listen"]);
             refuse(later("admin", "listen", origins), message);
         }
     }
 
-    let own = config
-        .listen
-        .iter()
-        .map(|addr| ("listen", addr))
-        .chain(config.admin.iter().map(|addr| ("admin", addr)));
+    let own = config.listen.iter().map(|addr| ("listen", addr)).chain(config.admin.iter().map(|addr| ("admin", addr)));
     for (key, addr) in own {
-        if let Some(sentinel) = config
-            .sentinel
-            .addrs
-            .iter()
-            .find(|host| reaches(host, addr))
-        {
+        if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| reaches(host, addr)) {
             let message = format!(
                 "sentinels: {sentinel} is switchmaster's own {key} address, it would ask itself; name a Sentinel (port 26379 as a rule)"
             );
             refuse(later("sentinels", key, origins), message);
         }
-        if let Some((from, to)) = config
-            .sentinel
-            .address_map
-            .iter()
-            .find(|(_, to)| reaches(to, addr))
-        {
-            let message = format!(
-                "address_map: {from} leads to {to}, switchmaster's own {key} address: a loop"
-            );
+        if let Some((from, to)) = config.sentinel.address_map.iter().find(|(_, to)| reaches(to, addr)) {
+            let message = format!("address_map: {from} leads to {to}, switchmaster's own {key} address: a loop");
             refuse(later("address_map", key, origins), message);
         }
     }
     let unroutable = |host: &HostPort| host.host == "0.0.0.0" || host.host == "::";
     if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| unroutable(host)) {
-        refuse(
-            "sentinels",
-            format!("sentinels: {sentinel} is no address to dial; name the host"),
-        );
+        refuse("sentinels", format!("sentinels: {sentinel} is no address to dial; name the host"));
     }
 
     let (heartbeat, suspect) = (config.sentinel.heartbeat, config.sentinel.suspect_after);
@@ -95,10 +68,7 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
         );
         refuse(later("suspect_after", "heartbeat", origins), message);
     }
-    let (each, total) = (
-        config.failover.retain_bytes,
-        config.failover.retain_total_bytes,
-    );
+    let (each, total) = (config.failover.retain_bytes, config.failover.retain_total_bytes);
     if total < each {
         let message = format!(
             "retain_total is {}, less than the {} that retain_bytes gives one session ({}); raise it",
@@ -137,22 +107,14 @@ fn credentials(
         account.username = None;
     }
     if account.username.is_some() && account.password.is_none() {
-        let message =
-            format!("{username_key} is set, but {password_key} is not: set both or neither");
+        let message = format!("{username_key} is set, but {password_key} is not: set both or neither");
         problems.push(Problem::at(of_username, message));
     }
     let password = account.password.clone()?;
-    Some(Credentials {
-        username: account.username.clone(),
-        password,
-    })
+    Some(Credentials { username: account.username.clone(), password })
 }
 
 /// Of two keys that contradict each other, the one that somebody wrote.
 fn later<'a>(first: &'a str, second: &'a str, origins: &Origins) -> &'a str {
-    if origins[first] == Origin::Default {
-        second
-    } else {
-        first
-    }
+    if origins[first] == Origin::Default { second } else { first }
 }

@@ -31,72 +31,44 @@ pub(super) fn own(environment: &BTreeMap<String, OsString>, problems: &mut Vec<P
             )),
             (Some(value), None) => {
                 let origin = Origin::Environment(name.clone());
-                layer.insert(
-                    key.name,
-                    Found {
-                        raw: Raw::Text(value),
-                        origin,
-                        read_from: None,
-                    },
-                );
+                layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None });
             }
             (None, Some(path)) => {
                 let origin = Origin::Environment(file.clone());
                 if let Some(value) = read_value(Path::new(&path), &origin, &file, problems) {
                     let read_from = Some(PathBuf::from(path)).filter(|_| key.has_file());
-                    layer.insert(
-                        key.name,
-                        Found {
-                            raw: Raw::Text(value),
-                            origin,
-                            read_from,
-                        },
-                    );
+                    layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from });
                 }
             }
             (None, None) => {}
         }
         known.extend([name, file]);
     }
-    for name in environment
-        .keys()
-        .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
-    {
+    for name in environment.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)) {
         // Kubernetes sets these for a Service that is called switchmaster.
         if name.contains("_SERVICE_") || name.contains("_PORT") {
             continue;
         }
         let hint = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {near}?"),
-            None => "`switchmaster config print` lists every key; its variable is SWITCHMASTER_ and the key in capitals"
-                .to_owned(),
+            None => {
+                "`switchmaster config print` lists every key; its variable is SWITCHMASTER_ and the key in capitals"
+                    .to_owned()
+            }
         };
-        problems.push(Problem::at(
-            &Origin::Environment(name.clone()),
-            format!("unknown variable {name}; {hint}"),
-        ));
+        problems.push(Problem::at(&Origin::Environment(name.clone()), format!("unknown variable {name}; {hint}")));
     }
     layer
 }
 
 /// The names that Laravel set-ups use, out of the environment.
-pub(super) fn laravel(
-    environment: &BTreeMap<String, OsString>,
-    problems: &mut Vec<Problem>,
-) -> Layer {
+pub(super) fn laravel(environment: &BTreeMap<String, OsString>, problems: &mut Vec<Problem>) -> Layer {
     let mut layer = Layer::new();
     for key in KEYS {
         let Some(name) = key.laravel else { continue };
         if let Some(value) = variable(environment, name, problems).and_then(laravel::meaning) {
             let origin = Origin::Environment(name.to_owned());
-            layer.insert(
-                key.name,
-                Found {
-                    raw: Raw::Text(value),
-                    origin,
-                    read_from: None,
-                },
-            );
+            layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None });
         }
     }
     layer
@@ -105,50 +77,25 @@ pub(super) fn laravel(
 /// `STATE_DIRECTORY`, which systemd sets for every unit that has one: it yields to whatever the operator wrote.
 pub(super) fn inherited(environment: &BTreeMap<String, OsString>) -> Layer {
     let mut layer = Layer::new();
-    let directories = environment
-        .get("STATE_DIRECTORY")
-        .and_then(|value| value.to_str())
-        .unwrap_or_default();
-    if let Some(first) = directories
-        .split(':')
-        .next()
-        .filter(|first| !first.is_empty())
-    {
+    let directories = environment.get("STATE_DIRECTORY").and_then(|value| value.to_str()).unwrap_or_default();
+    if let Some(first) = directories.split(':').next().filter(|first| !first.is_empty()) {
         let origin = Origin::Environment("STATE_DIRECTORY".to_owned());
-        layer.insert(
-            "state_dir",
-            Found {
-                raw: Raw::Text(first.to_owned()),
-                origin,
-                read_from: None,
-            },
-        );
+        layer.insert("state_dir", Found { raw: Raw::Text(first.to_owned()), origin, read_from: None });
     }
     layer
 }
 
 /// What a value's own file holds, without the line break at its end.
-pub(super) fn read_value(
-    path: &Path,
-    origin: &Origin,
-    key: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<String> {
+pub(super) fn read_value(path: &Path, origin: &Origin, key: &str, problems: &mut Vec<Problem>) -> Option<String> {
     let mut refuse = |why: String| {
-        problems.push(Problem::at(
-            origin,
-            format!("{key}: {} {why}", path.display()),
-        ));
+        problems.push(Problem::at(origin, format!("{key}: {} {why}", path.display())));
         None
     };
     match std::fs::read(path) {
         Err(error) => refuse(format!("cannot be read: {error}")),
         Ok(bytes) => match String::from_utf8(bytes) {
             Err(_) => refuse("is not UTF-8 text".to_owned()),
-            Ok(text) => match text
-                .strip_suffix('\n')
-                .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
-            {
+            Ok(text) => match text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)) {
                 "" => refuse("is empty".to_owned()),
                 text => Some(text.to_owned()),
             },
@@ -156,18 +103,11 @@ pub(super) fn read_value(
     }
 }
 
-fn variable(
-    environment: &BTreeMap<String, OsString>,
-    name: &str,
-    problems: &mut Vec<Problem>,
-) -> Option<String> {
+fn variable(environment: &BTreeMap<String, OsString>, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
     match environment.get(name)?.to_str() {
         Some(value) => Some(value.to_owned()).filter(|value| !value.is_empty()),
         None => {
-            problems.push(Problem::at(
-                &Origin::Environment(name.to_owned()),
-                "the value is not UTF-8 text",
-            ));
+            problems.push(Problem::at(&Origin::Environment(name.to_owned()), "the value is not UTF-8 text"));
             None
         }
     }

@@ -61,14 +61,7 @@ const fn key(
     set: fn(&mut Draft, &Raw) -> Result<(), String>,
     show: fn(&Draft) -> Option<String>,
 ) -> Key {
-    Key {
-        name,
-        flag: None,
-        laravel: None,
-        secret: false,
-        set,
-        show,
-    }
+    Key { name, flag: None, laravel: None, secret: false, set, show }
 }
 
 impl Key {
@@ -90,22 +83,12 @@ impl Key {
 
 /// Every key, in the order of `config.example.toml`.
 pub static KEYS: &[Key] = &[
-    key(
-        "listen",
-        |d, raw| put(&mut d.config.listen, raw.listen_addrs()),
-        |d| Some(list(&d.config.listen)),
-    )
-    .flag("--listen"),
+    key("listen", |d, raw| put(&mut d.config.listen, raw.listen_addrs()), |d| Some(list(&d.config.listen)))
+        .flag("--listen"),
     key(
         "admin",
         |d, raw| put(&mut d.config.admin, raw.listen_addr_or_off()),
-        |d| {
-            Some(
-                d.config
-                    .admin
-                    .map_or_else(|| quote("off"), |addr| quote(&addr.to_string())),
-            )
-        },
+        |d| Some(d.config.admin.map_or_else(|| quote("off"), |addr| quote(&addr.to_string()))),
     )
     .flag("--admin"),
     key(
@@ -130,19 +113,8 @@ pub static KEYS: &[Key] = &[
     .laravel("REDIS_USERNAME"),
     key(
         "redis_password",
-        |d, raw| {
-            put(
-                &mut d.redis.password,
-                raw.secret()
-                    .map(|text| text.map(crate::secret::Secret::new)),
-            )
-        },
-        |d| {
-            d.redis
-                .password
-                .as_ref()
-                .map(|secret| quote(&secret.to_string()))
-        },
+        |d, raw| put(&mut d.redis.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d| d.redis.password.as_ref().map(|secret| quote(&secret.to_string())),
     )
     .laravel("REDIS_PASSWORD")
     .secret(),
@@ -154,19 +126,8 @@ pub static KEYS: &[Key] = &[
     .laravel("REDIS_SENTINEL_USERNAME"),
     key(
         "sentinel_password",
-        |d, raw| {
-            put(
-                &mut d.sentinel.password,
-                raw.secret()
-                    .map(|text| text.map(crate::secret::Secret::new)),
-            )
-        },
-        |d| {
-            d.sentinel
-                .password
-                .as_ref()
-                .map(|secret| quote(&secret.to_string()))
-        },
+        |d, raw| put(&mut d.sentinel.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d| d.sentinel.password.as_ref().map(|secret| quote(&secret.to_string())),
     )
     .laravel("REDIS_SENTINEL_PASSWORD")
     .secret(),
@@ -175,25 +136,15 @@ pub static KEYS: &[Key] = &[
         |d, raw| put(&mut d.config.sentinel.learn_credentials, raw.flag()),
         |d| Some(d.config.sentinel.learn_credentials.to_string()),
     ),
-    key(
-        "laravel_env",
-        |d, raw| put(&mut d.laravel_env, raw.path()),
-        |d| d.laravel_env.as_deref().map(path),
-    )
-    .flag("--laravel-env"),
+    key("laravel_env", |d, raw| put(&mut d.laravel_env, raw.path()), |d| d.laravel_env.as_deref().map(path))
+        .flag("--laravel-env"),
     key(
         "address_map",
         |d, raw| put(&mut d.config.sentinel.address_map, raw.address_map()),
         |d| {
             let pairs = d.config.sentinel.address_map.iter();
-            let pairs: Vec<String> = pairs
-                .map(|(from, to)| format!("\"{from}\" = \"{to}\""))
-                .collect();
-            Some(if pairs.is_empty() {
-                "{}".to_owned()
-            } else {
-                format!("{{ {} }}", pairs.join(", "))
-            })
+            let pairs: Vec<String> = pairs.map(|(from, to)| format!("\"{from}\" = \"{to}\"")).collect();
+            Some(if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) })
         },
     ),
     key(
@@ -218,22 +169,12 @@ pub static KEYS: &[Key] = &[
     .flag("--hold-timeout"),
     key(
         "planned_hold_limit",
-        |d, raw| {
-            put(
-                &mut d.config.failover.planned_hold_limit,
-                raw.duration(millis(100, 600_000)),
-            )
-        },
+        |d, raw| put(&mut d.config.failover.planned_hold_limit, raw.duration(millis(100, 600_000))),
         |d| Some(quote(&show_duration(d.config.failover.planned_hold_limit))),
     ),
     key(
         "on_lost_reply",
-        |d, raw| {
-            put(
-                &mut d.config.failover.on_lost_reply,
-                raw.one_of(ON_LOST_REPLY),
-            )
-        },
+        |d, raw| put(&mut d.config.failover.on_lost_reply, raw.one_of(ON_LOST_REPLY)),
         |d| Some(name_of(ON_LOST_REPLY, d.config.failover.on_lost_reply)),
     )
     .flag("--on-lost-reply"),
@@ -244,12 +185,7 @@ pub static KEYS: &[Key] = &[
     ),
     key(
         "retain_total",
-        |d, raw| {
-            put(
-                &mut d.config.failover.retain_total_bytes,
-                raw.size(0..=MAX_SIZE),
-            )
-        },
+        |d, raw| put(&mut d.config.failover.retain_total_bytes, raw.size(0..=MAX_SIZE)),
         |d| Some(quote(&show_size(d.config.failover.retain_total_bytes))),
     ),
     key(
@@ -259,32 +195,17 @@ pub static KEYS: &[Key] = &[
     ),
     key(
         "heartbeat",
-        |d, raw| {
-            put(
-                &mut d.config.sentinel.heartbeat,
-                raw.duration(millis(10, 10_000)),
-            )
-        },
+        |d, raw| put(&mut d.config.sentinel.heartbeat, raw.duration(millis(10, 10_000))),
         |d| Some(quote(&show_duration(d.config.sentinel.heartbeat))),
     ),
     key(
         "suspect_after",
-        |d, raw| {
-            put(
-                &mut d.config.sentinel.suspect_after,
-                raw.duration(millis(20, 60_000)),
-            )
-        },
+        |d, raw| put(&mut d.config.sentinel.suspect_after, raw.duration(millis(20, 60_000))),
         |d| Some(quote(&show_duration(d.config.sentinel.suspect_after))),
     ),
     key(
         "poll_interval",
-        |d, raw| {
-            put(
-                &mut d.config.sentinel.poll_interval,
-                raw.duration(millis(100, 60_000)),
-            )
-        },
+        |d, raw| put(&mut d.config.sentinel.poll_interval, raw.duration(millis(100, 60_000))),
         |d| Some(quote(&show_duration(d.config.sentinel.poll_interval))),
     ),
     key(
@@ -301,12 +222,7 @@ pub static KEYS: &[Key] = &[
     .flag("--workers"),
     key(
         "max_clients",
-        |d, raw| {
-            put(
-                &mut d.config.max_clients,
-                raw.number("a whole number", 1..=10_000_000),
-            )
-        },
+        |d, raw| put(&mut d.config.max_clients, raw.number("a whole number", 1..=10_000_000)),
         |d| Some(d.config.max_clients.to_string()),
     )
     .flag("--max-clients"),
@@ -316,12 +232,8 @@ pub static KEYS: &[Key] = &[
         |d| Some(quote(&show_duration(d.config.drain_grace))),
     )
     .flag("--drain-grace"),
-    key(
-        "state_dir",
-        |d, raw| put(&mut d.config.state_dir, raw.path()),
-        |d| d.config.state_dir.as_deref().map(path),
-    )
-    .flag("--state-dir"),
+    key("state_dir", |d, raw| put(&mut d.config.state_dir, raw.path()), |d| d.config.state_dir.as_deref().map(path))
+        .flag("--state-dir"),
     key(
         "log_level",
         |d, raw| put(&mut d.config.log.level, raw.one_of(LEVEL)),
@@ -366,13 +278,7 @@ fn millis(low: u64, high: u64) -> std::ops::RangeInclusive<Duration> {
 }
 
 fn name_of<T: Copy + PartialEq>(choices: &[(&str, T)], wanted: T) -> String {
-    quote(
-        choices
-            .iter()
-            .find(|(_, choice)| *choice == wanted)
-            .expect("every choice has a name")
-            .0,
-    )
+    quote(choices.iter().find(|(_, choice)| *choice == wanted).expect("every choice has a name").0)
 }
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {

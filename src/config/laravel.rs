@@ -19,53 +19,30 @@ pub(super) fn read(
     environment: &BTreeMap<String, OsString>,
     problems: &mut Vec<Problem>,
 ) -> Layer {
-    let path = if path.is_dir() {
-        path.join(".env")
-    } else {
-        path.to_owned()
-    };
+    let path = if path.is_dir() { path.join(".env") } else { path.to_owned() };
     let text = match std::fs::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
         Ok(Err(_)) => {
-            problems.push(Problem::at(
-                named_by,
-                format!("the Laravel .env {} is not UTF-8 text", path.display()),
-            ));
+            problems.push(Problem::at(named_by, format!("the Laravel .env {} is not UTF-8 text", path.display())));
             return Layer::new();
         }
         Err(error) => {
-            let message = format!(
-                "the Laravel .env {} cannot be read: {error}",
-                path.display()
-            );
+            let message = format!("the Laravel .env {} cannot be read: {error}", path.display());
             problems.push(Problem::at(named_by, message));
             return Layer::new();
         }
     };
     let mut layer = Layer::new();
     for entry in parse(&text, environment) {
-        let Some(key) = KEYS
-            .iter()
-            .find(|key| key.laravel == Some(entry.name.as_str()))
-        else {
+        let Some(key) = KEYS.iter().find(|key| key.laravel == Some(entry.name.as_str())) else {
             continue;
         };
-        let origin = Origin::Laravel {
-            path: path.clone(),
-            line: entry.line,
-        };
+        let origin = Origin::Laravel { path: path.clone(), line: entry.line };
         match entry.value {
             Err(why) => problems.push(Problem::at(&origin, format!("{}: {why}", entry.name))),
             // The last line about a name counts.
             Ok(value) => match meaning(value) {
-                Some(value) => drop(layer.insert(
-                    key.name,
-                    Found {
-                        raw: Raw::Text(value),
-                        origin,
-                        read_from: None,
-                    },
-                )),
+                Some(value) => drop(layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None })),
                 None => drop(layer.remove(key.name)),
             },
         }
@@ -80,10 +57,7 @@ pub(super) fn meaning(value: String) -> Option<String> {
         _ => {}
     }
     for quote in ['"', '\''] {
-        if let Some(inner) = value
-            .strip_prefix(quote)
-            .and_then(|rest| rest.strip_suffix(quote))
-        {
+        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
             return Some(inner.to_owned()).filter(|inner| !inner.is_empty());
         }
     }
@@ -111,10 +85,7 @@ fn parse(text: &str, environment: &BTreeMap<String, OsString>) -> Vec<Entry> {
             continue;
         };
         let name = name.trim();
-        let name = name
-            .strip_prefix("export")
-            .filter(|rest| rest.starts_with(char::is_whitespace))
-            .unwrap_or(name);
+        let name = name.strip_prefix("export").filter(|rest| rest.starts_with(char::is_whitespace)).unwrap_or(name);
         let name = name.trim().trim_matches(['"', '\'']).to_owned();
 
         // A double-quoted value may go on over further lines; one that never ends is an error of its first line.
@@ -136,17 +107,9 @@ fn parse(text: &str, environment: &BTreeMap<String, OsString>) -> Vec<Entry> {
         let value = value.map(|pieces| {
             let earlier = |wanted: &str| match environment.get(wanted) {
                 Some(value) => value.to_str().map(str::to_owned),
-                None => entries
-                    .iter()
-                    .rfind(|entry| entry.name == wanted)?
-                    .value
-                    .clone()
-                    .ok(),
+                None => entries.iter().rfind(|entry| entry.name == wanted)?.value.clone().ok(),
             };
-            pieces
-                .into_iter()
-                .map(|piece| piece.expand(&earlier))
-                .collect()
+            pieces.into_iter().map(|piece| piece.expand(&earlier)).collect()
         });
         entries.push(Entry { name, line, value });
     }
@@ -184,9 +147,7 @@ fn unquote(value: &str) -> Result<Vec<Piece>, &'static str> {
         }
         Some('"') => double_quoted(&value[1..], &mut pieces)?,
         _ => {
-            let end = value
-                .find(|c: char| c == '#' || c.is_whitespace())
-                .unwrap_or(value.len());
+            let end = value.find(|c: char| c == '#' || c.is_whitespace()).unwrap_or(value.len());
             let mut bare = &value[..end];
             while let Some(c) = bare.chars().next() {
                 bare = take(bare, c, &mut pieces);
@@ -216,9 +177,7 @@ fn double_quoted<'a>(mut rest: &'a str, pieces: &mut Vec<Piece>) -> Result<&'a s
                     't' => '\t',
                     'v' => '\x0b',
                     _ => {
-                        return Err(
-                            "a backslash before this character means nothing; write two for one",
-                        );
+                        return Err("a backslash before this character means nothing; write two for one");
                     }
                 };
                 push(pieces, meant);
@@ -231,15 +190,8 @@ fn double_quoted<'a>(mut rest: &'a str, pieces: &mut Vec<Piece>) -> Result<&'a s
 
 /// Takes `c`, the first character of `rest`, or the whole `${NAME}` that it begins; returns what is behind.
 fn take<'a>(rest: &'a str, c: char, pieces: &mut Vec<Piece>) -> &'a str {
-    let variable = rest
-        .strip_prefix("${")
-        .and_then(|inner| inner.split_once('}'));
-    let fits = |name: &str| {
-        !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b))
-    };
+    let variable = rest.strip_prefix("${").and_then(|inner| inner.split_once('}'));
+    let fits = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
     match variable {
         Some((name, behind)) if fits(name) => {
             pieces.push(Piece::Variable(name.to_owned()));
@@ -277,10 +229,7 @@ mod tests {
             ("A=pass#word", "pass"),
             ("A=value # a comment", "value"),
             ("A='single # $x ${Y} \\n'", "single # $x ${Y} \\n"),
-            (
-                "A=\"double \\\"quoted\\\" \\\\ \\$x\\n\" # c",
-                "double \"quoted\" \\ $x\n",
-            ),
+            ("A=\"double \\\"quoted\\\" \\\\ \\$x\\n\" # c", "double \"quoted\" \\ $x\n"),
             ("A=\"two\nlines\"", "two\nlines"),
             ("A=back\\slash", "back\\slash"),
             ("B=b\nA=${B}/${HOME_HOST}/${NOBODY}", "b/10.0.0.9/${NOBODY}"),
@@ -299,14 +248,8 @@ mod tests {
 
     #[test]
     fn an_open_quote_costs_its_own_line_only() {
-        let entries = parse(
-            "A=\"open\nB=\"b\"\n# C=c\n\nnonsense\nD=d",
-            &BTreeMap::new(),
-        );
-        let names: Vec<(&str, usize)> = entries
-            .iter()
-            .map(|entry| (entry.name.as_str(), entry.line))
-            .collect();
+        let entries = parse("A=\"open\nB=\"b\"\n# C=c\n\nnonsense\nD=d", &BTreeMap::new());
+        let names: Vec<(&str, usize)> = entries.iter().map(|entry| (entry.name.as_str(), entry.line)).collect();
         assert_eq!(names, [("A", 1), ("B", 2), ("D", 6)]);
     }
 

@@ -158,10 +158,7 @@ impl Default for Config {
             max_clients: 10_000,
             drain_grace: Duration::from_secs(30),
             sentinel: SentinelConfig {
-                addrs: vec![HostPort {
-                    host: Ipv4Addr::LOCALHOST.to_string(),
-                    port: DEFAULT_SENTINEL_PORT,
-                }],
+                addrs: vec![HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: DEFAULT_SENTINEL_PORT }],
                 master_name: None,
                 auth: None,
                 redis_auth: None,
@@ -182,10 +179,7 @@ impl Default for Config {
                 planned_hold_limit: Duration::from_secs(5),
             },
             state_dir: None,
-            log: LogConfig {
-                level: tracing::Level::INFO,
-                json: false,
-            },
+            log: LogConfig { level: tracing::Level::INFO, json: false },
         }
     }
 }

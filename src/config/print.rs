@@ -12,13 +12,9 @@ pub(super) fn print(loaded: &Loaded) -> String {
         let account = key.name.strip_suffix("_username");
         let of_masked = account.is_some_and(|account| {
             let password = format!("{account}_password");
-            (key.show)(&loaded.draft).is_some()
-                && !loaded.draft.read_from.contains_key(password.as_str())
+            (key.show)(&loaded.draft).is_some() && !loaded.draft.read_from.contains_key(password.as_str())
         });
-        let line = match (
-            (key.show)(&loaded.draft),
-            loaded.draft.read_from.get(key.name),
-        ) {
+        let line = match ((key.show)(&loaded.draft), loaded.draft.read_from.get(key.name)) {
             (Some(_), Some(file)) => format!("{}_file = {}", key.name, path(file)),
             (Some(value), None) if key.secret || of_masked => format!("# {} = {value}", key.name),
             (Some(value), None) => format!("{} = {value}", key.name),

@@ -17,10 +17,7 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn at(origin: &Origin, message: impl Into<String>) -> Self {
-        Problem {
-            origin: Some(origin.clone()),
-            message: message.into(),
-        }
+        Problem { origin: Some(origin.clone()), message: message.into() }
     }
 }
 

@@ -52,19 +52,10 @@ pub(super) struct Found {
 
 impl Sources {
     /// These flags over the environment of this process and `/etc/switchmaster/config.toml`.
-    pub fn of_process(
-        flags: BTreeMap<&'static str, Vec<String>>,
-        config: Option<PathBuf>,
-    ) -> Sources {
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .collect();
-        Sources {
-            flags,
-            config,
-            default_file: Some(PathBuf::from("/etc/switchmaster/config.toml")),
-            environment,
-        }
+    pub fn of_process(flags: BTreeMap<&'static str, Vec<String>>, config: Option<PathBuf>) -> Sources {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+        Sources { flags, config, default_file: Some(PathBuf::from("/etc/switchmaster/config.toml")), environment }
     }
 
     pub(super) fn load(&self) -> Result<Loaded, Problems> {
@@ -73,20 +64,11 @@ impl Sources {
         let own = environment::own(&self.environment, &mut problems);
         let guide = environment::laravel(&self.environment, &mut problems);
         let file = self.file();
-        let written = file
-            .as_ref()
-            .map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems));
+        let written = file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems));
         let written = written.unwrap_or_default();
-        let named = [&flags, &own, &written]
-            .into_iter()
-            .find_map(|layer| layer.get("laravel_env"))
-            .cloned();
+        let named = [&flags, &own, &written].into_iter().find_map(|layer| layer.get("laravel_env")).cloned();
         let dotenv = match &named {
-            Some(Found {
-                raw: Raw::Text(path),
-                origin,
-                ..
-            }) if !path.is_empty() => {
+            Some(Found { raw: Raw::Text(path), origin, .. }) if !path.is_empty() => {
                 laravel::read(Path::new(path), origin, &self.environment, &mut problems)
             }
             _ => Layer::new(),
@@ -98,33 +80,18 @@ impl Sources {
         for key in KEYS {
             let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
             let found = layers.into_iter().find_map(|layer| layer.get(key.name));
-            let overridden = written
-                .get(key.name)
-                .filter(|below| found.is_some_and(|f| f.origin != below.origin));
+            let overridden = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin));
             if let Some(below) = overridden {
                 // It does not count now, but a mistake in the file is still one.
-                refuse_into(
-                    &mut problems,
-                    key.name,
-                    below,
-                    (key.set)(&mut Draft::default(), &below.raw),
-                );
+                refuse_into(&mut problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
             }
             if let Some(found) = found {
-                refuse_into(
-                    &mut problems,
-                    key.name,
-                    found,
-                    (key.set)(&mut draft, &found.raw),
-                );
+                refuse_into(&mut problems, key.name, found, (key.set)(&mut draft, &found.raw));
                 if let Some(path) = &found.read_from {
                     draft.read_from.insert(key.name, path.clone());
                 }
             }
-            origins.insert(
-                key.name,
-                found.map_or(Origin::Default, |found| found.origin.clone()),
-            );
+            origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
         }
         if problems.is_empty() {
             check::complete(&mut draft, &origins, &mut problems);
@@ -149,14 +116,7 @@ impl Sources {
                     [value] => Raw::Text(value.clone()),
                     values => Raw::List(values.to_vec()),
                 };
-                layer.insert(
-                    key.name,
-                    Found {
-                        raw,
-                        origin: Origin::Flag(flag),
-                        read_from: None,
-                    },
-                );
+                layer.insert(key.name, Found { raw, origin: Origin::Flag(flag), read_from: None });
             }
         }
         layer
@@ -167,20 +127,10 @@ impl Sources {
         if let Some(path) = &self.config {
             return Some((path.clone(), Some(Origin::Flag("--config"))));
         }
-        if let Some(path) = self
-            .environment
-            .get("SWITCHMASTER_CONFIG")
-            .filter(|path| !path.is_empty())
-        {
-            return Some((
-                PathBuf::from(path),
-                Some(Origin::Environment("SWITCHMASTER_CONFIG".to_owned())),
-            ));
+        if let Some(path) = self.environment.get("SWITCHMASTER_CONFIG").filter(|path| !path.is_empty()) {
+            return Some((PathBuf::from(path), Some(Origin::Environment("SWITCHMASTER_CONFIG".to_owned()))));
         }
-        self.default_file
-            .clone()
-            .filter(|path| path.exists())
-            .map(|path| (path, None))
+        self.default_file.clone().filter(|path| path.exists()).map(|path| (path, None))
     }
 }
 

@@ -28,8 +28,7 @@ pub enum Raw {
 }
 
 const LISTEN: &str = "IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:6379\"";
-const HOST: &str =
-    "HOST or HOST:PORT (an IPv6 address as [ADDRESS]:PORT), such as \"10.0.0.5:26379\"";
+const HOST: &str = "HOST or HOST:PORT (an IPv6 address as [ADDRESS]:PORT), such as \"10.0.0.5:26379\"";
 const MAP: &str = "pairs of HOST:PORT, such as { \"172.17.0.2:6379\" = \"10.0.0.5:6379\" }";
 const DURATION: &str = "a duration such as \"600ms\", \"5s\" or \"2m\"";
 const SIZE: &str = "a size such as \"64KiB\", \"64MiB\" or a number of bytes";
@@ -37,20 +36,16 @@ const SIZE: &str = "a size such as \"64KiB\", \"64MiB\" or a number of bytes";
 impl Raw {
     pub(super) fn listen_addrs(&self) -> Result<Vec<SocketAddr>, String> {
         let items = self.items(LISTEN)?;
-        items
-            .iter()
-            .map(|item| parse_listen(item).map_err(|found| expected(LISTEN, found)))
-            .collect()
+        items.iter().map(|item| parse_listen(item).map_err(|found| expected(LISTEN, found))).collect()
     }
 
     pub(super) fn listen_addr_or_off(&self) -> Result<Option<SocketAddr>, String> {
-        const ADMIN: &str =
-            "\"off\", IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:9379\"";
+        const ADMIN: &str = "\"off\", IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:9379\"";
         match self {
             Raw::Text(text) if text.trim().eq_ignore_ascii_case("off") => Ok(None),
-            Raw::Text(text) | Raw::Integer(text) => parse_listen(text)
-                .map(Some)
-                .map_err(|found| expected(ADMIN, found)),
+            Raw::Text(text) | Raw::Integer(text) => {
+                parse_listen(text).map(Some).map_err(|found| expected(ADMIN, found))
+            }
             other => Err(other.mismatch(ADMIN)),
         }
     }
@@ -60,11 +55,8 @@ impl Raw {
         let mut hosts = Vec::new();
         for item in self.items(HOST)? {
             // Predis writes them as tcp://host:port?timeout=….
-            let bare = item
-                .strip_prefix("tcp://")
-                .map_or(item.as_str(), |rest| rest.split(['?', '/']).next().unwrap());
-            let host = HostPort::parse(bare, Some(DEFAULT_SENTINEL_PORT))
-                .map_err(|found| expected(HOST, found))?;
+            let bare = item.strip_prefix("tcp://").map_or(item.as_str(), |rest| rest.split(['?', '/']).next().unwrap());
+            let host = HostPort::parse(bare, Some(DEFAULT_SENTINEL_PORT)).map_err(|found| expected(HOST, found))?;
             if !hosts.contains(&host) {
                 hosts.push(host);
             }
@@ -87,10 +79,7 @@ impl Raw {
                 .collect::<Result<_, _>>()?,
             other => return Err(other.mismatch(MAP)),
         };
-        let parse = |text: &str| {
-            text.parse::<HostPort>()
-                .map_err(|found| expected(MAP, found))
-        };
+        let parse = |text: &str| text.parse::<HostPort>().map_err(|found| expected(MAP, found));
         let mut map: Vec<(HostPort, HostPort)> = Vec::new();
         for (from, to) in &pairs {
             let (from, to) = (parse(from)?, parse(to)?);
@@ -117,9 +106,7 @@ impl Raw {
         let duration = match self {
             Raw::Text(text) => parse_duration(text)?,
             Raw::Integer(text) => {
-                return Err(format!(
-                    "expected {DURATION}, found {text}: the unit is missing"
-                ));
+                return Err(format!("expected {DURATION}, found {text}: the unit is missing"));
             }
             other => return Err(other.mismatch(DURATION)),
         };
@@ -127,10 +114,7 @@ impl Raw {
             return Ok(duration);
         }
         let (low, high) = (show_duration(*range.start()), show_duration(*range.end()));
-        Err(format!(
-            "expected a duration from {low} to {high}, found {}",
-            show_duration(duration)
-        ))
+        Err(format!("expected a duration from {low} to {high}, found {}", show_duration(duration)))
     }
 
     pub(super) fn size(&self, range: RangeInclusive<usize>) -> Result<usize, String> {
@@ -142,10 +126,7 @@ impl Raw {
             return Ok(size);
         }
         let (low, high) = (show_size(*range.start()), show_size(*range.end()));
-        Err(format!(
-            "expected a size from {low} to {high}, found {}",
-            show_size(size)
-        ))
+        Err(format!("expected a size from {low} to {high}, found {}", show_size(size)))
     }
 
     pub(super) fn flag(&self) -> Result<bool, String> {
@@ -167,10 +148,7 @@ impl Raw {
                 return Ok(*choice);
             }
         }
-        let names: Vec<String> = choices
-            .iter()
-            .map(|(name, _)| format!("\"{name}\""))
-            .collect();
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
         Err(self.mismatch(&format!("one of {}", names.join(", "))))
     }
 
@@ -192,11 +170,7 @@ impl Raw {
         const NAME: &str = "a name of letters, digits and .-_, as in `sentinel monitor NAME …`";
         match self {
             Raw::Text(text) if text.is_empty() => Ok(None),
-            Raw::Text(text)
-                if text
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) =>
-            {
+            Raw::Text(text) if text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) => {
                 Ok(Some(text.clone()))
             }
             other => Err(other.mismatch(NAME)),
@@ -263,10 +237,7 @@ fn split_list(text: &str) -> Vec<String> {
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = |why: &str| format!("expected {DURATION}, found {text:?}{why}");
     let trimmed = text.trim();
-    let digits = trimmed.len()
-        - trimmed
-            .trim_start_matches(|c: char| c.is_ascii_digit())
-            .len();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let number: u64 = trimmed[..digits].parse().map_err(|_| refuse(""))?;
     let millis = match trimmed[digits..].trim_start() {
         "ms" => 1,
@@ -276,10 +247,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "" => return Err(refuse(": the unit is missing")),
         _ => return Err(refuse("")),
     };
-    number
-        .checked_mul(millis)
-        .map(Duration::from_millis)
-        .ok_or_else(|| refuse(": that is too long"))
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| refuse(": that is too long"))
 }
 
 /// As [`parse_duration`] reads it, in the largest unit that is exact.
@@ -296,10 +264,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 fn parse_size(text: &str) -> Result<usize, String> {
     let refuse = || format!("expected {SIZE}, found {text:?}");
     let trimmed = text.trim();
-    let digits = trimmed.len()
-        - trimmed
-            .trim_start_matches(|c: char| c.is_ascii_digit())
-            .len();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let number: usize = trimmed[..digits].parse().map_err(|_| refuse())?;
     let unit = match trimmed[digits..].trim_start() {
         "" | "B" => 1,
@@ -334,16 +299,7 @@ mod tests {
         for text in ["0", "1000", "64KiB", "64MiB", "3GiB"] {
             assert_eq!(show_size(parse_size(text).unwrap()), text);
         }
-        for text in [
-            "",
-            "5",
-            "s",
-            "-5s",
-            "1.5s",
-            "5 parsecs",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
+        for text in ["", "5", "s", "-5s", "1.5s", "5 parsecs", "99999999999999999999s", "18446744073709551615h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         for text in ["", "KiB", "64KB", "-1", "1.5MiB", "99999999999GiB"] {

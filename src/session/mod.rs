@@ -242,7 +242,9 @@ enum Lane {
     Attaching(Attaching),
     Up(TcpStream),
     /// The node closed it: what that means is not known yet.
-    Lost { at: Instant },
+    Lost {
+        at: Instant,
+    },
 }
 
 type Attaching = Pin<Box<dyn Future<Output = Result<TcpStream, AttachError>> + Send>>;

@@ -191,22 +191,15 @@ impl Session {
             _ if self.replies.kind() == b'>' => false,
             _ if self.replies.kind() == b'-' => tail.len() <= ERROR_LINE,
             Some((effect, queued)) => {
-                self.withholds(effect, queued) || ((changes_session(effect.duty) || queued) && tail.len() <= STATE_REPLY)
+                self.withholds(effect, queued)
+                    || ((changes_session(effect.duty) || queued) && tail.len() <= STATE_REPLY)
             }
             None => false,
         }
     }
 
     /// A reply that is an error, changes the session's state, or comes while a failover is under way.
-    fn judge_reply(
-        &mut self,
-        effect: Effect,
-        queued: bool,
-        data: &[u8],
-        start: usize,
-        end: usize,
-        out: &mut Passed,
-    ) {
+    fn judge_reply(&mut self, effect: Effect, queued: bool, data: &[u8], start: usize, end: usize, out: &mut Passed) {
         let reply = &data[start..end];
         if !self.flags.partly_delivered {
             let refused = is_refusal(reply, effect, self.refused_at.is_some());
@@ -610,10 +603,7 @@ impl Passed {
 
 /// The reply to this may change what has to be restored on another backend.
 fn changes_session(duty: Duty) -> bool {
-    !matches!(
-        duty,
-        Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking
-    )
+    !matches!(duty, Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking)
 }
 
 fn is_pubsub(duty: Duty) -> bool {

@@ -4,6 +4,7 @@
 
 mod admin;
 mod cluster;
+mod commands;
 mod config;
 mod load;
 mod support;
