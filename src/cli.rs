@@ -111,7 +111,7 @@ impl ConfigArgs {
 pub enum Verb {
     /// Relay clients to the master and follow Sentinel (the default)
     #[command(after_help = "Example:\n  switchmaster serve --listen 6379 --sentinel 10.0.0.5\n\n\
-        SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again.")]
+        SIGTERM lets sessions end (drain_grace).")]
     Serve,
     /// Show what the running switchmaster sees: master, Sentinels, sessions
     #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
@@ -143,6 +143,9 @@ pub struct StatusArgs {
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
+    /// Again each second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Arguments of `hold`.

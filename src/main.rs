@@ -2,10 +2,12 @@
 //!
 //! Nothing is decided here: each verb is one call into the library.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Stdout, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use switchmaster::admin::client;
 use switchmaster::cli::{Cli, ConfigAction, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
 use switchmaster::serve;
@@ -49,11 +51,32 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
             ConfigAction::Print => say(&loaded.print()),
         },
         Verb::Serve => serve(&loaded.config),
-        Verb::Status(_) => not_built("status"),
-        Verb::Failover => not_built("failover"),
-        Verb::Hold(_) => not_built("hold"),
-        Verb::Release => not_built("release"),
+        Verb::Status(args) => {
+            let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
+            ask(&loaded.config, async |admin, out| client::status(admin, show, out).await)
+        }
+        Verb::Failover => ask(&loaded.config, async |admin, out| client::failover(admin, out).await),
+        Verb::Hold(args) => ask(&loaded.config, async |admin, out| client::hold(admin, args.duration, out).await),
+        Verb::Release => ask(&loaded.config, async |admin, out| client::release(admin, out).await),
         Verb::Demo(_) => not_built("demo"),
+    }
+}
+
+/// Asks the switchmaster that runs on this host.
+fn ask(
+    config: &Config,
+    question: impl AsyncFnOnce(SocketAddr, &mut Stdout) -> Result<(), client::Error>,
+) -> ExitCode {
+    let Some(admin) = config.admin else {
+        return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EXIT_INTERNAL, &format!("no runtime: {error}")),
+    };
+    match runtime.block_on(question(admin, &mut std::io::stdout())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error.to_string()),
     }
 }
 
