@@ -1,0 +1,2 @@
+//! Tests against real servers.
+mod sentinel;
