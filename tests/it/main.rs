@@ -7,4 +7,5 @@ mod cluster;
 mod commands;
 mod config;
 mod load;
+mod sentinel;
 mod support;

@@ -1,0 +1,597 @@
+//! Connections to Sentinels and to Redis nodes: asks, parses, and never waits without a limit.
+//!
+//! The only user of the `redis` crate. Nothing here retries, reconnects or decides; a connection that failed once
+//! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::config::HostPort;
+use crate::secret::Credentials;
+use crate::sentinel::event::{self, Event};
+use crate::sentinel::report::{Claim, Info, NodeAnswer, Peer, ReplicaFact, Role, SentinelAnswer};
+
+/// Why a Sentinel or a node could not be asked. Every variant names the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The host name could not be resolved.
+    Resolve(String),
+    /// Nobody listens there.
+    Refused(String),
+    /// Another failure of the network.
+    Io(String),
+    /// No answer within the limit.
+    TimedOut(String),
+    /// NOAUTH, WRONGPASS or NOPERM.
+    Auth(String),
+    /// Another error reply, or a reply that is no reply to this question.
+    Reply(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Resolve(text)
+            | Error::Refused(text)
+            | Error::Io(text)
+            | Error::TimedOut(text)
+            | Error::Auth(text)
+            | Error::Reply(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Turns reported addresses into addresses to dial: the operator's map first, then names are resolved.
+#[derive(Clone, Debug, Default)]
+pub struct AddressMap(pub Vec<(HostPort, HostPort)>);
+
+impl AddressMap {
+    /// The address to dial for a reported one.
+    pub fn map(&self, reported: &HostPort) -> HostPort {
+        let mapped = self.0.iter().find(|(from, _)| from == reported).map(|(_, to)| to);
+        mapped.unwrap_or(reported).clone()
+    }
+
+    /// Maps and resolves; the first address of a name wins.
+    pub async fn resolve(&self, reported: &HostPort, limit: Duration) -> Result<SocketAddr, Error> {
+        let addrs = resolve(&self.map(reported), limit).await?;
+        addrs.first().copied().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))
+    }
+
+    /// The same without asking DNS.
+    pub fn literal(&self, reported: &HostPort) -> Option<SocketAddr> {
+        let mapped = self.map(reported);
+        Some(SocketAddr::new(mapped.host.parse::<IpAddr>().ok()?, mapped.port))
+    }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+pub fn show(addr: &HostPort) -> String {
+    if addr.host.contains(':') {
+        format!("[{}]:{}", addr.host, addr.port)
+    } else {
+        format!("{}:{}", addr.host, addr.port)
+    }
+}
+
+async fn resolve(addr: &HostPort, limit: Duration) -> Result<Vec<SocketAddr>, Error> {
+    if let Ok(ip) = addr.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, addr.port)]);
+    }
+    let look_up = tokio::net::lookup_host((addr.host.as_str(), addr.port));
+    match tokio::time::timeout(limit, look_up).await {
+        Ok(Ok(addrs)) => Ok(addrs.collect()),
+        Ok(Err(error)) => Err(Error::Resolve(format!("cannot resolve {}: {error}", addr.host))),
+        Err(_) => Err(Error::TimedOut(format!("resolving {} took longer than {limit:?}", addr.host))),
+    }
+}
+
+/// One connection of the `redis` crate whose driver ends with it.
+struct Connection {
+    peer: String,
+    inner: MultiplexedConnection,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    /// Dials and says HELLO 3 if `protocol` is RESP3. The crate's own time limit is switched off: ours are used.
+    async fn open(
+        peer: String,
+        addr: SocketAddr,
+        info: RedisConnectionInfo,
+        pushes: Option<mpsc::UnboundedSender<PushInfo>>,
+        limit: Duration,
+    ) -> Result<Connection, Error> {
+        let connect = async {
+            let stream = TcpStream::connect(addr).await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => Error::Refused(format!("{peer}: connection refused")),
+                _ => Error::Io(format!("{peer}: {error}")),
+            })?;
+            if stream.local_addr().is_ok_and(|local| local == addr) {
+                return Err(Error::Refused(format!("{peer}: nobody listens there (the dial met itself)")));
+            }
+            stream.set_nodelay(true).map_err(|error| Error::Io(format!("{peer}: {error}")))?;
+            let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+            if let Some(pushes) = pushes {
+                config = config.set_push_sender(pushes);
+            }
+            MultiplexedConnection::new_with_config(&info, stream, config)
+                .await
+                .map_err(|error| redis_error(&peer, &error))
+        };
+        let (inner, driver) = within(&peer, "connecting", limit, connect).await??;
+        let driver = tokio::spawn(driver);
+        Ok(Connection { peer, inner, driver })
+    }
+
+    /// Sends commands in one write; the replies in order, errors among them as values.
+    async fn ask(&mut self, commands: &[Cmd], limit: Duration) -> Result<Vec<Value>, Error> {
+        let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command.clone());
+        }
+        let asking = self.inner.send_packed_commands(&pipeline, 0, commands.len());
+        let replies = within(&self.peer, "the answer", limit, asking).await?;
+        replies.map_err(|error| redis_error(&self.peer, &error))
+    }
+}
+
+async fn within<T>(peer: &str, what: &str, limit: Duration, future: impl Future<Output = T>) -> Result<T, Error> {
+    let elapsed = |_| Error::TimedOut(format!("{peer}: {what} took longer than {} ms", limit.as_millis()));
+    tokio::time::timeout(limit, future).await.map_err(elapsed)
+}
+
+fn redis_error(peer: &str, error: &redis::RedisError) -> Error {
+    match error.code() {
+        Some(code) => reply_error(peer, code, error.detail().unwrap_or_default()),
+        None if error.is_io_error() || error.is_connection_dropped() => {
+            Error::Io(format!("{peer}: the connection was closed ({error})"))
+        }
+        None => Error::Reply(format!("{peer}: {error}")),
+    }
+}
+
+fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
+    let text = format!("{peer}: -{code} {detail}");
+    if matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || detail.starts_with("Client sent AUTH") {
+        Error::Auth(text)
+    } else {
+        Error::Reply(text)
+    }
+}
+
+fn cmd(words: &[&str]) -> Cmd {
+    let mut cmd = Cmd::new();
+    for word in words {
+        cmd.arg(word);
+    }
+    cmd
+}
+
+/// `AUTH password` or `AUTH user password`.
+fn auth(credentials: &Credentials) -> Cmd {
+    match &credentials.username {
+        Some(user) => cmd(&["AUTH", user, credentials.password.reveal()]),
+        None => cmd(&["AUTH", credentials.password.reveal()]),
+    }
+}
+
+/// A Sentinel: queries and subscription on one RESP3 connection, so that the life of one is the life of both.
+pub struct Sentinel {
+    connection: Connection,
+    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    myid: Option<String>,
+    /// Told once: it has no password although we have one.
+    pub notice: Option<String>,
+}
+
+impl Sentinel {
+    /// Dials, authenticates and subscribes to all its messages.
+    pub async fn connect(at: &HostPort, credentials: Option<&Credentials>, limit: Duration) -> Result<Sentinel, Error> {
+        let mut last = Error::Resolve(format!("{} has no address", show(at)));
+        for addr in resolve(at, limit).await?.into_iter().take(4) {
+            match Sentinel::connect_addr(at, addr, credentials, limit).await {
+                Ok(sentinel) => return Ok(sentinel),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_addr(
+        at: &HostPort,
+        addr: SocketAddr,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Sentinel, Error> {
+        let peer = format!("Sentinel {}", show(at));
+        let mut info = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("switchmaster", env!("CARGO_PKG_VERSION"))
+            .set_skip_set_lib_name();
+        if let Some(credentials) = credentials {
+            info = info.set_password(credentials.password.reveal());
+            if let Some(user) = &credentials.username {
+                info = info.set_username(user);
+            }
+        }
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let mut connection = Connection::open(peer, addr, info, Some(sender), limit).await?;
+        let commands =
+            [cmd(&["CLIENT", "SETNAME", "switchmaster"]), cmd(&["SENTINEL", "MYID"]), cmd(&["PSUBSCRIBE", "*"])];
+        let replies = connection.ask(&commands, limit).await?;
+        if let Some(Value::ServerError(error)) = replies.get(2) {
+            return Err(reply_error(&connection.peer, error.code(), error.details().unwrap_or_default()));
+        }
+        let myid = replies.get(1).and_then(text);
+        // HELLO's AUTH succeeds silently where the default user has no password; the one-argument AUTH tells.
+        let mut notice = None;
+        if let Some(credentials) = credentials.filter(|credentials| credentials.username.is_none()) {
+            let reply = connection.ask(&[auth(credentials)], limit).await?;
+            if let Some(Value::ServerError(error)) = reply.first()
+                && error.details().is_some_and(|text| text.contains("without any password"))
+            {
+                notice = Some(format!("{} needs no password, but one is configured for Sentinels", connection.peer));
+            }
+        }
+        Ok(Sentinel { connection, pushes, myid, notice })
+    }
+
+    /// The next message about `name`; `None` when the connection has ended.
+    pub async fn event(&mut self, name: Option<&str>) -> Option<Event> {
+        loop {
+            let push = self.pushes.recv().await?;
+            match push.kind {
+                PushKind::Disconnection => return None,
+                PushKind::PMessage => {
+                    let words: Vec<String> = push.data.iter().filter_map(text).collect();
+                    if let ([_, channel, payload], Some(name)) = (&words[..], name)
+                        && let Some(event) = event::parse(name, channel, payload)
+                    {
+                        return Some(event);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// PING, which a Sentinel answers also while it is subscribed (RESP3).
+    pub async fn ping(&mut self, limit: Duration) -> Result<(), Error> {
+        self.connection.ask(&[cmd(&["PING"])], limit).await.map(|_| ())
+    }
+
+    /// The names of all masters it monitors.
+    pub async fn masters(&mut self, limit: Duration) -> Result<Vec<String>, Error> {
+        let replies = self.connection.ask(&[cmd(&["SENTINEL", "MASTERS"])], limit).await?;
+        match replies.first() {
+            Some(Value::ServerError(error)) => {
+                Err(reply_error(&self.connection.peer, error.code(), error.details().unwrap_or_default()))
+            }
+            Some(value) => Ok(items(value).iter().filter_map(|item| fields(item).remove("name")).collect()),
+            None => Err(Error::Reply(format!("{}: no reply", self.connection.peer))),
+        }
+    }
+
+    /// Everything it knows about `name`, in one round trip. MASTER is read before and after the address, because
+    /// the two are not one atomic answer: only equal epochs are believed.
+    pub async fn poll(&mut self, name: &str, map: &AddressMap, limit: Duration) -> Result<SentinelAnswer, Error> {
+        let sentinel = |what: &str| cmd(&["SENTINEL", what, name]);
+        let asked = Instant::now();
+        let commands = [
+            sentinel("MASTER"),
+            sentinel("GET-MASTER-ADDR-BY-NAME"),
+            sentinel("MASTER"),
+            sentinel("SENTINELS"),
+            sentinel("REPLICAS"),
+            sentinel("CKQUORUM"),
+        ];
+        let replies = self.connection.ask(&commands, limit).await?;
+        let [before, addr, after, peers, replicas, quorum] = &replies[..] else {
+            return Err(Error::Reply(format!("{}: {} replies to 6 questions", self.connection.peer, replies.len())));
+        };
+        if let Some(error @ Error::Auth(_)) = error_of(&self.connection.peer, before) {
+            return Err(error);
+        }
+        let (claim, problem) = match claim(&self.connection.peer, name, before, addr, after, map, limit).await {
+            Ok(claim) => (Some(claim), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let peers = list(peers).map(|peers| peers.iter().filter_map(peer).collect());
+        let replicas = match list(replicas) {
+            Some(entries) => {
+                let mut facts = Vec::new();
+                for entry in &entries {
+                    facts.extend(replica(entry, map, limit).await);
+                }
+                Some(facts)
+            }
+            None => None,
+        };
+        let quorum = match quorum {
+            Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => None,
+            Value::ServerError(error) => Some(Err(format!("{} {}", error.code(), error.details().unwrap_or_default()))),
+            _ => Some(Ok(())),
+        };
+        Ok(SentinelAnswer { asked, myid: self.myid.clone(), claim, problem, peers, replicas, quorum })
+    }
+
+    /// `SENTINEL FAILOVER name`: asks for a planned failover. The error is the Sentinel's own words.
+    pub async fn failover(&mut self, name: &str, limit: Duration) -> Result<(), Error> {
+        let replies = self.connection.ask(&[cmd(&["SENTINEL", "FAILOVER", name])], limit).await?;
+        replies.first().and_then(|reply| error_of(&self.connection.peer, reply)).map_or(Ok(()), Err)
+    }
+}
+
+async fn claim(
+    peer: &str,
+    name: &str,
+    before: &Value,
+    addr: &Value,
+    after: &Value,
+    map: &AddressMap,
+    limit: Duration,
+) -> Result<Claim, String> {
+    if let Value::ServerError(error) = before {
+        let words = error.details().unwrap_or_default();
+        return Err(if words.starts_with("No such master") {
+            format!("{peer} does not monitor a master named {name}")
+        } else {
+            format!("{peer}: -{} {words}", error.code())
+        });
+    }
+    let addr: Vec<String> = items(addr).iter().filter_map(text).collect();
+    let [host, port] = &addr[..] else { return Err(format!("{peer} does not say where {name} is")) };
+    let port = port.parse().map_err(|_| format!("{peer} names the port {port}"))?;
+    let reported = HostPort { host: host.clone(), port };
+    let (before, mut after) = (fields(before), fields(after));
+    if before.get("config-epoch") != after.get("config-epoch") {
+        return Err(format!("{peer} changed its mind while it answered"));
+    }
+    let epoch = after.get("config-epoch").and_then(|epoch| epoch.parse().ok());
+    let epoch = epoch.ok_or_else(|| format!("{peer} gives no config-epoch"))?;
+    let flags = after.remove("flags").unwrap_or_default();
+    let flag = |wanted: &str| flags.split(',').any(|flag| flag == wanted);
+    let number = |key: &str| after.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
+    Ok(Claim {
+        addr: map.resolve(&reported, limit).await.map_err(|error| error.to_string())?,
+        epoch,
+        run_id: after.get("runid").filter(|id| !id.is_empty()).cloned(),
+        s_down: flag("s_down"),
+        o_down: flag("o_down"),
+        disconnected: flag("disconnected"),
+        failover: flag("failover_in_progress"),
+        quorum: number("quorum"),
+        other_sentinels: number("num-other-sentinels"),
+        down_after: Duration::from_millis(number("down-after-milliseconds")),
+        failover_timeout: Duration::from_millis(number("failover-timeout")),
+    })
+}
+
+fn peer(entry: &Value) -> Option<Peer> {
+    let mut fields = fields(entry);
+    let flags = fields.remove("flags").unwrap_or_default();
+    Some(Peer {
+        addr: HostPort { host: fields.remove("ip")?, port: fields.get("port")?.parse().ok()? },
+        run_id: fields.remove("runid").unwrap_or_default(),
+        s_down: flags.split(',').any(|flag| flag == "s_down"),
+    })
+}
+
+async fn replica(entry: &Value, map: &AddressMap, limit: Duration) -> Option<ReplicaFact> {
+    let fields = fields(entry);
+    let reported = HostPort { host: fields.get("ip")?.clone(), port: fields.get("port")?.parse().ok()? };
+    let flags = fields.get("flags").map(String::as_str).unwrap_or_default();
+    let is = |key: &str, value: &str| fields.get(key).is_some_and(|found| found == value);
+    Some(ReplicaFact {
+        addr: map.resolve(&reported, limit).await.ok()?,
+        reported_master: is("role-reported", "master"),
+        down: flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")),
+        link_up: is("master-link-status", "ok"),
+        offset: fields.get("slave-repl-offset").and_then(|offset| offset.parse().ok()).unwrap_or_default(),
+        never_promoted: is("slave-priority", "0"),
+    })
+}
+
+/// A Redis node: ROLE and INFO over RESP2, which every version and every ACL of ours understands.
+pub struct Node {
+    connection: Connection,
+    map: AddressMap,
+    number: u64,
+    /// The credentials were refused; questions may still be answered, or say NOAUTH.
+    pub refused: Option<String>,
+    /// Told once: it has no password although we have one.
+    pub notice: Option<String>,
+}
+
+impl Node {
+    /// Dials and authenticates. `number` goes into each answer as [`NodeAnswer::connection`].
+    pub async fn connect(
+        addr: SocketAddr,
+        credentials: Option<&Credentials>,
+        map: &AddressMap,
+        number: u64,
+        limit: Duration,
+    ) -> Result<Node, Error> {
+        let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+        let connection = Connection::open(format!("Redis {addr}"), addr, info, None, limit).await?;
+        let mut node = Node { connection, map: map.clone(), number, refused: None, notice: None };
+        if let Some(credentials) = credentials {
+            let replies = node.connection.ask(&[auth(credentials)], limit).await?;
+            match replies.first() {
+                Some(Value::ServerError(error))
+                    if error.details().is_some_and(|text| text.contains("without any password")) =>
+                {
+                    node.notice = Some(format!("{} needs no password, but one is configured", node.connection.peer));
+                }
+                Some(Value::ServerError(error)) => {
+                    let words = error.details().unwrap_or_default();
+                    node.refused = Some(format!("{}: -{} {words}", node.connection.peer, error.code()));
+                }
+                _ => {}
+            }
+        }
+        Ok(node)
+    }
+
+    /// Asks ROLE and, when `with_info`, what INFO knows, in one round trip. INFO follows by itself when the role
+    /// is not the one in `last`: a promotion is never reported without its lineage.
+    pub async fn ask(&mut self, with_info: bool, last: Option<&Role>, limit: Duration) -> Result<NodeAnswer, Error> {
+        let asked = Instant::now();
+        let mut commands = vec![cmd(&["ROLE"])];
+        if with_info {
+            commands.extend(Node::info_commands());
+        }
+        let replies = self.connection.ask(&commands, limit).await?;
+        let role = role(&self.connection.peer, replies.first(), &self.map)?;
+        let mut info = if with_info { parse_info(&replies[1..], &self.map) } else { None };
+        if !with_info && last.is_none_or(|last| std::mem::discriminant(last) != std::mem::discriminant(&role)) {
+            let replies = self.connection.ask(&Node::info_commands(), limit).await?;
+            info = parse_info(&replies, &self.map);
+        }
+        Ok(NodeAnswer { asked, connection: self.number, role, info })
+    }
+
+    /// Returns when the other side has closed the connection.
+    pub async fn closed(&mut self) {
+        let _ = (&mut self.connection.driver).await;
+    }
+
+    // One section each: INFO takes several only since 7.0.
+    fn info_commands() -> [Cmd; 4] {
+        ["server", "replication", "persistence", "keyspace"].map(|section| cmd(&["INFO", section]))
+    }
+}
+
+fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Result<Role, Error> {
+    let reply = reply.ok_or_else(|| Error::Reply(format!("{peer}: no reply to ROLE")))?;
+    if let Value::ServerError(error) = reply {
+        let words = format!("-{} {}", error.code(), error.details().unwrap_or_default());
+        return match error.code() {
+            "LOADING" | "BUSY" | "MASTERDOWN" => Ok(Role::Occupied(words)),
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => Ok(Role::Unreadable(words)),
+            _ => Err(Error::Reply(format!("{peer}: {words}"))),
+        };
+    }
+    let strange = || Error::Reply(format!("{peer}: not an answer to ROLE"));
+    let parts = items(reply);
+    let kind = parts.first().and_then(text).ok_or_else(strange)?;
+    match (kind.as_str(), parts) {
+        ("master", [_, offset, replicas, ..]) => Ok(Role::Master {
+            offset: number(offset),
+            replicas: items(replicas)
+                .iter()
+                .filter_map(|replica| match items(replica) {
+                    [host, port, offset, ..] => Some((literal(map, host, port)?, number(offset))),
+                    _ => None,
+                })
+                .collect(),
+        }),
+        ("slave" | "replica", [_, host, port, state, offset, ..]) => Ok(Role::Replica {
+            master: literal(map, host, port),
+            link_up: text(state).as_deref() == Some("connected"),
+            offset: number(offset),
+        }),
+        _ => Err(strange()),
+    }
+}
+
+fn literal(map: &AddressMap, host: &Value, port: &Value) -> Option<SocketAddr> {
+    let port = u16::try_from(number(port)).ok()?;
+    map.literal(&HostPort { host: text(host)?, port })
+}
+
+fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
+    let mut info = Info::default();
+    for section in replies {
+        let section = text(section)?;
+        for line in section.lines() {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            match key {
+                "run_id" => info.run_id = value.to_owned(),
+                "master_replid" => info.replid = value.to_owned(),
+                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(value.to_owned()),
+                "second_repl_offset" => info.second_offset = value.parse().ok(),
+                "loading" => info.loading = value != "0",
+                _ if key.starts_with("slave") && value.starts_with("ip=") => info.lags.extend(lag(value, map)),
+                _ if key.starts_with("db") => {
+                    let keys = value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok());
+                    info.keys += keys.unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+    }
+    (!info.run_id.is_empty() && !info.replid.is_empty()).then_some(info)
+}
+
+/// `ip=…,port=…,state=online,offset=…,lag=0`
+fn lag(value: &str, map: &AddressMap) -> Option<(SocketAddr, u64)> {
+    let parts: HashMap<&str, &str> = value.split(',').filter_map(|part| part.split_once('=')).collect();
+    if parts.get("state") != Some(&"online") {
+        return None;
+    }
+    let at = HostPort { host: (*parts.get("ip")?).to_owned(), port: parts.get("port")?.parse().ok()? };
+    Some((map.literal(&at)?, parts.get("lag")?.parse().ok()?))
+}
+
+fn error_of(peer: &str, reply: &Value) -> Option<Error> {
+    match reply {
+        Value::ServerError(error) => Some(reply_error(peer, error.code(), error.details().unwrap_or_default())),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
+        Value::Int(number) => Some(number.to_string()),
+        Value::Okay => Some("OK".into()),
+        _ => None,
+    }
+}
+
+/// A number; what is none, or is negative, is 0.
+fn number(value: &Value) -> u64 {
+    text(value).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+fn items(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) | Value::Set(items) => items,
+        _ => &[],
+    }
+}
+
+fn list(value: &Value) -> Option<Vec<Value>> {
+    matches!(value, Value::Array(_) | Value::Set(_)).then(|| items(value).to_vec())
+}
+
+/// The fields of a Sentinel entry: a map in RESP3, a flat array in RESP2.
+fn fields(value: &Value) -> HashMap<String, String> {
+    match value {
+        Value::Map(pairs) => pairs.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
+        Value::Array(items) => {
+            items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
+        }
+        _ => HashMap::new(),
+    }
+}

@@ -1,0 +1,213 @@
+//! One task per Sentinel: keeps a connection to it, passes on what it says, and asks it on time.
+//!
+//! Never ends by itself and never blocks anything else: a frozen Sentinel is a lost one within [`LIMIT`].
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::config::HostPort;
+use crate::secret::Credentials;
+use crate::sentinel::client::{self, AddressMap, Sentinel};
+use crate::sentinel::report::{FromSentinel, Input, SentinelAnswer};
+
+/// For connecting and for each answer.
+pub(super) const LIMIT: Duration = Duration::from_millis(1500);
+
+/// What every follower and prober knows.
+pub(super) struct Shared {
+    pub(super) map: AddressMap,
+    pub(super) auth: Option<Credentials>,
+    /// The proxy's own listeners: never a master.
+    pub(super) own: Vec<SocketAddr>,
+    pub(super) name: watch::Receiver<Option<String>>,
+    /// Between two polls.
+    pub(super) pace: watch::Receiver<Duration>,
+}
+
+/// What a task tells the watch task.
+pub(super) enum Message {
+    /// For the decision.
+    Input(Input),
+    /// A Sentinel's masters, while no name is known.
+    Masters(Vec<String>),
+}
+
+/// What a Sentinel is asked besides its polls.
+pub(super) enum Order {
+    /// `SENTINEL FAILOVER`.
+    Failover(oneshot::Sender<Result<(), String>>),
+}
+
+/// A running follower; dropping it ends the task.
+pub(super) struct Follower {
+    /// Asks for a poll now.
+    pub(super) poll: Arc<Notify>,
+    pub(super) orders: mpsc::Sender<Order>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Follower {
+    pub(super) fn spawn(at: HostPort, shared: Arc<Shared>, out: mpsc::Sender<Message>) -> Follower {
+        let poll = Arc::new(Notify::new());
+        let (orders, order_receiver) = mpsc::channel(4);
+        let task = Task { at, shared, out, poll: poll.clone(), orders: order_receiver };
+        Follower { poll, orders, task: tokio::spawn(task.run()) }
+    }
+}
+
+struct Task {
+    at: HostPort,
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Message>,
+    poll: Arc<Notify>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut failures: u32 = 0;
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.follow().await;
+            if began.elapsed() > Duration::from_secs(5) {
+                failures = 0;
+            }
+            self.tell(FromSentinel::Lost { error: error.to_string() }).await;
+            while let Ok(Order::Failover(reply)) = self.orders.try_recv() {
+                let _ = reply.send(Err(error.to_string()));
+            }
+            tokio::time::sleep(backoff(failures)).await;
+            failures += 1;
+        }
+    }
+
+    /// One connection, until it fails.
+    async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
+        let mut sentinel = Sentinel::connect(&self.at, self.shared.auth.as_ref(), LIMIT).await?;
+        self.tell(FromSentinel::Connected).await;
+        if let Some(notice) = sentinel.notice.take() {
+            self.tell(FromSentinel::Notice(notice)).await;
+        }
+        let mut pace = self.shared.pace.clone();
+        let mut names = self.shared.name.clone();
+        let mut spoken = self.ask(&mut sentinel, &names).await?;
+        loop {
+            let name = names.borrow_and_update().clone();
+            let every = *pace.borrow_and_update();
+            tokio::select! {
+                event = sentinel.event(name.as_deref()) => match event {
+                    Some(event) => self.tell_event(event).await,
+                    None => return Err(client::Error::Io(format!("Sentinel {} closed the connection", client::show(&self.at)))),
+                },
+                () = self.poll.notified() => spoken = self.ask(&mut sentinel, &names).await?,
+                () = tokio::time::sleep_until((spoken + every.min(Duration::from_secs(1))).into()) => {
+                    spoken = self.ask(&mut sentinel, &names).await?;
+                }
+                Some(Order::Failover(reply)) = self.orders.recv() => {
+                    let name = name.unwrap_or_default();
+                    let result = sentinel.failover(&name, LIMIT).await;
+                    let _ = reply.send(result.map_err(|error| error.to_string()));
+                }
+                Ok(()) = pace.changed() => {}
+                Ok(()) = names.changed() => spoken = self.ask(&mut sentinel, &names).await?,
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        sentinel: &mut Sentinel,
+        names: &watch::Receiver<Option<String>>,
+    ) -> Result<Instant, client::Error> {
+        let name = names.borrow().clone();
+        let asked = Instant::now();
+        match name {
+            Some(name) => {
+                let mut answer = sentinel.poll(&name, &self.shared.map, LIMIT).await?;
+                self.refuse_impossible(&mut answer);
+                self.tell(FromSentinel::Answer(Box::new(answer))).await;
+            }
+            None => {
+                let masters = sentinel.masters(LIMIT).await?;
+                let _ = self.out.send(Message::Masters(masters)).await;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// A placeholder (0.0.0.0) and our own address would make us dial ourselves.
+    fn refuse_impossible(&self, answer: &mut SentinelAnswer) {
+        let Some(claim) = &answer.claim else { return };
+        let who = client::show(&self.at);
+        let problem = if claim.addr.ip().is_unspecified() || claim.addr.port() == 0 {
+            Some(format!("Sentinel {who} names {}, which is no address of a node", claim.addr))
+        } else if is_own(&self.shared.own, claim.addr) {
+            Some(format!(
+                "Sentinel {who} names {}, which is this proxy: move the proxy or fix the announced address",
+                claim.addr
+            ))
+        } else {
+            None
+        };
+        if problem.is_some() {
+            answer.claim = None;
+            answer.problem = problem;
+        }
+    }
+
+    async fn tell_event(&self, event: crate::sentinel::event::Event) {
+        let mut resolved = [None, None];
+        for (slot, reported) in resolved.iter_mut().zip([&event.master, &event.node]) {
+            if let Some(reported) = reported {
+                *slot = self.shared.map.resolve(reported, LIMIT).await.ok();
+            }
+        }
+        let [master, node] = resolved;
+        let node = node.filter(|node| !node.ip().is_unspecified() && !is_own(&self.shared.own, *node));
+        self.tell(FromSentinel::Event { kind: event.kind, master, node }).await;
+    }
+
+    async fn tell(&self, what: FromSentinel) {
+        let _ = self.out.send(Message::Input(Input::Sentinel(self.at.clone(), what))).await;
+    }
+}
+
+/// Whether `addr` is one of our listeners; one on the wildcard address covers every address of this host.
+fn is_own(own: &[SocketAddr], addr: SocketAddr) -> bool {
+    own.iter()
+        .any(|own| *own == addr || (own.port() == addr.port() && own.ip().is_unspecified() && is_local(addr.ip())))
+}
+
+/// Only a local address can be bound.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// 100 ms doubling to 3 s, each between half and all of it: many proxies must not knock in step.
+fn backoff(failures: u32) -> Duration {
+    let full = Duration::from_millis(100 << failures.min(5)).min(Duration::from_secs(3));
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    full / 2 + full / 2 * (nanos / 1000 % 1000) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_listener_covers_local_addresses_only() {
+        let own: Vec<SocketAddr> = vec!["0.0.0.0:6379".parse().expect("parses")];
+        assert!(is_own(&own, "127.0.0.1:6379".parse().expect("parses")));
+        assert!(!is_own(&own, "127.0.0.1:6380".parse().expect("parses")));
+        assert!(!is_own(&own, "203.0.113.7:6379".parse().expect("parses")));
+    }
+}

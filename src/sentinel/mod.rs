@@ -1,0 +1,406 @@
+//! Following Sentinel: who is master, and when to hold.
+//!
+//! [`run`] is the watch task. It feeds what the followers (one per Sentinel) and the probers (one per node) hear to
+//! the [`view::View`], and does what that decides: it publishes to the [`Topology`] and knows no session.
+//!
+//! ```text
+//! follower ─┐                    ┌─► topology.publish / prove
+//! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
+//! sessions ─┘                    └─► log, metrics, snapshot
+//! ```
+
+pub mod client;
+pub mod event;
+mod follower;
+pub mod lineage;
+mod memory;
+mod prober;
+pub mod report;
+pub mod snapshot;
+pub mod view;
+pub mod word;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge, histogram};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
+use crate::drain;
+use crate::secret::Credentials;
+use crate::sentinel::client::AddressMap;
+use crate::sentinel::follower::{Follower, Message, Order, Shared};
+use crate::sentinel::memory::Memory;
+use crate::sentinel::prober::Prober;
+use crate::sentinel::report::Input;
+use crate::sentinel::snapshot::Snapshot;
+use crate::sentinel::view::{Output, Settings, View};
+use crate::topology::{Report, Topology};
+
+/// The parts of the configuration that following Sentinel needs.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Sentinels, credentials, paces.
+    pub sentinel: SentinelConfig,
+    /// How long requests are held in one outage.
+    pub hold_timeout: HoldTimeout,
+    /// How long a planned failover may take until it must show.
+    pub planned_hold_limit: Duration,
+    /// Where the last verified master is remembered.
+    pub state_dir: Option<PathBuf>,
+    /// The addresses that the proxy's listeners were really bound to: never a master.
+    pub own: Vec<SocketAddr>,
+}
+
+impl Parts {
+    /// Takes them out of the whole configuration.
+    pub fn new(config: &Config, own: Vec<SocketAddr>) -> Parts {
+        Parts {
+            sentinel: config.sentinel.clone(),
+            hold_timeout: config.failover.hold_timeout,
+            planned_hold_limit: config.failover.planned_hold_limit,
+            state_dir: config.state_dir.clone(),
+            own,
+        }
+    }
+}
+
+/// What an operator may ask of the watch task.
+#[derive(Debug)]
+pub enum Command {
+    /// Hold requests (phase `Paused`) until [`Command::Release`], at most this long.
+    Hold {
+        /// At most.
+        limit: Duration,
+        /// Answered when sessions were told.
+        reply: oneshot::Sender<()>,
+    },
+    /// End that hold.
+    Release {
+        /// Answered when sessions were told.
+        reply: oneshot::Sender<()>,
+    },
+    /// `SENTINEL FAILOVER` through the first Sentinel that takes it.
+    Failover {
+        /// A Sentinel has accepted it, or what the last one said.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// Why [`run`] returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// No name is configured and a Sentinel monitors several masters; their names, sorted.
+    SeveralMasters(Vec<String>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::SeveralMasters(names) => {
+                write!(f, "Sentinel monitors several masters: {}; choose one with --master-name", names.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Follows Sentinel until the runtime ends. Needs a tokio runtime with I/O and time; may be its only task.
+///
+/// `relay_replies` is the number of replies that all sessions have received so far: that it rises is a sign of life
+/// of the master. `status` gets a new snapshot every 100 ms and at each publication. `drain` is let go as soon as the
+/// drain begins: sessions that still drain need a master, so following goes on.
+///
+/// # Errors
+/// Only [`Error::SeveralMasters`]. Absent Sentinels, DNS and nodes never end it.
+pub async fn run(
+    parts: Parts,
+    topology: Arc<Topology>,
+    reports: mpsc::Receiver<Report>,
+    relay_replies: impl Fn() -> u64,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<Snapshot>,
+    drain: drain::Watch,
+) -> Result<(), Error> {
+    let name = parts.sentinel.master_name.clone();
+    let memory = name.as_deref().and_then(|name| remembered(&parts, name));
+    let settings = Settings {
+        sentinels: parts.sentinel.addrs.clone(),
+        heartbeat: parts.sentinel.heartbeat,
+        poll_interval: parts.sentinel.poll_interval,
+        suspect_after: parts.sentinel.suspect_after,
+        hold_timeout: parts.hold_timeout,
+        planned_hold_limit: parts.planned_hold_limit,
+        minority: parts.sentinel.minority,
+        has_credentials: parts.sentinel.redis_auth.is_some(),
+        learn_credentials: parts.sentinel.learn_credentials,
+        floor: memory.map(|memory| (memory.addr, memory.epoch)),
+    };
+    let (out, messages) = mpsc::channel(1024);
+    let (name_sender, name_receiver) = watch::channel(name);
+    let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
+    let (credentials, _) = watch::channel(parts.sentinel.redis_auth.clone());
+    let shared = Arc::new(Shared {
+        map: AddressMap(parts.sentinel.address_map.clone()),
+        auth: parts.sentinel.auth.clone(),
+        own: parts.own.clone(),
+        name: name_receiver,
+        pace: pace_receiver,
+    });
+    let task = Task {
+        view: View::new(settings, Instant::now()),
+        parts,
+        topology,
+        status,
+        shared,
+        out,
+        name: name_sender,
+        pace,
+        credentials,
+        followers: HashMap::new(),
+        probers: HashMap::new(),
+        next_number: 0,
+        shown: None,
+    };
+    task.run(messages, reports, relay_replies, commands, drain).await
+}
+
+fn remembered(parts: &Parts, name: &str) -> Option<Memory> {
+    let dir = parts.state_dir.as_ref()?;
+    Memory::read(dir, name).unwrap_or_else(|error| {
+        tracing::warn!("the remembered master in {} cannot be read ({error}): going on without it", dir.display());
+        None
+    })
+}
+
+struct Task {
+    view: View,
+    parts: Parts,
+    topology: Arc<Topology>,
+    status: watch::Sender<Snapshot>,
+    shared: Arc<Shared>,
+    out: mpsc::Sender<Message>,
+    name: watch::Sender<Option<String>>,
+    pace: watch::Sender<Duration>,
+    credentials: watch::Sender<Option<Credentials>>,
+    followers: HashMap<HostPort, Follower>,
+    probers: HashMap<SocketAddr, Prober>,
+    /// Connections are numbered over all probers of a node: each prober begins far above the last.
+    next_number: u64,
+    shown: Option<Instant>,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut reports: mpsc::Receiver<Report>,
+        relay_replies: impl Fn() -> u64,
+        mut commands: mpsc::Receiver<Command>,
+        drain: drain::Watch,
+    ) -> Result<(), Error> {
+        let mut drain = Some(drain);
+        let mut replies = relay_replies();
+        let mut shown_published = false;
+        loop {
+            self.carry_out();
+            self.reconcile();
+            self.show(std::mem::take(&mut shown_published));
+            let now = Instant::now();
+            let wake = self.view.next_tick(now);
+            let before = self.topology.generation();
+            tokio::select! {
+                biased;
+                Some(message) = messages.recv() => match message {
+                    Message::Input(input) => self.view.handle(Instant::now(), input),
+                    Message::Masters(names) => self.choose(names)?,
+                },
+                Some(report) = reports.recv() => self.view.handle(Instant::now(), from_session(report)),
+                Some(command) = commands.recv() => self.command(command),
+                () = draining(&mut drain) => drain = None,
+                () = tokio::time::sleep_until(wake.into()) => self.view.handle(Instant::now(), Input::Tick),
+            }
+            let seen = relay_replies();
+            if seen != replies {
+                replies = seen;
+                self.view.handle(Instant::now(), Input::RelayAlive);
+            }
+            shown_published = before != self.topology.generation();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for output in self.view.take() {
+            match output {
+                Output::Publish(entry) => {
+                    if let Some(master) = &entry.master {
+                        gauge!("switchmaster_master_epoch").set(master.epoch as f64);
+                    }
+                    if let Err(stale) = self.topology.publish(entry) {
+                        tracing::error!("not published: {stale}");
+                    }
+                }
+                Output::Prove(asked) => self.topology.prove(asked),
+                Output::AskSentinels => self.followers.values().for_each(|follower| follower.poll.notify_one()),
+                Output::AskNode(addr) => {
+                    self.reconcile();
+                    if let Some(prober) = self.probers.get(&addr) {
+                        prober.now.notify_one();
+                    }
+                }
+                Output::UseCredentials(learnt) => {
+                    self.credentials.send_replace(Some(learnt));
+                }
+                Output::Remember(master) => self.remember(master.addr, master.epoch),
+                Output::Log(level, text) => match level {
+                    tracing::Level::ERROR => tracing::error!("{text}"),
+                    tracing::Level::WARN => tracing::warn!("{text}"),
+                    _ => tracing::info!("{text}"),
+                },
+                Output::FailedOver { kind, promotion, commit, early } => {
+                    counter!("switchmaster_failovers_total", "kind" => kind).increment(1);
+                    histogram!("switchmaster_failover_phase_seconds", "phase" => "commit").record(commit);
+                    if let Some(promotion) = promotion {
+                        histogram!("switchmaster_failover_phase_seconds", "phase" => "promotion").record(promotion);
+                    }
+                    if early {
+                        counter!("switchmaster_early_commits_total").increment(1);
+                    }
+                }
+                Output::Confirmed(after) => {
+                    histogram!("switchmaster_failover_phase_seconds", "phase" => "confirm").record(after);
+                }
+                Output::EarlyWrong => counter!("switchmaster_early_commits_wrong_total").increment(1),
+            }
+        }
+    }
+
+    /// Tasks for the Sentinels and nodes that the view wants, and no others.
+    fn reconcile(&mut self) {
+        self.followers.retain(|at, _| self.view.sentinels().any(|wanted| wanted == at));
+        for at in self.view.sentinels() {
+            if !self.followers.contains_key(at) {
+                let follower = Follower::spawn(at.clone(), self.shared.clone(), self.out.clone());
+                self.followers.insert(at.clone(), follower);
+            }
+        }
+        let nodes = self.view.nodes(Instant::now());
+        self.probers.retain(|addr, _| nodes.contains_key(addr));
+        for (addr, how) in nodes {
+            match self.probers.get(&addr) {
+                Some(prober) => prober.pace(how),
+                None => {
+                    self.next_number += 1 << 32;
+                    let credentials = self.credentials.subscribe();
+                    let prober =
+                        Prober::spawn(addr, how, credentials, self.shared.clone(), self.out.clone(), self.next_number);
+                    self.probers.insert(addr, prober);
+                }
+            }
+        }
+        let every = self.view.poll_every();
+        self.pace.send_if_modified(|current| std::mem::replace(current, every) != every);
+    }
+
+    fn show(&mut self, published: bool) {
+        let now = Instant::now();
+        if !published && self.shown.is_some_and(|at| now < at + Duration::from_millis(100)) {
+            return;
+        }
+        self.shown = Some(now);
+        let mut snapshot = self.view.snapshot(now);
+        snapshot.master_name.clone_from(&self.name.borrow());
+        gauge!("switchmaster_sentinels_agreeing").set(snapshot.agreeing as f64);
+        gauge!("switchmaster_sentinels_known").set(snapshot.known as f64);
+        gauge!("switchmaster_sentinels_connected")
+            .set(snapshot.sentinels.iter().filter(|sentinel| sentinel.connected).count() as f64);
+        self.status.send_replace(snapshot);
+    }
+
+    fn choose(&mut self, mut names: Vec<String>) -> Result<(), Error> {
+        if self.name.borrow().is_some() {
+            return Ok(());
+        }
+        names.sort();
+        if names.len() > 1 {
+            return Err(Error::SeveralMasters(names));
+        }
+        match names.pop() {
+            Some(name) => {
+                tracing::info!("Sentinel monitors one master: {name}");
+                let floor = remembered(&self.parts, &name).map(|memory| (memory.addr, memory.epoch));
+                self.view.set_floor(floor);
+                self.name.send_replace(Some(name));
+            }
+            None => self.view.set_reason("Sentinel monitors no master yet"),
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Hold { limit, reply } => {
+                self.view.handle(now, Input::Hold { until: now + limit });
+                self.carry_out();
+                let _ = reply.send(());
+            }
+            Command::Release { reply } => {
+                self.view.handle(now, Input::Release);
+                self.carry_out();
+                let _ = reply.send(());
+            }
+            Command::Failover { reply } => {
+                let orders: Vec<_> = self.followers.values().map(|follower| follower.orders.clone()).collect();
+                tokio::spawn(async move {
+                    let mut result = Err("no Sentinel is known".to_owned());
+                    for orders in orders {
+                        let (sender, receiver) = oneshot::channel();
+                        let asked = orders.try_send(Order::Failover(sender)).is_ok();
+                        let answer = tokio::time::timeout(follower::LIMIT * 2, receiver).await;
+                        match answer {
+                            Ok(Ok(Ok(()))) => {
+                                result = Ok(());
+                                break;
+                            }
+                            Ok(Ok(Err(error))) => result = Err(error),
+                            _ if asked => result = Err("a Sentinel did not answer in time".into()),
+                            _ => {}
+                        }
+                    }
+                    let _ = reply.send(result);
+                });
+            }
+        }
+    }
+
+    fn remember(&self, addr: SocketAddr, epoch: u64) {
+        let (Some(dir), Some(name)) = (&self.parts.state_dir, self.name.borrow().clone()) else { return };
+        if let Err(error) = (Memory { name, addr, epoch }).write(dir) {
+            tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
+        }
+    }
+}
+
+async fn draining(drain: &mut Option<drain::Watch>) {
+    match drain {
+        Some(watch) => watch.draining().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn from_session(report: Report) -> Input {
+    match report {
+        Report::Eof { term } => Input::SessionEof { term },
+        Report::DialFailed { term, error } => Input::SessionDialFailed { term, error },
+        Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
+        Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
+        Report::Credentials(credentials) => Input::Credentials(credentials),
+    }
+}

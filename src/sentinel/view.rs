@@ -1,0 +1,583 @@
+//! The decision: reports in, decisions out.
+//!
+//! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
+//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/decide.rs` holds the transitions,
+//! `view/show.rs` what people see.
+
+mod decide;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::{HoldTimeout, HostPort, Minority};
+use crate::secret::Credentials;
+use crate::sentinel::event::Kind;
+use crate::sentinel::lineage::{Lineage, Samples};
+use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
+use crate::sentinel::snapshot::{Counters, CredentialsState};
+use crate::topology::{Entry, Master, Phase};
+
+/// How the decision is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The Sentinels to begin with.
+    pub sentinels: Vec<HostPort>,
+    /// Between two questions to the master while all is well.
+    pub heartbeat: Duration,
+    /// Between two questions to each Sentinel while all is well.
+    pub poll_interval: Duration,
+    /// Silence of the master after which requests are held.
+    pub suspect_after: Duration,
+    /// How long requests are held in one outage.
+    pub hold_timeout: HoldTimeout,
+    /// How long a planned failover may take until it must show.
+    pub planned_hold_limit: Duration,
+    /// What to do in a minority partition.
+    pub minority: Minority,
+    /// There are credentials for the nodes.
+    pub has_credentials: bool,
+    /// Without them: take a client's.
+    pub learn_credentials: bool,
+    /// The last master and epoch of an earlier run: we do not go below.
+    pub floor: Option<(SocketAddr, u64)>,
+}
+
+/// What should be done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Tell the sessions; the generation is the topology's to assign.
+    Publish(Entry),
+    /// The master of this term answered a question sent then.
+    Prove(Instant),
+    /// Poll every Sentinel now.
+    AskSentinels,
+    /// Ask this node now.
+    AskNode(SocketAddr),
+    /// Use these credentials from now on.
+    UseCredentials(Credentials),
+    /// Remember this master across restarts.
+    Remember(Master),
+    /// A line for the log.
+    Log(tracing::Level, String),
+    /// A failover has ended with a new master.
+    FailedOver {
+        /// `planned`, `crash` or `restart`.
+        kind: &'static str,
+        /// From the hold to the candidate seen as master, when that was seen.
+        promotion: Option<Duration>,
+        /// From the hold to the commit.
+        commit: Duration,
+        /// Before the epoch rose.
+        early: bool,
+    },
+    /// The epoch has confirmed an early commit, this long after it.
+    Confirmed(Duration),
+    /// An early commit was undone.
+    EarlyWrong,
+}
+
+/// How a node should be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Between two questions.
+    pub every: Duration,
+    /// It may be given our credentials: a majority names it, or it was a replica of our master.
+    pub trusted: bool,
+}
+
+/// The decision procedure.
+#[derive(Debug)]
+pub struct View {
+    settings: Settings,
+    started: Instant,
+    sentinels: BTreeMap<HostPort, SentinelState>,
+    nodes: HashMap<SocketAddr, NodeState>,
+    lineage: Lineage,
+    samples: Samples,
+    /// The master that sessions were told, with its process and the replicas it has.
+    master: Option<Master>,
+    process: Process,
+    replicas: BTreeMap<SocketAddr, u64>,
+    term: u64,
+    state: State,
+    /// Set while `master` is provisional, and until that is settled.
+    provisional: Option<Provisional>,
+    outage_since: Option<Instant>,
+    replicated_until: Option<Instant>,
+    failing: bool,
+    reason: String,
+    paused: Option<(Instant, Instant)>,
+    published: Option<(u64, Option<Master>, Phase, Option<Instant>)>,
+    phase_since: Instant,
+    /// The last sign of life of the master.
+    life: Instant,
+    /// When the next call was due: being late is ours, not the master's.
+    due: Option<Instant>,
+    /// Asked more often until then.
+    unusual_until: Instant,
+    /// Sentinel called the master down and did not take it back.
+    called_down: bool,
+    /// Nodes that may turn master at any moment, and until when to keep an eye on them.
+    suspects: HashMap<SocketAddr, Instant>,
+    /// Candidates of an aborted failover: no early commit on them until then.
+    distrust: HashMap<SocketAddr, Instant>,
+    /// A new process answers at the master's address.
+    restart: Option<Restart>,
+    /// A majority names this lower epoch since then.
+    lower: Option<(SocketAddr, u64, Instant)>,
+    minority_since: Option<Instant>,
+    /// Sessions reported that the master closed their connections.
+    session_eof: Option<Instant>,
+    credentials: CredentialsState,
+    offered: Option<Credentials>,
+    unreadable: Option<String>,
+    notices: BTreeSet<String>,
+    empty_restart: Option<(Instant, String)>,
+    counters: Counters,
+    outputs: Vec<Output>,
+}
+
+/// Where the decision stands. The transitions, all in `view/decide.rs`:
+///
+/// ```text
+/// Searching ──verified──► Following ◄──same process answers── Silent
+///                          │  ▲ │                               ▲ │
+///     candidate, vanished  │  │ └──silence, refused, restarted──┘ │ candidate, higher epoch,
+///     replica, ROLE=slave, │  │                                   │ ROLE=slave
+///     higher epoch,        ▼  │ commit (early or by the epoch),   ▼
+///     unconfirmed       Switching  or release: the candidate is a replica
+/// ```
+#[derive(Debug)]
+enum State {
+    /// No master has been verified yet.
+    Searching,
+    /// Requests flow to `master`.
+    Following,
+    /// The master is silent or gone; no failover is known.
+    Silent {
+        /// Nobody listens there any more, or the process is another one.
+        gone: bool,
+    },
+    /// A failover is under way.
+    Switching(Failover),
+}
+
+/// A failover under way.
+#[derive(Debug)]
+struct Failover {
+    /// When this candidate was first held for.
+    since: Instant,
+    /// The old master was silent or called down when it began.
+    crash: bool,
+    candidate: Option<SocketAddr>,
+    /// The Sentinel that runs it, when we hear it.
+    leader: Option<HostPort>,
+    /// From then on it may end with the old master.
+    ending: Option<Instant>,
+    /// When the candidate was first seen as a master with the right lineage.
+    promoted: Option<Instant>,
+    /// Held because a replica left the master's list; nobody has told of a failover.
+    only_vanished: bool,
+    /// Each Sentinel's first word since `since` on whether the candidate was a master at its last INFO.
+    demoted: HashMap<HostPort, bool>,
+    /// A majority has named the old master since then.
+    old_named_since: Option<Instant>,
+    /// Why an early commit is not made, told once.
+    no_early: Option<String>,
+}
+
+/// An early commit that is not settled.
+#[derive(Debug)]
+struct Provisional {
+    since: Instant,
+    previous: Master,
+}
+
+/// The master's process.
+#[derive(Clone, Debug, Default)]
+struct Process {
+    run_id: Option<String>,
+    connection: Option<u64>,
+    keys: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Restart {
+    seen: Instant,
+    run_id: String,
+}
+
+#[derive(Debug, Default)]
+struct SentinelState {
+    connected: bool,
+    answer: Option<SentinelAnswer>,
+    answered: Option<Instant>,
+    tilt: bool,
+    error: Option<String>,
+    lost_since: Option<Instant>,
+    /// Told by peers: forgotten when none names it any more.
+    learnt: bool,
+}
+
+#[derive(Debug, Default)]
+struct NodeState {
+    answer: Option<NodeAnswer>,
+    info: Option<Info>,
+    refused: Option<Instant>,
+    silent: Option<(Instant, String)>,
+}
+
+impl View {
+    /// Knows nothing yet.
+    pub fn new(settings: Settings, now: Instant) -> View {
+        let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
+        let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
+        let credentials = if settings.has_credentials { CredentialsState::Configured } else { CredentialsState::None };
+        View {
+            settings,
+            started: now,
+            sentinels,
+            nodes: HashMap::new(),
+            lineage: Lineage::default(),
+            samples: Samples::default(),
+            master: None,
+            process: Process::default(),
+            replicas: BTreeMap::new(),
+            term: 0,
+            state: State::Searching,
+            provisional: None,
+            outage_since: Some(now),
+            replicated_until: None,
+            failing: false,
+            reason: "no Sentinel has answered yet".into(),
+            paused: None,
+            published: None,
+            phase_since: now,
+            life: now,
+            due: None,
+            unusual_until: now,
+            called_down: false,
+            suspects: HashMap::new(),
+            distrust: HashMap::new(),
+            restart: None,
+            lower: None,
+            minority_since: None,
+            session_eof: None,
+            credentials,
+            offered: None,
+            unreadable: None,
+            notices: BTreeSet::new(),
+            empty_restart: None,
+            counters: Counters::default(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The last master of an earlier run, once the name is known.
+    pub fn set_floor(&mut self, floor: Option<(SocketAddr, u64)>) {
+        self.settings.floor = floor;
+    }
+
+    /// Why there is no master yet, while no Sentinel can be asked about one.
+    pub fn set_reason(&mut self, reason: &str) {
+        if matches!(self.state, State::Searching) {
+            self.reason = reason.to_owned();
+        }
+    }
+
+    /// Takes one report in and decides.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.forgive_own_lateness(now);
+        match input {
+            Input::Sentinel(from, what) => self.on_sentinel(now, from, what),
+            Input::Node(addr, what) => self.on_node(now, addr, what),
+            Input::RelayAlive => {
+                self.life = now;
+                if matches!(self.state, State::Silent { gone: false }) {
+                    self.resume(now, "the master answers sessions again");
+                }
+            }
+            Input::SessionEof { term } if term == self.term => {
+                self.session_eof = Some(now);
+                self.ask_master();
+            }
+            Input::SessionDialFailed { term, .. } if term == self.term => self.ask_master(),
+            Input::SessionRefused { term, .. } if term == self.term => {
+                self.unusual_until = now + Duration::from_secs(1);
+                self.ask_master();
+            }
+            Input::SessionAuthRefused { term, error } if term == self.term => {
+                self.notice(format!("the master refuses the credentials of a client: {error}"));
+            }
+            Input::SessionEof { .. }
+            | Input::SessionDialFailed { .. }
+            | Input::SessionRefused { .. }
+            | Input::SessionAuthRefused { .. }
+            | Input::Tick => {}
+            Input::Credentials(credentials) => self.offered = Some(credentials),
+            Input::Hold { until } => self.paused = Some((now, until)),
+            Input::Release => self.paused = None,
+        }
+        self.decide(now);
+    }
+
+    /// When [`View::handle`] wants to be called with [`Input::Tick`] at the latest.
+    pub fn next_tick(&mut self, now: Instant) -> Instant {
+        let pause = match self.state {
+            State::Following if self.provisional.is_none() => Duration::from_millis(100),
+            State::Switching(_) => Duration::from_millis(10),
+            _ => Duration::from_millis(50),
+        };
+        let due = now + pause;
+        self.due = Some(due);
+        due
+    }
+
+    /// What should be done since the last call, in order.
+    pub fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// The Sentinels to be connected to.
+    pub fn sentinels(&self) -> impl Iterator<Item = &HostPort> {
+        self.sentinels.keys()
+    }
+
+    /// Between two polls of each Sentinel.
+    pub fn poll_every(&self) -> Duration {
+        match self.state {
+            State::Following if self.provisional.is_none() => self.settings.poll_interval,
+            _ => Duration::from_millis(100).min(self.settings.poll_interval),
+        }
+    }
+
+    /// The nodes to be asked, and how.
+    pub fn nodes(&self, now: Instant) -> HashMap<SocketAddr, Watch> {
+        const FAST: Duration = Duration::from_millis(5);
+        const BRISK: Duration = Duration::from_millis(20);
+        const STEADY: Duration = Duration::from_millis(50);
+        let mut nodes: HashMap<SocketAddr, Watch> = HashMap::new();
+        let mut watch = |addr: SocketAddr, every: Duration, trusted: bool| {
+            let entry = nodes.entry(addr).or_insert(Watch { every, trusted });
+            entry.every = entry.every.min(every);
+            entry.trusted |= trusted;
+        };
+        if let Some(master) = &self.master {
+            let unusual = now < self.unusual_until || self.provisional.is_some();
+            let every = match &self.state {
+                State::Following if unusual => STEADY.min(self.settings.heartbeat),
+                State::Following => self.settings.heartbeat,
+                State::Switching(failover) if now < failover.since + Duration::from_secs(2) => FAST,
+                _ => STEADY,
+            };
+            watch(master.addr, every, true);
+        }
+        if let State::Switching(failover) = &self.state {
+            let every = if now < failover.since + Duration::from_secs(3) { FAST } else { STEADY };
+            if let Some(candidate) = failover.candidate {
+                watch(candidate, every, self.is_replica(candidate));
+            }
+            if let Some(provisional) = &self.provisional {
+                watch(provisional.previous.addr, STEADY, true);
+            }
+        }
+        for addr in self.suspects.keys() {
+            watch(*addr, BRISK, self.is_replica(*addr));
+        }
+        let current = self.master.as_ref().map(|master| (master.addr, master.epoch));
+        for (addr, epoch, trusted) in self.named(now) {
+            if current.is_none_or(|(master, current)| addr != master && epoch >= current) {
+                watch(addr, STEADY, trusted || self.is_replica(addr));
+            }
+        }
+        nodes
+    }
+
+    /// Our own late wake-ups are not the master's silence: what was late is added to its last sign of life.
+    fn forgive_own_lateness(&mut self, now: Instant) {
+        if let Some(due) = self.due.take()
+            && now > due + Duration::from_millis(50)
+        {
+            self.life = (self.life + (now - due)).min(now);
+        }
+    }
+
+    fn on_sentinel(&mut self, now: Instant, from: HostPort, what: FromSentinel) {
+        let Some(sentinel) = self.sentinels.get_mut(&from) else { return };
+        match what {
+            FromSentinel::Connected => {
+                sentinel.connected = true;
+                sentinel.tilt = false;
+                if sentinel.lost_since.take().is_some() && sentinel.error.take().is_some() {
+                    self.log(tracing::Level::INFO, format!("Sentinel {} is back", show::name(&from)));
+                }
+            }
+            FromSentinel::Answer(answer) => {
+                sentinel.error.clone_from(&answer.problem);
+                sentinel.answered = Some(now);
+                if let State::Switching(failover) = &mut self.state
+                    && let (Some(candidate), Some(replicas)) = (failover.candidate, &answer.replicas)
+                    && answer.asked >= failover.since
+                {
+                    let demoted = replicas.iter().any(|replica| replica.addr == candidate && replica.reported_master);
+                    failover.demoted.entry(from.clone()).or_insert(demoted);
+                }
+                sentinel.answer = Some(*answer);
+                self.learn_peers(&from);
+            }
+            FromSentinel::Lost { error } => {
+                let first =
+                    sentinel.error.as_ref() != Some(&error) && (sentinel.connected || sentinel.lost_since.is_none());
+                sentinel.connected = false;
+                sentinel.lost_since.get_or_insert(now);
+                sentinel.error = Some(error.clone());
+                if first {
+                    self.log(tracing::Level::WARN, format!("a Sentinel is lost: {error}"));
+                }
+                if let State::Switching(failover) = &mut self.state
+                    && failover.leader.as_ref() == Some(&from)
+                {
+                    failover.leader = None;
+                    failover.ending.get_or_insert(now);
+                }
+            }
+            FromSentinel::Notice(text) => self.notice(text),
+            FromSentinel::Event { kind, master, node } => self.on_event(now, from, kind, master, node),
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, from: HostPort, kind: Kind, of: Option<SocketAddr>, node: Option<SocketAddr>) {
+        let current = self.master.as_ref().map(|master| master.addr);
+        let ours = of.is_some() && of == current;
+        let tilt = self.sentinels.get(&from).is_some_and(|sentinel| sentinel.tilt);
+        self.unusual_until = self.unusual_until.max(now + Duration::from_secs(3));
+        match kind {
+            Kind::TiltOn | Kind::TiltOff => {
+                if let Some(sentinel) = self.sentinels.get_mut(&from) {
+                    sentinel.tilt = kind == Kind::TiltOn;
+                }
+                let verb = if kind == Kind::TiltOn { "is in TILT: it watches but does not act" } else { "left TILT" };
+                self.log(tracing::Level::WARN, format!("Sentinel {} {verb}", show::name(&from)));
+            }
+            Kind::Candidate { .. } | Kind::Promoted => {
+                if let Some(candidate) = node
+                    && ours
+                    && !tilt
+                    && node != current
+                {
+                    self.hold_for(now, candidate, Some(from));
+                }
+                self.ask_sentinels();
+            }
+            Kind::Aborted { .. } | Kind::Table { .. } => {
+                self.abort(now, &from, of);
+                self.ask_sentinels();
+            }
+            Kind::MasterDown if ours => {
+                self.called_down = true;
+                self.ask_master();
+            }
+            Kind::MasterUp if ours => self.called_down = false,
+            Kind::SwitchMaster | Kind::ConfigUpdate | Kind::Peers | Kind::Ended => self.ask_sentinels(),
+            Kind::MasterReboot if ours => self.ask_master(),
+            Kind::MasterDown | Kind::MasterUp | Kind::MasterReboot | Kind::TryFailover | Kind::Unusual { .. } => {}
+        }
+    }
+
+    /// Follows what the Sentinels tell of each other. One Sentinel under two addresses is known by its run id.
+    fn learn_peers(&mut self, from: &HostPort) {
+        let Some(peers) = self.sentinels.get(from).and_then(|sentinel| sentinel.answer.as_ref()?.peers.clone()) else {
+            return;
+        };
+        for peer in peers {
+            if self.sentinels.contains_key(&peer.addr) {
+                continue;
+            }
+            let same = |sentinel: &SentinelState| {
+                sentinel.connected
+                    && sentinel.answer.as_ref().is_some_and(|answer| answer.myid.as_ref() == Some(&peer.run_id))
+            };
+            if !self.sentinels.values().any(same) && self.sentinels.len() < 64 {
+                self.sentinels.insert(peer.addr, SentinelState { learnt: true, ..SentinelState::default() });
+            }
+        }
+        // The same Sentinel, learnt under another address before the configured one had answered.
+        let id = |sentinel: &SentinelState| sentinel.answer.as_ref().and_then(|answer| answer.myid.clone());
+        let Some(ours) = self.sentinels.get(from).and_then(id) else { return };
+        let from_learnt = self.sentinels.get(from).is_some_and(|sentinel| sentinel.learnt);
+        let double = |at: &HostPort, sentinel: &SentinelState| {
+            at != from && sentinel.connected && id(sentinel).as_ref() == Some(&ours)
+        };
+        if from_learnt {
+            if self.sentinels.iter().any(|(at, sentinel)| double(at, sentinel)) {
+                self.sentinels.remove(from);
+            }
+        } else {
+            self.sentinels.retain(|at, sentinel| !(sentinel.learnt && double(at, sentinel)));
+        }
+    }
+
+    fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {
+        let node = self.nodes.entry(addr).or_default();
+        let is_master = self.master.as_ref().is_some_and(|master| master.addr == addr);
+        match what {
+            FromNode::Answer(answer) => {
+                node.refused = None;
+                node.silent = None;
+                let same_connection = node.answer.as_ref().is_some_and(|last| last.connection == answer.connection);
+                if let Some(info) = &answer.info {
+                    node.info = Some(info.clone());
+                } else if !same_connection {
+                    node.info = None;
+                }
+                node.answer = Some((*answer).clone());
+                if is_master {
+                    self.on_master_answer(now, &answer);
+                }
+            }
+            FromNode::Eof => {
+                if is_master {
+                    self.unusual_until = self.unusual_until.max(now + Duration::from_secs(1));
+                }
+            }
+            FromNode::Refused(error) => {
+                node.refused = Some(now);
+                node.answer = None;
+                if is_master {
+                    self.on_master_gone(now, error);
+                }
+            }
+            FromNode::Silent(error) => node.silent = Some((now, error)),
+            FromNode::Notice(text) => self.notice(text),
+        }
+    }
+
+    fn is_replica(&self, addr: SocketAddr) -> bool {
+        self.replicas.contains_key(&addr)
+            || self.provisional.as_ref().is_some_and(|provisional| provisional.previous.addr == addr)
+    }
+
+    fn ask_master(&mut self) {
+        if let Some(master) = &self.master {
+            self.outputs.push(Output::AskNode(master.addr));
+        }
+    }
+
+    fn ask_sentinels(&mut self) {
+        self.outputs.push(Output::AskSentinels);
+    }
+
+    fn log(&mut self, level: tracing::Level, text: String) {
+        self.outputs.push(Output::Log(level, text));
+    }
+
+    fn notice(&mut self, text: String) {
+        if self.notices.len() < 32 && self.notices.insert(text.clone()) {
+            self.log(tracing::Level::WARN, text);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Following real Sentinels: planned failover, crash, silence. Needs redis-server and redis-sentinel in PATH.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use switchmaster::config::{HoldTimeout, HostPort, Minority, SentinelConfig};
+use switchmaster::drain;
+use switchmaster::secret::{Credentials, Secret};
+use switchmaster::sentinel::snapshot::{CredentialsState, ReadyState, Snapshot};
+use switchmaster::sentinel::{self, Command, Parts};
+use switchmaster::topology::{Entry, Phase, Topology};
+use tokio::sync::{mpsc, oneshot, watch};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Processes of ours in a temporary directory; dropping it ends them.
+struct Cluster {
+    dir: tempfile::TempDir,
+    nodes: Vec<(u16, Child)>,
+    sentinels: Vec<(u16, Child)>,
+    password: Option<&'static str>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+impl Cluster {
+    fn start(password: Option<&'static str>) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Cluster { dir, nodes: Vec::new(), sentinels: Vec::new(), password };
+        let master = cluster.start_node(None);
+        cluster.start_node(Some(master));
+        cluster.start_node(Some(master));
+        for _ in 0..3 {
+            cluster.start_sentinel(master);
+        }
+        let port = cluster.sentinels[0].0;
+        wait_for("the Sentinels know each other and the replicas", || {
+            let told = ask(port, None, "SENTINEL MASTER mymaster");
+            let value = |key: &str| told.iter().skip_while(|line| *line != key).nth(2).cloned();
+            let settled =
+                value("num-slaves").as_deref() == Some("2") && value("num-other-sentinels").as_deref() == Some("2");
+            settled
+                && cluster.sentinels.iter().all(|(port, _)| {
+                    ask(*port, None, "SENTINEL CKQUORUM mymaster").first().is_some_and(|line| line.starts_with("+OK 3"))
+                })
+        });
+        cluster
+    }
+
+    fn start_node(&mut self, replica_of: Option<u16>) -> u16 {
+        let port = free_port();
+        let mut text = format!("port {port}\nbind 127.0.0.1\nsave \"\"\nappendonly no\nrepl-diskless-sync-delay 0\n");
+        if let Some(master) = replica_of {
+            text += &format!("replicaof 127.0.0.1 {master}\n");
+        }
+        if let Some(password) = self.password {
+            text += &format!("requirepass {password}\nmasterauth {password}\n");
+        }
+        let child = self.spawn("redis-server", port, &text);
+        let password = self.password;
+        wait_for("a node answers", || !ask(port, password, "PING").is_empty());
+        if let Some(master) = replica_of {
+            wait_for("a replica is in sync", || {
+                ask(port, password, "INFO replication").iter().any(|line| line == "master_link_status:up")
+            });
+            let _ = master;
+        }
+        self.nodes.push((port, child));
+        port
+    }
+
+    fn start_sentinel(&mut self, master: u16) {
+        let port = free_port();
+        let mut text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 2\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 10000\n"
+        );
+        if let Some(password) = self.password {
+            text += &format!("sentinel auth-pass mymaster {password}\n");
+        }
+        let child = self.spawn("redis-sentinel", port, &text);
+        self.sentinels.push((port, child));
+    }
+
+    fn spawn(&self, program: &str, port: u16, text: &str) -> Child {
+        let dir = self.dir.path().join(port.to_string());
+        fs::create_dir(&dir).expect("a directory");
+        fs::write(dir.join("conf"), text).expect("a configuration");
+        Process::new(program)
+            .arg("conf")
+            .current_dir(&dir)
+            .stdout(fs::File::create(dir.join("log")).expect("a log"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} is needed for this test and cannot be started: {error}"))
+    }
+
+    fn addr(&self, node: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.nodes[node].0))
+    }
+
+    fn signal(child: &Child, signal: &str) {
+        let status = Process::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for (_, child) in self.nodes.iter_mut().chain(&mut self.sentinels) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The lines of a reply, cut short by silence; empty when nobody answers.
+fn ask(port: u16, password: Option<&str>, command: &str) -> Vec<String> {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return Vec::new() };
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+    let auth = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
+    let _ = stream.write_all(format!("{auth}{command}\r\n").as_bytes());
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.skip(usize::from(password.is_some())).collect()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The watch task on a thread of its own, with every entry it published.
+struct Following {
+    topology: Arc<Topology>,
+    entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
+    status: watch::Receiver<Snapshot>,
+    commands: mpsc::Sender<Command>,
+    _signal: drain::Signal,
+}
+
+impl Following {
+    fn start(cluster: &Cluster, password: Option<&str>) -> Following {
+        Following::start_with(cluster, password, |_| {})
+    }
+
+    fn start_with(cluster: &Cluster, password: Option<&str>, change: impl FnOnce(&mut Parts)) -> Following {
+        let mut parts = Parts {
+            sentinel: SentinelConfig {
+                addrs: vec![HostPort { host: "127.0.0.1".into(), port: cluster.sentinels[0].0 }],
+                master_name: None,
+                auth: None,
+                redis_auth: password.map(|password| Credentials { username: None, password: Secret::new(password) }),
+                learn_credentials: true,
+                poll_interval: Duration::from_secs(1),
+                heartbeat: Duration::from_millis(200),
+                suspect_after: Duration::from_millis(600),
+                minority: Minority::Warn,
+                address_map: Vec::new(),
+            },
+            hold_timeout: HoldTimeout::Auto,
+            planned_hold_limit: Duration::from_millis(1500),
+            state_dir: None,
+            own: Vec::new(),
+        };
+        change(&mut parts);
+        let (topology, reports) = Topology::new();
+        let (commands, command_receiver) = mpsc::channel(4);
+        let (status_sender, status) = watch::channel(Snapshot::default());
+        let (signal, drain) = drain::channel();
+        let entries = Arc::new(Mutex::new(Vec::new()));
+        let (seen, watched, watching) = (entries.clone(), topology.clone(), topology.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let mut changed = watched.subscribe();
+                tokio::spawn(async move {
+                    let mut last = None;
+                    while changed.changed().await.is_ok() {
+                        let entry = watched.current();
+                        if last != Some(entry.generation) {
+                            last = Some(entry.generation);
+                            seen.lock().expect("no panic").push((Instant::now(), (*entry).clone()));
+                        }
+                    }
+                });
+                sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain)
+                    .await
+                    .expect("runs for ever");
+            });
+        });
+        Following { topology, entries, status, commands, _signal: signal }
+    }
+
+    fn until(&self, what: &str, mut holds: impl FnMut(&Entry) -> bool) -> Arc<Entry> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let entry = self.topology.current();
+            if holds(&entry) {
+                return entry;
+            }
+            assert!(Instant::now() < deadline, "not within {SOON:?}: {what}; {entry:?}; {:?}", self.status.borrow());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn stable(&self) -> Arc<Entry> {
+        self.until("a stable, confirmed master", |entry| {
+            entry.phase == Phase::Stable && entry.master.as_ref().is_some_and(|master| !master.provisional)
+        })
+    }
+
+    fn failover(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.commands.blocking_send(Command::Failover { reply }).expect("the task runs");
+        assert_eq!(answer.blocking_recv().expect("answered"), Ok(()));
+    }
+
+    /// Entries since `from`, with their age in milliseconds.
+    fn since(&self, from: Instant) -> Vec<(u128, Entry)> {
+        let entries = self.entries.lock().expect("no panic");
+        entries
+            .iter()
+            .filter(|(at, _)| *at >= from)
+            .map(|(at, entry)| ((*at - from).as_millis(), entry.clone()))
+            .collect()
+    }
+
+    fn show(&self, what: &str, from: Instant) {
+        for (ms, entry) in self.since(from) {
+            println!("{what} {ms:>5} ms term {} {:?} {:?} {}", entry.term, entry.phase, entry.master, entry.reason);
+        }
+        println!("{what} {:?}", self.status.borrow().counters);
+    }
+}
+
+/// When each Sentinel said `+switch-master`.
+fn hear_switches(cluster: &Cluster) -> Arc<Mutex<Vec<Instant>>> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for (port, _) in &cluster.sentinels {
+        let mut stream = TcpStream::connect(("127.0.0.1", *port)).expect("a Sentinel");
+        stream.write_all(b"SUBSCRIBE +switch-master\r\n").expect("subscribes");
+        let heard = heard.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if line.starts_with("mymaster ") {
+                    heard.lock().expect("no panic").push(Instant::now());
+                }
+            }
+        });
+    }
+    heard
+}
+
+#[test]
+fn a_planned_failover_is_committed_before_switch_master() {
+    let cluster = Cluster::start(Some("secret"));
+    let following = Following::start(&cluster, Some("secret"));
+    let before = following.stable();
+    assert_eq!(before.master.as_ref().expect("a master").addr, cluster.addr(0));
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    // Let a few heartbeats see both replicas.
+    wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
+    let switches = hear_switches(&cluster);
+    let from = Instant::now();
+    following.failover();
+    let new = following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    let took = from.elapsed();
+    let heard = switches.lock().expect("no panic").len();
+    let after = following.stable();
+    following.show("planned", from);
+    assert_eq!(heard, 0, "committed after {took:?}, before any +switch-master");
+    assert!(new.replicated_until.is_some_and(|at| at >= from), "what the old master acknowledged is known to be there");
+    assert_ne!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
+    assert_eq!(after.term, before.term + 1);
+    let counters = following.status.borrow().counters.clone();
+    assert_eq!((counters.planned, counters.early_commits, counters.early_commits_wrong), (1, 1, 0));
+}
+
+#[test]
+fn a_killed_master_is_replaced_before_switch_master() {
+    let mut cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
+    let switches = hear_switches(&cluster);
+    let from = Instant::now();
+    cluster.nodes[0].1.kill().expect("killed");
+    following.until("suspect at once", |entry| entry.phase != Phase::Stable);
+    let suspected = from.elapsed();
+    let new = following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    let heard = switches.lock().expect("no panic").len();
+    following.stable();
+    following.show("crash", from);
+    println!("suspect after {suspected:?}");
+    assert!(suspected < Duration::from_millis(500), "{suspected:?}");
+    assert_eq!(heard, 0, "before any +switch-master");
+    assert_eq!(new.replicated_until, None);
+    assert_eq!(following.status.borrow().counters.crash, 1);
+}
