@@ -63,10 +63,7 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(
-    config: &Config,
-    question: impl AsyncFnOnce(SocketAddr, &mut Stdout) -> Result<(), client::Error>,
-) -> ExitCode {
+fn ask(config: &Config, question: impl AsyncFnOnce(SocketAddr, &mut Stdout) -> Result<(), client::Error>) -> ExitCode {
     let Some(admin) = config.admin else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };

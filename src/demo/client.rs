@@ -91,7 +91,7 @@ impl Client {
             if self.kind == Kind::Idle {
                 tokio::select! {
                     _ = open.readable() => {
-                        self.log().lost_connection();
+                        self.log().lost_connection(None);
                         wire = None;
                     }
                     _ = self.told.changed() => {}
@@ -104,8 +104,9 @@ impl Client {
                     _ = self.told.changed() => continue,
                 }
             }
+            let since = self.set_out.unwrap_or_else(Instant::now);
             if self.exchange(open, depth).await.is_err() {
-                self.log().lost_connection();
+                self.log().lost_connection(Some(since));
                 wire = None;
             } else if self.shared.spec.connect_each_time {
                 wire = None;

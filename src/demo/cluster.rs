@@ -5,13 +5,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::relay::{Passage, Relay};
 use super::server::{Binary, ClusterError, Server, free_port};
+pub use super::spec::{ClusterSpec, Member};
+use super::spec::{Port, Ports, source};
 use super::wire::{Reply, Wire};
 use crate::secret::{Credentials, Secret};
 
@@ -24,82 +26,6 @@ pub struct Cluster {
     relays: Vec<Relay>,
     spec: ClusterSpec,
     dir: TempDir,
-}
-
-/// What to start. `ClusterSpec::default()` is one master, two replicas, three Sentinels, no password.
-#[derive(Clone, Debug)]
-pub struct ClusterSpec {
-    /// Names of the monitored masters; each gets its own replicas.
-    pub masters: Vec<String>,
-    /// Replicas of each master.
-    pub replicas: usize,
-    /// Sentinels, which all watch all masters.
-    pub sentinels: usize,
-    /// Sentinels that must agree; `None`: the majority.
-    pub quorum: Option<usize>,
-    /// `requirepass` and `masterauth` of the nodes.
-    pub password: Option<String>,
-    /// Whether replicas have `requirepass` too (in the disaster recovery guide they do not).
-    pub replicas_require_password: bool,
-    /// An ACL user for clients: name, password, rules such as `~* &* +@all`.
-    pub acl_user: Option<(String, String, String)>,
-    /// `requirepass` of the Sentinels.
-    pub sentinel_password: Option<String>,
-    /// Sentinel's `down-after-milliseconds`.
-    pub down_after: Duration,
-    /// Sentinel's `failover-timeout`: a failed attempt is repeated only after twice this time.
-    pub failover_timeout: Duration,
-    /// Whether the nodes keep an append-only file, so that a restarted one is not empty.
-    pub appendonly: bool,
-    /// Puts a relay in front of every process so that they can be cut from each other.
-    pub partitionable: bool,
-    /// Further lines for every node's redis.conf.
-    pub node_config: Vec<String>,
-    /// Further lines for every sentinel.conf.
-    pub sentinel_config: Vec<String>,
-}
-
-/// A party to a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
-    /// `cluster.node(i)`.
-    Node(usize),
-    /// `cluster.sentinel(i)`.
-    Sentinel(usize),
-    /// Everything that dials from 127.0.0.1: proxies, clients, this harness. Only ever the dialling side.
-    Outside,
-}
-
-impl Default for ClusterSpec {
-    fn default() -> Self {
-        ClusterSpec {
-            masters: vec!["mymaster".into()],
-            replicas: 2,
-            sentinels: 3,
-            quorum: None,
-            password: None,
-            replicas_require_password: true,
-            acl_user: None,
-            sentinel_password: None,
-            down_after: Duration::from_secs(1),
-            failover_timeout: Duration::from_secs(10),
-            appendonly: false,
-            partitionable: false,
-            node_config: Vec::new(),
-            sentinel_config: Vec::new(),
-        }
-    }
-}
-
-impl ClusterSpec {
-    /// The default with a password on every node.
-    pub fn with_password(password: &str) -> ClusterSpec {
-        ClusterSpec { password: Some(password.into()), ..ClusterSpec::default() }
-    }
-
-    fn group_size(&self) -> usize {
-        1 + self.replicas
-    }
 }
 
 impl Cluster {
@@ -136,15 +62,16 @@ impl Cluster {
                 if kind == "node" { cluster.nodes.push(process) } else { cluster.sentinels.push(process) }
             }
         }
+        let ports = cluster.ports();
         for index in 0..count {
             let folder = cluster.dir.path().join(format!("node-{index}"));
-            fs::write(folder.join("node.conf"), cluster.node_conf(index)?)?;
+            fs::write(folder.join("node.conf"), spec.node_conf(index, &folder, &ports))?;
             cluster.nodes[index].start().await?;
         }
         cluster.replicas_online(Duration::from_secs(20)).await?;
         for index in 0..spec.sentinels {
             let folder = cluster.dir.path().join(format!("sentinel-{index}"));
-            fs::write(folder.join("sentinel.conf"), cluster.sentinel_conf(index)?)?;
+            fs::write(folder.join("sentinel.conf"), spec.sentinel_conf(index, &folder, &ports))?;
             cluster.sentinels[index].start().await?;
         }
         cluster.wait_ready(Duration::from_secs(30)).await?;
@@ -299,6 +226,17 @@ impl Cluster {
         .await
     }
 
+    /// Waits until a master is agreed on and every node that runs follows it. The Sentinels, which look at a replica
+    /// only every 10 s, may not know so yet; [`Cluster::wait_ready`] waits for them too.
+    pub async fn wait_replicating(&self, limit: Duration) -> Result<usize, ClusterError> {
+        until("every node to follow the master", limit, async || {
+            let master = self.who_is_master().await?;
+            self.check_replicas(self.master_name(), master).await?;
+            Ok(master)
+        })
+        .await
+    }
+
     /// `SENTINEL FAILOVER`, asked again while it is refused for the moment. Returns when it was accepted.
     pub async fn failover(&self, limit: Duration) -> Result<Instant, ClusterError> {
         until("SENTINEL FAILOVER to be accepted", limit, async || {
@@ -336,6 +274,16 @@ impl Cluster {
         highest
     }
 
+    fn ports(&self) -> Ports {
+        let nodes = self.nodes.iter().enumerate();
+        let sentinels = self.sentinels.iter().enumerate();
+        let port = |bound: SocketAddr, known: SocketAddr| Port { bound: bound.port(), known: known.port() };
+        Ports {
+            nodes: nodes.map(|(index, node)| port(node.addr(), self.node_addr(index))).collect(),
+            sentinels: sentinels.map(|(index, sentinel)| port(sentinel.addr(), self.sentinel_addr(index))).collect(),
+        }
+    }
+
     async fn replicas_online(&self, limit: Duration) -> Result<(), ClusterError> {
         let size = self.spec.group_size();
         until("the replicas to be online", limit, async || {
@@ -346,7 +294,7 @@ impl Cluster {
                     return Err(format!("node {master} says {role}"));
                 }
                 for replica in master + 1..master + size {
-                    self.check_link(replica).await?;
+                    self.check_link(replica, master).await?;
                 }
             }
             Ok(())
@@ -355,18 +303,24 @@ impl Cluster {
     }
 
     async fn check_replicas(&self, name: &str, master: usize) -> Result<(), String> {
-        let group = self.spec.masters.iter().position(|other| other == name).unwrap_or(0) * self.spec.group_size();
+        let group = self.group_of(name);
         let members = group..group + self.spec.group_size();
         for replica in members.filter(|&index| index != master && self.nodes[index].is_running()) {
-            self.check_link(replica).await?;
+            self.check_link(replica, master).await?;
         }
         Ok(())
     }
 
-    async fn check_link(&self, replica: usize) -> Result<(), String> {
+    async fn check_link(&self, replica: usize, master: usize) -> Result<(), String> {
         let role = self.ask_node(replica, &["ROLE"]).await.map_err(|error| format!("node {replica}: {error}"))?;
         match role.items() {
-            [kind, _, _, link, _] if kind.text() == Some("slave") && link.text() == Some("connected") => Ok(()),
+            [kind, _, port, link, _]
+                if kind.text() == Some("slave")
+                    && *port == Reply::Integer(self.node_addr(master).port().into())
+                    && link.text() == Some("connected") =>
+            {
+                Ok(())
+            }
             _ => Err(format!("node {replica} says {role}")),
         }
     }
@@ -399,97 +353,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The first node of the master called `name`.
+    fn group_of(&self, name: &str) -> usize {
+        self.spec.masters.iter().position(|other| other == name).unwrap_or(0) * self.spec.group_size()
+    }
+
     fn running_replicas(&self, name: &str) -> usize {
-        let group = self.spec.masters.iter().position(|other| other == name).unwrap_or(0) * self.spec.group_size();
+        let group = self.group_of(name);
         let running = self.nodes[group..group + self.spec.group_size()].iter().filter(|node| node.is_running()).count();
         running.saturating_sub(1)
     }
-
-    fn node_conf(&self, index: usize) -> io::Result<String> {
-        let spec = &self.spec;
-        let master = index - index % spec.group_size();
-        let mut conf = format!(
-            "port {}\nbind 127.0.0.1\ndir {}\ndaemonize no\nsave \"\"\nappendonly {}\nloglevel notice\n\
-             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-backlog-size 16mb\n",
-            self.nodes[index].addr().port(),
-            self.dir.path().join(format!("node-{index}")).display(),
-            if spec.appendonly { "yes" } else { "no" },
-        );
-        let mut line = |text: String| {
-            conf.push_str(&text);
-            conf.push('\n');
-        };
-        if spec.partitionable {
-            line(format!("bind-source-addr {}", source(Member::Node(index))));
-            line(format!("replica-announce-ip 127.0.0.1\nreplica-announce-port {}", self.node_addr(index).port()));
-        }
-        if let Some(password) = &spec.password {
-            line(format!("masterauth {password}"));
-            if index == master || spec.replicas_require_password {
-                line(format!("requirepass {password}"));
-            }
-        }
-        if let Some((name, password, rules)) = &spec.acl_user {
-            line(format!("user {name} on >{password} {rules}"));
-        }
-        if index != master {
-            line(format!("replicaof 127.0.0.1 {}", self.node_addr(master).port()));
-        }
-        spec.node_config.iter().cloned().for_each(line);
-        Ok(conf)
-    }
-
-    fn sentinel_conf(&self, index: usize) -> io::Result<String> {
-        let spec = &self.spec;
-        let id = |sentinel: usize| format!("{:040x}", u64::from(self.sentinels[sentinel].addr().port()) << 16 | 0xabcd);
-        let mut conf = format!(
-            "port {}\nbind 127.0.0.1\ndir {}\ndaemonize no\nprotected-mode no\nsentinel myid {}\n",
-            self.sentinels[index].addr().port(),
-            self.dir.path().join(format!("sentinel-{index}")).display(),
-            id(index),
-        );
-        let mut line = |text: String| {
-            conf.push_str(&text);
-            conf.push('\n');
-        };
-        if spec.partitionable {
-            line(format!("bind-source-addr {}", source(Member::Sentinel(index))));
-            line(format!(
-                "sentinel announce-ip 127.0.0.1\nsentinel announce-port {}",
-                self.sentinel_addr(index).port()
-            ));
-        }
-        if let Some(password) = &spec.sentinel_password {
-            line(format!("requirepass {password}\nsentinel sentinel-pass {password}"));
-        }
-        for (group, name) in spec.masters.iter().enumerate() {
-            let first = group * spec.group_size();
-            let quorum = spec.quorum.unwrap_or(spec.sentinels / 2 + 1);
-            line(format!("sentinel monitor {name} 127.0.0.1 {} {quorum}", self.node_addr(first).port()));
-            line(format!("sentinel down-after-milliseconds {name} {}", spec.down_after.as_millis()));
-            line(format!("sentinel failover-timeout {name} {}", spec.failover_timeout.as_millis()));
-            line(format!("sentinel parallel-syncs {name} {}", spec.replicas.max(1)));
-            if let Some(password) = &spec.password {
-                line(format!("sentinel auth-pass {name} {password}"));
-            }
-            // They would find each other by themselves, some seconds later.
-            for other in (0..spec.sentinels).filter(|&other| other != index) {
-                let port = self.sentinel_addr(other).port();
-                line(format!("sentinel known-sentinel {name} 127.0.0.1 {port} {}", id(other)));
-            }
-        }
-        spec.sentinel_config.iter().cloned().for_each(line);
-        Ok(conf)
-    }
-}
-
-/// The address from which a member of a partitionable cluster dials the others.
-fn source(member: Member) -> IpAddr {
-    IpAddr::V4(match member {
-        Member::Node(index) => Ipv4Addr::new(127, 0, 2, index as u8 + 1),
-        Member::Sentinel(index) => Ipv4Addr::new(127, 0, 3, index as u8 + 1),
-        Member::Outside => Ipv4Addr::LOCALHOST,
-    })
 }
 
 /// The address in Sentinel's `[ip, port]`.

@@ -28,6 +28,9 @@ pub(super) struct Log {
     stale: Vec<Instant>,
     doubled: Vec<Instant>,
     open_since: Option<Instant>,
+    /// Since when the client has had no connection, and earlier such gaps.
+    cut_since: Option<Instant>,
+    gaps: Vec<(Instant, Duration)>,
     connections: Option<(SocketAddr, SocketAddr)>,
     /// Writers: whether write `i` was acknowledged.
     acknowledged: Vec<bool>,
@@ -59,6 +62,8 @@ impl Log {
             stale: Vec::new(),
             doubled: Vec::new(),
             open_since: None,
+            cut_since: None,
+            gaps: Vec::new(),
             connections: None,
             acknowledged: Vec::new(),
             last: None,
@@ -103,6 +108,9 @@ impl Log {
     }
 
     pub(super) fn opened(&mut self, local: SocketAddr) {
+        if let Some(cut) = self.cut_since.take() {
+            self.gaps.push((cut, cut.elapsed()));
+        }
         match &mut self.connections {
             Some((_, now)) => *now = local,
             None => self.connections = Some((local, local)),
@@ -121,7 +129,9 @@ impl Log {
         }
     }
 
-    pub(super) fn lost_connection(&mut self) {
+    /// The connection ended; `since` is when the request was sent that it took with it.
+    pub(super) fn lost_connection(&mut self, since: Option<Instant>) {
+        self.cut_since = Some(since.unwrap_or_else(Instant::now));
         self.losses.push(Instant::now());
     }
 
@@ -219,7 +229,10 @@ impl Log {
                 longest = Some(Stall { took, sent, client: index, open: false });
             }
         }
-        if let Some(sent) = self.open_since.filter(|sent| (from..to).contains(sent)) {
+        for &(sent, took) in self.gaps.iter().filter(|(cut, _)| within(&cut)) {
+            longest = longer(longest, Some(Stall { took, sent, client: index, open: false }));
+        }
+        for sent in self.open_since.iter().chain(&self.cut_since).filter(within).copied() {
             let open = Stall { took: sent.elapsed(), sent, client: index, open: true };
             longest = longer(longest, Some(open));
         }

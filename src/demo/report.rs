@@ -49,7 +49,7 @@ pub struct Report {
     pub stale: u64,
     /// Increments that ran more often than they were sent.
     pub doubled: u64,
-    /// The longest time between a request and its reply, open ones included.
+    /// The longest time between a request and its reply, or the next connection; open ones included.
     pub longest: Option<Stall>,
     /// Each client by itself.
     pub clients: Vec<ClientReport>,

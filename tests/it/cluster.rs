@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::test_kill_process;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member};
+use switchmaster::demo::roles::RoleWatch;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -12,16 +13,19 @@ async fn fails_over_dies_restarts_and_leaves_no_process() {
     let cluster = Cluster::start(ClusterSpec::with_password("secret")).await.unwrap();
     assert_eq!(cluster.who_is_master().await.unwrap(), 0);
 
-    cluster.failover(LIMIT).await.unwrap();
+    let roles = RoleWatch::start(&cluster).unwrap();
+    let asked = cluster.failover(LIMIT).await.unwrap();
+    let promotion = roles.wait_for_promotion(asked, LIMIT).await.unwrap();
     let second = cluster.wait_for_master_change(0, LIMIT).await.unwrap();
-    cluster.wait_ready(LIMIT).await.unwrap();
+    assert_eq!(promotion.node, second);
+    assert_eq!(cluster.wait_replicating(LIMIT).await.unwrap(), second);
     assert_eq!(cluster.epoch().await, 1);
 
     cluster.node(second).kill9();
     let third = cluster.wait_for_master_change(second, LIMIT).await.unwrap();
     assert_ne!(third, second);
     cluster.node(second).restart().await.unwrap();
-    cluster.wait_ready(LIMIT).await.unwrap();
+    assert_eq!(cluster.wait_replicating(LIMIT).await.unwrap(), third);
 
     cluster.node(third).stop();
     assert!(cluster.ask_node(third, &["PING"]).await.is_err(), "a stopped node answers nothing");
