@@ -1,0 +1,661 @@
+//! A throwaway cluster of real Redis and Sentinel processes on loopback, for the demo and the tests.
+//!
+//! Everything lives in one temporary folder and ends with the [`Cluster`]; nothing waits without a limit.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::relay::{Passage, Relay};
+use super::server::{Binary, ClusterError, Server, free_port};
+use super::wire::{Reply, Wire};
+use crate::secret::{Credentials, Secret};
+
+/// Masters with their replicas, and the Sentinels that watch them.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Server>,
+    sentinels: Vec<Server>,
+    /// In front of the nodes, then of the Sentinels; empty unless partitionable.
+    relays: Vec<Relay>,
+    spec: ClusterSpec,
+    dir: TempDir,
+}
+
+/// What to start. `ClusterSpec::default()` is one master, two replicas, three Sentinels, no password.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// Names of the monitored masters; each gets its own replicas.
+    pub masters: Vec<String>,
+    /// Replicas of each master.
+    pub replicas: usize,
+    /// Sentinels, which all watch all masters.
+    pub sentinels: usize,
+    /// Sentinels that must agree; `None`: the majority.
+    pub quorum: Option<usize>,
+    /// `requirepass` and `masterauth` of the nodes.
+    pub password: Option<String>,
+    /// Whether replicas have `requirepass` too (in the disaster recovery guide they do not).
+    pub replicas_require_password: bool,
+    /// An ACL user for clients: name, password, rules such as `~* &* +@all`.
+    pub acl_user: Option<(String, String, String)>,
+    /// `requirepass` of the Sentinels.
+    pub sentinel_password: Option<String>,
+    /// Sentinel's `down-after-milliseconds`.
+    pub down_after: Duration,
+    /// Sentinel's `failover-timeout`: a failed attempt is repeated only after twice this time.
+    pub failover_timeout: Duration,
+    /// Whether the nodes keep an append-only file, so that a restarted one is not empty.
+    pub appendonly: bool,
+    /// Puts a relay in front of every process so that they can be cut from each other.
+    pub partitionable: bool,
+    /// Further lines for every node's redis.conf.
+    pub node_config: Vec<String>,
+    /// Further lines for every sentinel.conf.
+    pub sentinel_config: Vec<String>,
+}
+
+/// A party to a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// `cluster.node(i)`.
+    Node(usize),
+    /// `cluster.sentinel(i)`.
+    Sentinel(usize),
+    /// Everything that dials from 127.0.0.1: proxies, clients, this harness. Only ever the dialling side.
+    Outside,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        ClusterSpec {
+            masters: vec!["mymaster".into()],
+            replicas: 2,
+            sentinels: 3,
+            quorum: None,
+            password: None,
+            replicas_require_password: true,
+            acl_user: None,
+            sentinel_password: None,
+            down_after: Duration::from_secs(1),
+            failover_timeout: Duration::from_secs(10),
+            appendonly: false,
+            partitionable: false,
+            node_config: Vec::new(),
+            sentinel_config: Vec::new(),
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// The default with a password on every node.
+    pub fn with_password(password: &str) -> ClusterSpec {
+        ClusterSpec {
+            password: Some(password.into()),
+            ..ClusterSpec::default()
+        }
+    }
+
+    fn group_size(&self) -> usize {
+        1 + self.replicas
+    }
+}
+
+impl Cluster {
+    /// Starts everything and waits until it is whole: replicas online, Sentinels acquainted.
+    pub async fn start(spec: ClusterSpec) -> Result<Cluster, ClusterError> {
+        let mut attempts = 5;
+        loop {
+            attempts -= 1;
+            match Cluster::try_start(&spec).await {
+                // Somebody was faster: again, with all ports anew.
+                Err(ClusterError::PortTaken(_)) if attempts > 0 => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_start(spec: &ClusterSpec) -> Result<Cluster, ClusterError> {
+        let (server, sentinel) = (Binary::redis_server()?, Binary::redis_sentinel()?);
+        let dir = tempfile::Builder::new().prefix("switchmaster-").tempdir()?;
+        let count = spec.masters.len() * spec.group_size();
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            sentinels: Vec::new(),
+            relays: Vec::new(),
+            spec: spec.clone(),
+            dir,
+        };
+        for (kind, binary, total) in [
+            ("node", &server, count),
+            ("sentinel", &sentinel, spec.sentinels),
+        ] {
+            for index in 0..total {
+                let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+                let folder = cluster.dir.path().join(format!("{kind}-{index}"));
+                fs::create_dir(&folder)?;
+                let process = Server::new(
+                    format!("{kind} {index}"),
+                    addr,
+                    binary.clone(),
+                    folder.join(format!("{kind}.conf")),
+                );
+                if spec.partitionable {
+                    let relay = Relay::start(addr, free_port()?);
+                    cluster
+                        .relays
+                        .push(relay.map_err(|_| ClusterError::PortTaken(addr))?);
+                }
+                if kind == "node" {
+                    cluster.nodes.push(process)
+                } else {
+                    cluster.sentinels.push(process)
+                }
+            }
+        }
+        for index in 0..count {
+            let folder = cluster.dir.path().join(format!("node-{index}"));
+            fs::write(folder.join("node.conf"), cluster.node_conf(index)?)?;
+            cluster.nodes[index].start().await?;
+        }
+        cluster.replicas_online(Duration::from_secs(20)).await?;
+        for index in 0..spec.sentinels {
+            let folder = cluster.dir.path().join(format!("sentinel-{index}"));
+            fs::write(folder.join("sentinel.conf"), cluster.sentinel_conf(index)?)?;
+            cluster.sentinels[index].start().await?;
+        }
+        cluster.wait_ready(Duration::from_secs(30)).await?;
+        Ok(cluster)
+    }
+
+    /// What it was started with.
+    pub fn spec(&self) -> &ClusterSpec {
+        &self.spec
+    }
+
+    /// The first monitored name.
+    pub fn master_name(&self) -> &str {
+        &self.spec.masters[0]
+    }
+
+    /// Node `index`: 0 was started as the (first) master.
+    pub fn node(&self, index: usize) -> &Server {
+        &self.nodes[index]
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> &[Server] {
+        &self.nodes
+    }
+
+    /// Sentinel `index`.
+    pub fn sentinel(&self, index: usize) -> &Server {
+        &self.sentinels[index]
+    }
+
+    /// Every Sentinel.
+    pub fn sentinels(&self) -> &[Server] {
+        &self.sentinels
+    }
+
+    /// The address by which node `index` is known to Sentinel (that of its relay, if it has one).
+    pub fn node_addr(&self, index: usize) -> SocketAddr {
+        self.relays
+            .get(index)
+            .map_or(self.nodes[index].addr(), Relay::addr)
+    }
+
+    /// The address by which Sentinel `index` is known.
+    pub fn sentinel_addr(&self, index: usize) -> SocketAddr {
+        self.relays
+            .get(self.nodes.len() + index)
+            .map_or(self.sentinels[index].addr(), Relay::addr)
+    }
+
+    /// The addresses of all Sentinels.
+    pub fn sentinel_addrs(&self) -> Vec<SocketAddr> {
+        (0..self.sentinels.len())
+            .map(|index| self.sentinel_addr(index))
+            .collect()
+    }
+
+    /// The index of the node known as `addr`.
+    pub fn node_at(&self, addr: SocketAddr) -> Option<usize> {
+        (0..self.nodes.len()).find(|&index| self.node_addr(index) == addr)
+    }
+
+    /// The credentials of the `default` user, if it has a password.
+    pub fn auth(&self) -> Option<Credentials> {
+        self.spec.password.as_deref().map(|password| Credentials {
+            username: None,
+            password: Secret::new(password),
+        })
+    }
+
+    /// The relay in front of a process, in a partitionable cluster.
+    pub fn relay(&self, member: Member) -> Option<&Relay> {
+        match member {
+            Member::Node(index) => self.relays.get(index),
+            Member::Sentinel(index) => self.relays.get(self.nodes.len() + index),
+            Member::Outside => None,
+        }
+    }
+
+    /// Cuts every member of `left` from every member of `right`, in both directions, without closing anything.
+    pub fn partition(&self, left: &[Member], right: &[Member]) {
+        assert!(self.spec.partitionable, "ClusterSpec::partitionable is off");
+        for (&from, &to) in left.iter().flat_map(|a| right.iter().map(move |b| (a, b))) {
+            for (dialler, server) in [(from, to), (to, from)] {
+                if let Some(relay) = self.relay(server) {
+                    relay.set_for(source(dialler), Passage::BlackHole);
+                }
+            }
+        }
+    }
+
+    /// Ends every partition and delay.
+    pub fn heal(&self) {
+        self.relays.iter().for_each(Relay::restore);
+    }
+
+    /// A connection to node `index`, past its relay, authenticated.
+    pub async fn connect(&self, index: usize) -> io::Result<Wire> {
+        let mut wire = Wire::connect(self.nodes[index].addr()).await?;
+        if let Some(password) = &self.spec.password {
+            // Replicas as in the guide have none: their refusal is fine.
+            wire.ask(&["AUTH", password]).await?;
+        }
+        Ok(wire)
+    }
+
+    /// One request to node `index`, past its relay, answered within a second.
+    pub async fn ask_node(&self, index: usize, request: &[&str]) -> io::Result<Reply> {
+        within_a_second(async { self.connect(index).await?.ask(request).await }).await
+    }
+
+    /// One request to Sentinel `index`, past its relay, answered within a second.
+    pub async fn ask_sentinel(&self, index: usize, request: &[&str]) -> io::Result<Reply> {
+        within_a_second(async {
+            let mut wire = Wire::connect(self.sentinels[index].addr()).await?;
+            if let Some(password) = &self.spec.sentinel_password {
+                wire.ask(&["AUTH", password]).await?;
+            }
+            wire.ask(request).await
+        })
+        .await
+    }
+
+    /// The node that says ROLE=master and that most of the answering Sentinels name, with its index.
+    pub async fn who_is_master(&self) -> Result<usize, String> {
+        self.who_is_master_of(self.master_name()).await
+    }
+
+    /// The same for one of several masters.
+    pub async fn who_is_master_of(&self, name: &str) -> Result<usize, String> {
+        let mut votes: Vec<SocketAddr> = Vec::new();
+        let mut silent = 0;
+        for sentinel in 0..self.sentinels.len() {
+            match self
+                .ask_sentinel(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name])
+                .await
+            {
+                Ok(reply) => votes.extend(address(reply.items())),
+                Err(_) => silent += 1,
+            }
+        }
+        let voted = votes
+            .iter()
+            .find(|&addr| 2 * votes.iter().filter(|other| *other == addr).count() > votes.len());
+        let &addr = voted.ok_or_else(|| format!("Sentinels name {votes:?}, {silent} silent"))?;
+        let index = self
+            .node_at(addr)
+            .ok_or_else(|| format!("Sentinels name {addr}, which is not a node"))?;
+        match self.ask_node(index, &["ROLE"]).await {
+            Ok(role) if role.items().first().and_then(Reply::text) == Some("master") => Ok(index),
+            Ok(role) => Err(format!("{addr} says {role}")),
+            Err(error) => Err(format!("{addr}: {error}")),
+        }
+    }
+
+    /// Waits until everything that runs is whole: replicas online, Sentinels agreed, acquainted and undisturbed.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<(), ClusterError> {
+        until("the cluster to be whole", limit, async || {
+            for name in &self.spec.masters {
+                let master = self.who_is_master_of(name).await?;
+                self.check_replicas(name, master).await?;
+                for sentinel in
+                    (0..self.sentinels.len()).filter(|&index| self.sentinels[index].is_running())
+                {
+                    self.check_sentinel(sentinel, name).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// `SENTINEL FAILOVER`, asked again while it is refused for the moment. Returns when it was accepted.
+    pub async fn failover(&self, limit: Duration) -> Result<Instant, ClusterError> {
+        until("SENTINEL FAILOVER to be accepted", limit, async || {
+            let mut refusals = String::new();
+            for sentinel in 0..self.sentinels.len() {
+                let asked = Instant::now();
+                match self
+                    .ask_sentinel(sentinel, &["SENTINEL", "FAILOVER", self.master_name()])
+                    .await
+                {
+                    Ok(Reply::Simple(_)) => return Ok(asked),
+                    Ok(other) => write!(refusals, "{other} ").unwrap_or_default(),
+                    Err(error) => write!(refusals, "{error} ").unwrap_or_default(),
+                }
+            }
+            Err(refusals)
+        })
+        .await
+    }
+
+    /// Waits until most Sentinels name another master than node `old` and that one agrees; returns its index.
+    pub async fn wait_for_master_change(
+        &self,
+        old: usize,
+        limit: Duration,
+    ) -> Result<usize, ClusterError> {
+        until("a new master", limit, async || {
+            match self.who_is_master().await {
+                Ok(index) if index == old => Err(format!("still node {old}")),
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// The largest configuration epoch that any Sentinel knows.
+    pub async fn epoch(&self) -> u64 {
+        let mut highest = 0;
+        for sentinel in 0..self.sentinels.len() {
+            if let Ok(reply) = self
+                .ask_sentinel(sentinel, &["SENTINEL", "MASTER", self.master_name()])
+                .await
+            {
+                highest = highest.max(
+                    reply
+                        .field("config-epoch")
+                        .and_then(|text| text.parse().ok())
+                        .unwrap_or(0),
+                );
+            }
+        }
+        highest
+    }
+
+    async fn replicas_online(&self, limit: Duration) -> Result<(), ClusterError> {
+        let size = self.spec.group_size();
+        until("the replicas to be online", limit, async || {
+            for master in (0..self.nodes.len()).step_by(size) {
+                let role = self
+                    .ask_node(master, &["ROLE"])
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let known = role
+                    .items()
+                    .get(2)
+                    .map_or(0, |replicas| replicas.items().len());
+                if known < self.spec.replicas {
+                    return Err(format!("node {master} says {role}"));
+                }
+                for replica in master + 1..master + size {
+                    self.check_link(replica).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn check_replicas(&self, name: &str, master: usize) -> Result<(), String> {
+        let group = self
+            .spec
+            .masters
+            .iter()
+            .position(|other| other == name)
+            .unwrap_or(0)
+            * self.spec.group_size();
+        let members = group..group + self.spec.group_size();
+        for replica in members.filter(|&index| index != master && self.nodes[index].is_running()) {
+            self.check_link(replica).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_link(&self, replica: usize) -> Result<(), String> {
+        let role = self
+            .ask_node(replica, &["ROLE"])
+            .await
+            .map_err(|error| format!("node {replica}: {error}"))?;
+        match role.items() {
+            [kind, _, _, link, _]
+                if kind.text() == Some("slave") && link.text() == Some("connected") =>
+            {
+                Ok(())
+            }
+            _ => Err(format!("node {replica} says {role}")),
+        }
+    }
+
+    async fn check_sentinel(&self, sentinel: usize, name: &str) -> Result<(), String> {
+        let complain = |what: &str| format!("sentinel {sentinel}: {what}");
+        let master = self
+            .ask_sentinel(sentinel, &["SENTINEL", "MASTER", name])
+            .await;
+        let master = master.map_err(|error| complain(&error.to_string()))?;
+        if master.field("flags") != Some("master") {
+            return Err(complain(&format!(
+                "the master's flags are {:?}",
+                master.field("flags")
+            )));
+        }
+        let running_sentinels = self
+            .sentinels
+            .iter()
+            .filter(|sentinel| sentinel.is_running())
+            .count();
+        for (what, expected, flags) in [
+            ("REPLICAS", self.running_replicas(name), "slave"),
+            ("SENTINELS", running_sentinels - 1, "sentinel"),
+        ] {
+            let list = self.ask_sentinel(sentinel, &["SENTINEL", what, name]).await;
+            let list = list.map_err(|error| complain(&error.to_string()))?;
+            let well = list.items().iter().filter(|item| {
+                item.field("flags") == Some(flags)
+                    && (what == "SENTINELS"
+                        || item.field("master-link-status") == Some("ok")
+                            && item.field("role-reported") == Some("slave"))
+            });
+            let well = well.count();
+            if well < expected {
+                let flags: Vec<_> = list
+                    .items()
+                    .iter()
+                    .map(|item| (item.field("name"), item.field("flags")))
+                    .collect();
+                return Err(complain(&format!(
+                    "{well} of {expected} {what} are well: {flags:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn running_replicas(&self, name: &str) -> usize {
+        let group = self
+            .spec
+            .masters
+            .iter()
+            .position(|other| other == name)
+            .unwrap_or(0)
+            * self.spec.group_size();
+        let running = self.nodes[group..group + self.spec.group_size()]
+            .iter()
+            .filter(|node| node.is_running())
+            .count();
+        running.saturating_sub(1)
+    }
+
+    fn node_conf(&self, index: usize) -> io::Result<String> {
+        let spec = &self.spec;
+        let master = index - index % spec.group_size();
+        let mut conf = format!(
+            "port {}\nbind 127.0.0.1\ndir {}\ndaemonize no\nsave \"\"\nappendonly {}\nloglevel notice\n\
+             repl-diskless-sync yes\nrepl-diskless-sync-delay 0\nrepl-backlog-size 16mb\n",
+            self.nodes[index].addr().port(),
+            self.dir.path().join(format!("node-{index}")).display(),
+            if spec.appendonly { "yes" } else { "no" },
+        );
+        let mut line = |text: String| {
+            conf.push_str(&text);
+            conf.push('\n');
+        };
+        if spec.partitionable {
+            line(format!("bind-source-addr {}", source(Member::Node(index))));
+            line(format!(
+                "replica-announce-ip 127.0.0.1\nreplica-announce-port {}",
+                self.node_addr(index).port()
+            ));
+        }
+        if let Some(password) = &spec.password {
+            line(format!("masterauth {password}"));
+            if index == master || spec.replicas_require_password {
+                line(format!("requirepass {password}"));
+            }
+        }
+        if let Some((name, password, rules)) = &spec.acl_user {
+            line(format!("user {name} on >{password} {rules}"));
+        }
+        if index != master {
+            line(format!(
+                "replicaof 127.0.0.1 {}",
+                self.node_addr(master).port()
+            ));
+        }
+        spec.node_config.iter().cloned().for_each(line);
+        Ok(conf)
+    }
+
+    fn sentinel_conf(&self, index: usize) -> io::Result<String> {
+        let spec = &self.spec;
+        let id = |sentinel: usize| {
+            format!(
+                "{:040x}",
+                u64::from(self.sentinels[sentinel].addr().port()) << 16 | 0xabcd
+            )
+        };
+        let mut conf = format!(
+            "port {}\nbind 127.0.0.1\ndir {}\ndaemonize no\nprotected-mode no\nsentinel myid {}\n",
+            self.sentinels[index].addr().port(),
+            self.dir.path().join(format!("sentinel-{index}")).display(),
+            id(index),
+        );
+        let mut line = |text: String| {
+            conf.push_str(&text);
+            conf.push('\n');
+        };
+        if spec.partitionable {
+            line(format!(
+                "bind-source-addr {}",
+                source(Member::Sentinel(index))
+            ));
+            line(format!(
+                "sentinel announce-ip 127.0.0.1\nsentinel announce-port {}",
+                self.sentinel_addr(index).port()
+            ));
+        }
+        if let Some(password) = &spec.sentinel_password {
+            line(format!(
+                "requirepass {password}\nsentinel sentinel-pass {password}"
+            ));
+        }
+        for (group, name) in spec.masters.iter().enumerate() {
+            let first = group * spec.group_size();
+            let quorum = spec.quorum.unwrap_or(spec.sentinels / 2 + 1);
+            line(format!(
+                "sentinel monitor {name} 127.0.0.1 {} {quorum}",
+                self.node_addr(first).port()
+            ));
+            line(format!(
+                "sentinel down-after-milliseconds {name} {}",
+                spec.down_after.as_millis()
+            ));
+            line(format!(
+                "sentinel failover-timeout {name} {}",
+                spec.failover_timeout.as_millis()
+            ));
+            line(format!(
+                "sentinel parallel-syncs {name} {}",
+                spec.replicas.max(1)
+            ));
+            if let Some(password) = &spec.password {
+                line(format!("sentinel auth-pass {name} {password}"));
+            }
+            // They would find each other by themselves, some seconds later.
+            for other in (0..spec.sentinels).filter(|&other| other != index) {
+                let port = self.sentinel_addr(other).port();
+                line(format!(
+                    "sentinel known-sentinel {name} 127.0.0.1 {port} {}",
+                    id(other)
+                ));
+            }
+        }
+        spec.sentinel_config.iter().cloned().for_each(line);
+        Ok(conf)
+    }
+}
+
+/// The address from which a member of a partitionable cluster dials the others.
+fn source(member: Member) -> IpAddr {
+    IpAddr::V4(match member {
+        Member::Node(index) => Ipv4Addr::new(127, 0, 2, index as u8 + 1),
+        Member::Sentinel(index) => Ipv4Addr::new(127, 0, 3, index as u8 + 1),
+        Member::Outside => Ipv4Addr::LOCALHOST,
+    })
+}
+
+/// The address in Sentinel's `[ip, port]`.
+fn address(reply: &[Reply]) -> Option<SocketAddr> {
+    let [ip, port] = reply else { return None };
+    Some(SocketAddr::new(
+        ip.text()?.parse().ok()?,
+        port.text()?.parse().ok()?,
+    ))
+}
+
+/// Probes every 20 ms until the probe succeeds; its last complaint is in the error.
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, ClusterError> {
+    let started = Instant::now();
+    loop {
+        match probe().await {
+            Ok(value) => return Ok(value),
+            Err(last) if started.elapsed() > limit => {
+                return Err(ClusterError::TimedOut {
+                    what: what.into(),
+                    limit,
+                    last,
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn within_a_second<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(Duration::from_secs(1), work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,7 @@
+//! Tests against real servers: one program, so that everything is built and linked once.
+//!
+//! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
+
+mod cluster;
+mod load;
+mod support;
