@@ -3,5 +3,6 @@
 //! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
 
 mod cluster;
+mod laravel;
 mod load;
 mod support;

@@ -138,6 +138,7 @@ final class Tally
     private int $writes = 0;
     private array $counters = [];
     private float $longest = 0;
+    private float $lastTook = 0;
     private int $reconnects = 0;
     private ?array $sockets = null;
     private ?Throwable $seen = null;
@@ -170,8 +171,6 @@ final class Tally
             }
         }
     }
-
-    private float $lastTook = 0;
 
     /** One timed piece of work; false if it ended in an exception. */
     public function once(callable $work): bool
@@ -218,7 +217,7 @@ final class Tally
     public function acknowledge(int $db, string $key, string $raw): void
     {
         $this->writes++;
-        $this->acknowledged["$db $key"] = [$db, $key, $raw];
+        $this->acknowledged["$db $key"] = [$db, $key, $raw, (int) (microtime(true) * 1000)];
     }
 
     /** The key is about to change in a way the checker shall not look at. */
