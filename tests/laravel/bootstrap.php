@@ -296,7 +296,7 @@ final class Tally
     {
         if (! $this->stopped) {
             $late = $this->options['seconds'] > 0 && microtime(true) - $this->started > $this->options['seconds'];
-            $this->stopped = $late || (fgets(STDIN) === false && feof(STDIN));
+            $this->stopped = $late || (fread(STDIN, 4096) === '' && feof(STDIN));
         }
 
         return $this->stopped;
