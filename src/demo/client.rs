@@ -67,14 +67,7 @@ impl Kind {
 impl Client {
     pub(super) fn new(shared: Arc<Shared>, index: usize, told: watch::Receiver<Halt>) -> Client {
         let kind = lock(&shared.logs[index]).kind();
-        Client {
-            shared,
-            index,
-            told,
-            kind,
-            set_out: None,
-            random: 0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1),
-        }
+        Client { shared, index, told, kind, set_out: None, random: 0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1) }
     }
 
     pub(super) async fn run(mut self) {
@@ -84,11 +77,7 @@ impl Client {
         let mut wire = None;
         let mut had_one = false;
         while !self.is_over() {
-            if wire.is_none()
-                && had_one
-                && self.shared.spec.connect_each_time
-                && self.set_out.is_none()
-            {
+            if wire.is_none() && had_one && self.shared.spec.connect_each_time && self.set_out.is_none() {
                 tokio::select! {
                     _ = pace.tick() => {}
                     _ = self.told.changed() => continue,
@@ -132,11 +121,7 @@ impl Client {
 
     /// A counter's requests must not overlap: each value is judged by the one before.
     fn depth(&self) -> usize {
-        if self.kind == Kind::Counter {
-            1
-        } else {
-            self.shared.spec.pipeline.max(1)
-        }
+        if self.kind == Kind::Counter { 1 } else { self.shared.spec.pipeline.max(1) }
     }
 
     async fn connect(&mut self, again: bool) -> Option<Wire> {
@@ -146,11 +131,7 @@ impl Client {
             let set_out = *self.set_out.get_or_insert_with(Instant::now);
             self.log().sent(set_out);
         }
-        let attempt = timeout(
-            spec.reply_limit,
-            Wire::open(self.shared.addr, spec.auth.as_ref(), db),
-        )
-        .await;
+        let attempt = timeout(spec.reply_limit, Wire::open(self.shared.addr, spec.auth.as_ref(), db)).await;
         match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(wire) => {
                 let mut log = self.log();
@@ -182,10 +163,7 @@ impl Client {
         for due in due {
             let reply = match failed.take() {
                 Some(error) => Err(error),
-                None => {
-                    self.bounded(limit.saturating_sub(sent.elapsed()), wire.receive())
-                        .await
-                }
+                None => self.bounded(limit.saturating_sub(sent.elapsed()), wire.receive()).await,
             };
             match reply {
                 Ok(reply) => self.judge(due, sent, reply),
@@ -200,14 +178,8 @@ impl Client {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn bounded<T>(
-        &self,
-        limit: Duration,
-        work: impl Future<Output = io::Result<T>>,
-    ) -> io::Result<T> {
-        timeout(limit, work)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    async fn bounded<T>(&self, limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn request(&mut self, bytes: &mut Vec<u8>) -> Due {
@@ -221,17 +193,11 @@ impl Client {
                 let value = shared.value(&key);
                 if self.kind == Kind::Writer {
                     encode(bytes, &["SET", &key, &value]);
-                    return Due::Write {
-                        number,
-                        value: None,
-                    };
+                    return Due::Write { number, value: None };
                 }
                 let busy = shared.spec.script_time.as_micros().to_string();
                 encode(bytes, &["EVAL", SLOW_WRITE, "1", &key, &value, &busy]);
-                Due::Write {
-                    number,
-                    value: Some(value),
-                }
+                Due::Write { number, value: Some(value) }
             }
             Kind::Counter => {
                 let key = shared.counter(self.log().number());
@@ -257,23 +223,11 @@ impl Client {
                 }
                 Outcome::Error
             }
-            (
-                Due::Write {
-                    number,
-                    value: None,
-                },
-                Reply::Simple(text),
-            ) if text == "OK" => {
+            (Due::Write { number, value: None }, Reply::Simple(text)) if text == "OK" => {
                 log.acknowledge(number);
                 Outcome::Ok
             }
-            (
-                Due::Write {
-                    number,
-                    value: Some(value),
-                },
-                Reply::Bulk(bytes),
-            ) if bytes == value.as_bytes() => {
+            (Due::Write { number, value: Some(value) }, Reply::Bulk(bytes)) if bytes == value.as_bytes() => {
                 log.acknowledge(number);
                 Outcome::Ok
             }
@@ -281,9 +235,7 @@ impl Client {
                 log.counted(value.unsigned_abs());
                 Outcome::Ok
             }
-            (Due::Value(Some(value)), Reply::Bulk(bytes)) if bytes == value.as_bytes() => {
-                Outcome::Ok
-            }
+            (Due::Value(Some(value)), Reply::Bulk(bytes)) if bytes == value.as_bytes() => Outcome::Ok,
             (Due::Value(expected), Reply::Nil) => {
                 if expected.is_some() {
                     log.stale();
@@ -310,9 +262,7 @@ impl Client {
         let logs = &self.shared.logs;
         (0..logs.len()).find_map(|step| {
             let log = lock(&logs[start.wrapping_add(step) % logs.len()]);
-            let last = log
-                .last()
-                .filter(|_| matches!(log.kind(), Kind::Writer | Kind::Script) && log.db() == db)?;
+            let last = log.last().filter(|_| matches!(log.kind(), Kind::Writer | Kind::Script) && log.db() == db)?;
             Some(self.shared.key(log.kind(), log.number(), last))
         })
     }
@@ -342,10 +292,6 @@ impl Shared {
 
     /// The value that belongs to a key and to no other.
     pub(super) fn value(&self, key: &str) -> String {
-        format!(
-            "{key}={:x<1$}",
-            "",
-            self.spec.value_size.saturating_sub(key.len() + 1)
-        )
+        format!("{key}={:x<1$}", "", self.spec.value_size.saturating_sub(key.len() + 1))
     }
 }

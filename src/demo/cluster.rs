@@ -94,10 +94,7 @@ impl Default for ClusterSpec {
 impl ClusterSpec {
     /// The default with a password on every node.
     pub fn with_password(password: &str) -> ClusterSpec {
-        ClusterSpec {
-            password: Some(password.into()),
-            ..ClusterSpec::default()
-        }
+        ClusterSpec { password: Some(password.into()), ..ClusterSpec::default() }
     }
 
     fn group_size(&self) -> usize {
@@ -123,38 +120,20 @@ impl Cluster {
         let (server, sentinel) = (Binary::redis_server()?, Binary::redis_sentinel()?);
         let dir = tempfile::Builder::new().prefix("switchmaster-").tempdir()?;
         let count = spec.masters.len() * spec.group_size();
-        let mut cluster = Cluster {
-            nodes: Vec::new(),
-            sentinels: Vec::new(),
-            relays: Vec::new(),
-            spec: spec.clone(),
-            dir,
-        };
-        for (kind, binary, total) in [
-            ("node", &server, count),
-            ("sentinel", &sentinel, spec.sentinels),
-        ] {
+        let mut cluster =
+            Cluster { nodes: Vec::new(), sentinels: Vec::new(), relays: Vec::new(), spec: spec.clone(), dir };
+        for (kind, binary, total) in [("node", &server, count), ("sentinel", &sentinel, spec.sentinels)] {
             for index in 0..total {
                 let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
                 let folder = cluster.dir.path().join(format!("{kind}-{index}"));
                 fs::create_dir(&folder)?;
-                let process = Server::new(
-                    format!("{kind} {index}"),
-                    addr,
-                    binary.clone(),
-                    folder.join(format!("{kind}.conf")),
-                );
+                let process =
+                    Server::new(format!("{kind} {index}"), addr, binary.clone(), folder.join(format!("{kind}.conf")));
                 if spec.partitionable {
                     let relay = Relay::start(addr, free_port()?);
-                    cluster
-                        .relays
-                        .push(relay.map_err(|_| ClusterError::PortTaken(addr))?);
+                    cluster.relays.push(relay.map_err(|_| ClusterError::PortTaken(addr))?);
                 }
-                if kind == "node" {
-                    cluster.nodes.push(process)
-                } else {
-                    cluster.sentinels.push(process)
-                }
+                if kind == "node" { cluster.nodes.push(process) } else { cluster.sentinels.push(process) }
             }
         }
         for index in 0..count {
@@ -204,23 +183,17 @@ impl Cluster {
 
     /// The address by which node `index` is known to Sentinel (that of its relay, if it has one).
     pub fn node_addr(&self, index: usize) -> SocketAddr {
-        self.relays
-            .get(index)
-            .map_or(self.nodes[index].addr(), Relay::addr)
+        self.relays.get(index).map_or(self.nodes[index].addr(), Relay::addr)
     }
 
     /// The address by which Sentinel `index` is known.
     pub fn sentinel_addr(&self, index: usize) -> SocketAddr {
-        self.relays
-            .get(self.nodes.len() + index)
-            .map_or(self.sentinels[index].addr(), Relay::addr)
+        self.relays.get(self.nodes.len() + index).map_or(self.sentinels[index].addr(), Relay::addr)
     }
 
     /// The addresses of all Sentinels.
     pub fn sentinel_addrs(&self) -> Vec<SocketAddr> {
-        (0..self.sentinels.len())
-            .map(|index| self.sentinel_addr(index))
-            .collect()
+        (0..self.sentinels.len()).map(|index| self.sentinel_addr(index)).collect()
     }
 
     /// The index of the node known as `addr`.
@@ -230,10 +203,7 @@ impl Cluster {
 
     /// The credentials of the `default` user, if it has a password.
     pub fn auth(&self) -> Option<Credentials> {
-        self.spec.password.as_deref().map(|password| Credentials {
-            username: None,
-            password: Secret::new(password),
-        })
+        self.spec.password.as_deref().map(|password| Credentials { username: None, password: Secret::new(password) })
     }
 
     /// The relay in front of a process, in a partitionable cluster.
@@ -299,21 +269,14 @@ impl Cluster {
         let mut votes: Vec<SocketAddr> = Vec::new();
         let mut silent = 0;
         for sentinel in 0..self.sentinels.len() {
-            match self
-                .ask_sentinel(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name])
-                .await
-            {
+            match self.ask_sentinel(sentinel, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await {
                 Ok(reply) => votes.extend(address(reply.items())),
                 Err(_) => silent += 1,
             }
         }
-        let voted = votes
-            .iter()
-            .find(|&addr| 2 * votes.iter().filter(|other| *other == addr).count() > votes.len());
+        let voted = votes.iter().find(|&addr| 2 * votes.iter().filter(|other| *other == addr).count() > votes.len());
         let &addr = voted.ok_or_else(|| format!("Sentinels name {votes:?}, {silent} silent"))?;
-        let index = self
-            .node_at(addr)
-            .ok_or_else(|| format!("Sentinels name {addr}, which is not a node"))?;
+        let index = self.node_at(addr).ok_or_else(|| format!("Sentinels name {addr}, which is not a node"))?;
         match self.ask_node(index, &["ROLE"]).await {
             Ok(role) if role.items().first().and_then(Reply::text) == Some("master") => Ok(index),
             Ok(role) => Err(format!("{addr} says {role}")),
@@ -327,9 +290,7 @@ impl Cluster {
             for name in &self.spec.masters {
                 let master = self.who_is_master_of(name).await?;
                 self.check_replicas(name, master).await?;
-                for sentinel in
-                    (0..self.sentinels.len()).filter(|&index| self.sentinels[index].is_running())
-                {
+                for sentinel in (0..self.sentinels.len()).filter(|&index| self.sentinels[index].is_running()) {
                     self.check_sentinel(sentinel, name).await?;
                 }
             }
@@ -344,10 +305,7 @@ impl Cluster {
             let mut refusals = String::new();
             for sentinel in 0..self.sentinels.len() {
                 let asked = Instant::now();
-                match self
-                    .ask_sentinel(sentinel, &["SENTINEL", "FAILOVER", self.master_name()])
-                    .await
-                {
+                match self.ask_sentinel(sentinel, &["SENTINEL", "FAILOVER", self.master_name()]).await {
                     Ok(Reply::Simple(_)) => return Ok(asked),
                     Ok(other) => write!(refusals, "{other} ").unwrap_or_default(),
                     Err(error) => write!(refusals, "{error} ").unwrap_or_default(),
@@ -359,16 +317,10 @@ impl Cluster {
     }
 
     /// Waits until most Sentinels name another master than node `old` and that one agrees; returns its index.
-    pub async fn wait_for_master_change(
-        &self,
-        old: usize,
-        limit: Duration,
-    ) -> Result<usize, ClusterError> {
-        until("a new master", limit, async || {
-            match self.who_is_master().await {
-                Ok(index) if index == old => Err(format!("still node {old}")),
-                other => other,
-            }
+    pub async fn wait_for_master_change(&self, old: usize, limit: Duration) -> Result<usize, ClusterError> {
+        until("a new master", limit, async || match self.who_is_master().await {
+            Ok(index) if index == old => Err(format!("still node {old}")),
+            other => other,
         })
         .await
     }
@@ -377,16 +329,8 @@ impl Cluster {
     pub async fn epoch(&self) -> u64 {
         let mut highest = 0;
         for sentinel in 0..self.sentinels.len() {
-            if let Ok(reply) = self
-                .ask_sentinel(sentinel, &["SENTINEL", "MASTER", self.master_name()])
-                .await
-            {
-                highest = highest.max(
-                    reply
-                        .field("config-epoch")
-                        .and_then(|text| text.parse().ok())
-                        .unwrap_or(0),
-                );
+            if let Ok(reply) = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", self.master_name()]).await {
+                highest = highest.max(reply.field("config-epoch").and_then(|text| text.parse().ok()).unwrap_or(0));
             }
         }
         highest
@@ -396,14 +340,8 @@ impl Cluster {
         let size = self.spec.group_size();
         until("the replicas to be online", limit, async || {
             for master in (0..self.nodes.len()).step_by(size) {
-                let role = self
-                    .ask_node(master, &["ROLE"])
-                    .await
-                    .map_err(|error| error.to_string())?;
-                let known = role
-                    .items()
-                    .get(2)
-                    .map_or(0, |replicas| replicas.items().len());
+                let role = self.ask_node(master, &["ROLE"]).await.map_err(|error| error.to_string())?;
+                let known = role.items().get(2).map_or(0, |replicas| replicas.items().len());
                 if known < self.spec.replicas {
                     return Err(format!("node {master} says {role}"));
                 }
@@ -417,13 +355,7 @@ impl Cluster {
     }
 
     async fn check_replicas(&self, name: &str, master: usize) -> Result<(), String> {
-        let group = self
-            .spec
-            .masters
-            .iter()
-            .position(|other| other == name)
-            .unwrap_or(0)
-            * self.spec.group_size();
+        let group = self.spec.masters.iter().position(|other| other == name).unwrap_or(0) * self.spec.group_size();
         let members = group..group + self.spec.group_size();
         for replica in members.filter(|&index| index != master && self.nodes[index].is_running()) {
             self.check_link(replica).await?;
@@ -432,41 +364,24 @@ impl Cluster {
     }
 
     async fn check_link(&self, replica: usize) -> Result<(), String> {
-        let role = self
-            .ask_node(replica, &["ROLE"])
-            .await
-            .map_err(|error| format!("node {replica}: {error}"))?;
+        let role = self.ask_node(replica, &["ROLE"]).await.map_err(|error| format!("node {replica}: {error}"))?;
         match role.items() {
-            [kind, _, _, link, _]
-                if kind.text() == Some("slave") && link.text() == Some("connected") =>
-            {
-                Ok(())
-            }
+            [kind, _, _, link, _] if kind.text() == Some("slave") && link.text() == Some("connected") => Ok(()),
             _ => Err(format!("node {replica} says {role}")),
         }
     }
 
     async fn check_sentinel(&self, sentinel: usize, name: &str) -> Result<(), String> {
         let complain = |what: &str| format!("sentinel {sentinel}: {what}");
-        let master = self
-            .ask_sentinel(sentinel, &["SENTINEL", "MASTER", name])
-            .await;
+        let master = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", name]).await;
         let master = master.map_err(|error| complain(&error.to_string()))?;
         if master.field("flags") != Some("master") {
-            return Err(complain(&format!(
-                "the master's flags are {:?}",
-                master.field("flags")
-            )));
+            return Err(complain(&format!("the master's flags are {:?}", master.field("flags"))));
         }
-        let running_sentinels = self
-            .sentinels
-            .iter()
-            .filter(|sentinel| sentinel.is_running())
-            .count();
-        for (what, expected, flags) in [
-            ("REPLICAS", self.running_replicas(name), "slave"),
-            ("SENTINELS", running_sentinels - 1, "sentinel"),
-        ] {
+        let running_sentinels = self.sentinels.iter().filter(|sentinel| sentinel.is_running()).count();
+        for (what, expected, flags) in
+            [("REPLICAS", self.running_replicas(name), "slave"), ("SENTINELS", running_sentinels - 1, "sentinel")]
+        {
             let list = self.ask_sentinel(sentinel, &["SENTINEL", what, name]).await;
             let list = list.map_err(|error| complain(&error.to_string()))?;
             let well = list.items().iter().filter(|item| {
@@ -477,31 +392,16 @@ impl Cluster {
             });
             let well = well.count();
             if well < expected {
-                let flags: Vec<_> = list
-                    .items()
-                    .iter()
-                    .map(|item| (item.field("name"), item.field("flags")))
-                    .collect();
-                return Err(complain(&format!(
-                    "{well} of {expected} {what} are well: {flags:?}"
-                )));
+                let flags: Vec<_> = list.items().iter().map(|item| (item.field("name"), item.field("flags"))).collect();
+                return Err(complain(&format!("{well} of {expected} {what} are well: {flags:?}")));
             }
         }
         Ok(())
     }
 
     fn running_replicas(&self, name: &str) -> usize {
-        let group = self
-            .spec
-            .masters
-            .iter()
-            .position(|other| other == name)
-            .unwrap_or(0)
-            * self.spec.group_size();
-        let running = self.nodes[group..group + self.spec.group_size()]
-            .iter()
-            .filter(|node| node.is_running())
-            .count();
+        let group = self.spec.masters.iter().position(|other| other == name).unwrap_or(0) * self.spec.group_size();
+        let running = self.nodes[group..group + self.spec.group_size()].iter().filter(|node| node.is_running()).count();
         running.saturating_sub(1)
     }
 
@@ -521,10 +421,7 @@ impl Cluster {
         };
         if spec.partitionable {
             line(format!("bind-source-addr {}", source(Member::Node(index))));
-            line(format!(
-                "replica-announce-ip 127.0.0.1\nreplica-announce-port {}",
-                self.node_addr(index).port()
-            ));
+            line(format!("replica-announce-ip 127.0.0.1\nreplica-announce-port {}", self.node_addr(index).port()));
         }
         if let Some(password) = &spec.password {
             line(format!("masterauth {password}"));
@@ -536,10 +433,7 @@ impl Cluster {
             line(format!("user {name} on >{password} {rules}"));
         }
         if index != master {
-            line(format!(
-                "replicaof 127.0.0.1 {}",
-                self.node_addr(master).port()
-            ));
+            line(format!("replicaof 127.0.0.1 {}", self.node_addr(master).port()));
         }
         spec.node_config.iter().cloned().for_each(line);
         Ok(conf)
@@ -547,12 +441,7 @@ impl Cluster {
 
     fn sentinel_conf(&self, index: usize) -> io::Result<String> {
         let spec = &self.spec;
-        let id = |sentinel: usize| {
-            format!(
-                "{:040x}",
-                u64::from(self.sentinels[sentinel].addr().port()) << 16 | 0xabcd
-            )
-        };
+        let id = |sentinel: usize| format!("{:040x}", u64::from(self.sentinels[sentinel].addr().port()) << 16 | 0xabcd);
         let mut conf = format!(
             "port {}\nbind 127.0.0.1\ndir {}\ndaemonize no\nprotected-mode no\nsentinel myid {}\n",
             self.sentinels[index].addr().port(),
@@ -564,49 +453,29 @@ impl Cluster {
             conf.push('\n');
         };
         if spec.partitionable {
-            line(format!(
-                "bind-source-addr {}",
-                source(Member::Sentinel(index))
-            ));
+            line(format!("bind-source-addr {}", source(Member::Sentinel(index))));
             line(format!(
                 "sentinel announce-ip 127.0.0.1\nsentinel announce-port {}",
                 self.sentinel_addr(index).port()
             ));
         }
         if let Some(password) = &spec.sentinel_password {
-            line(format!(
-                "requirepass {password}\nsentinel sentinel-pass {password}"
-            ));
+            line(format!("requirepass {password}\nsentinel sentinel-pass {password}"));
         }
         for (group, name) in spec.masters.iter().enumerate() {
             let first = group * spec.group_size();
             let quorum = spec.quorum.unwrap_or(spec.sentinels / 2 + 1);
-            line(format!(
-                "sentinel monitor {name} 127.0.0.1 {} {quorum}",
-                self.node_addr(first).port()
-            ));
-            line(format!(
-                "sentinel down-after-milliseconds {name} {}",
-                spec.down_after.as_millis()
-            ));
-            line(format!(
-                "sentinel failover-timeout {name} {}",
-                spec.failover_timeout.as_millis()
-            ));
-            line(format!(
-                "sentinel parallel-syncs {name} {}",
-                spec.replicas.max(1)
-            ));
+            line(format!("sentinel monitor {name} 127.0.0.1 {} {quorum}", self.node_addr(first).port()));
+            line(format!("sentinel down-after-milliseconds {name} {}", spec.down_after.as_millis()));
+            line(format!("sentinel failover-timeout {name} {}", spec.failover_timeout.as_millis()));
+            line(format!("sentinel parallel-syncs {name} {}", spec.replicas.max(1)));
             if let Some(password) = &spec.password {
                 line(format!("sentinel auth-pass {name} {password}"));
             }
             // They would find each other by themselves, some seconds later.
             for other in (0..spec.sentinels).filter(|&other| other != index) {
                 let port = self.sentinel_addr(other).port();
-                line(format!(
-                    "sentinel known-sentinel {name} 127.0.0.1 {port} {}",
-                    id(other)
-                ));
+                line(format!("sentinel known-sentinel {name} 127.0.0.1 {port} {}", id(other)));
             }
         }
         spec.sentinel_config.iter().cloned().for_each(line);
@@ -626,10 +495,7 @@ fn source(member: Member) -> IpAddr {
 /// The address in Sentinel's `[ip, port]`.
 fn address(reply: &[Reply]) -> Option<SocketAddr> {
     let [ip, port] = reply else { return None };
-    Some(SocketAddr::new(
-        ip.text()?.parse().ok()?,
-        port.text()?.parse().ok()?,
-    ))
+    Some(SocketAddr::new(ip.text()?.parse().ok()?, port.text()?.parse().ok()?))
 }
 
 /// Probes every 20 ms until the probe succeeds; its last complaint is in the error.
@@ -643,11 +509,7 @@ pub async fn until<T>(
         match probe().await {
             Ok(value) => return Ok(value),
             Err(last) if started.elapsed() > limit => {
-                return Err(ClusterError::TimedOut {
-                    what: what.into(),
-                    limit,
-                    last,
-                });
+                return Err(ClusterError::TimedOut { what: what.into(), limit, last });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
@@ -655,7 +517,5 @@ pub async fn until<T>(
 }
 
 async fn within_a_second<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(Duration::from_secs(1), work)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(Duration::from_secs(1), work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

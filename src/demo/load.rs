@@ -84,11 +84,7 @@ impl Default for LoadSpec {
 impl LoadSpec {
     /// No client at all, to be filled in.
     pub fn none() -> LoadSpec {
-        LoadSpec {
-            writers: 0,
-            readers: 0,
-            ..LoadSpec::default()
-        }
+        LoadSpec { writers: 0, readers: 0, ..LoadSpec::default() }
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -99,10 +95,7 @@ impl LoadSpec {
             (Kind::Reader, self.readers),
             (Kind::Idle, self.idle),
         ];
-        groups
-            .into_iter()
-            .flat_map(|(kind, count)| std::iter::repeat_n(kind, count))
-            .collect()
+        groups.into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count)).collect()
     }
 }
 
@@ -133,73 +126,37 @@ impl Load {
     /// Starts the clients, which connect to `addr`.
     pub fn start(addr: SocketAddr, spec: LoadSpec) -> io::Result<Load> {
         static LOADS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let prefix = format!(
-            "{:x}.{:x}",
-            std::process::id(),
-            LOADS.fetch_add(1, Ordering::Relaxed)
-        );
+        let prefix = format!("{:x}.{:x}", std::process::id(), LOADS.fetch_add(1, Ordering::Relaxed));
         let kinds = spec.kinds();
         let started = Instant::now();
         let logs = kinds.iter().enumerate().map(|(index, &kind)| {
-            let number = kinds[..index]
-                .iter()
-                .filter(|&&other| other == kind)
-                .count();
-            Mutex::new(Log::new(
-                kind,
-                number,
-                number as u32 % spec.dbs.max(1),
-                started,
-            ))
+            let number = kinds[..index].iter().filter(|&&other| other == kind).count();
+            Mutex::new(Log::new(kind, number, number as u32 % spec.dbs.max(1), started))
         });
         let logs = logs.collect();
-        let shared = Arc::new(Shared {
-            addr,
-            spec,
-            prefix,
-            started,
-            logs,
-            finished: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { addr, spec, prefix, started, logs, finished: AtomicBool::new(false) });
         let (halt, told) = watch::channel(Halt::No);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("load".into())
-            .spawn(move || {
-                let mut aborted = told.clone();
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = run_clients(&work, told) => {}
-                        _ = aborted.wait_for(|halt| *halt == Halt::Abort) => {}
-                    }
-                });
-                work.finished.store(true, Ordering::Release);
-            })?;
-        Ok(Load {
-            shared,
-            halt,
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
+            let mut aborted = told.clone();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = run_clients(&work, told) => {}
+                    _ = aborted.wait_for(|halt| *halt == Halt::Abort) => {}
+                }
+            });
+            work.finished.store(true, Ordering::Release);
+        })?;
+        Ok(Load { shared, halt, thread: Some(thread) })
     }
 
     /// Waits until every client has connected and had its first reply (an idle one: has connected).
     pub async fn wait_until_served(&self, limit: Duration) -> Result<(), ClusterError> {
         let all = self.shared.logs.len();
         super::cluster::until("every load client to be served", limit, async || {
-            let served = self
-                .shared
-                .logs
-                .iter()
-                .filter(|log| lock(log).is_served())
-                .count();
-            if served == all {
-                Ok(())
-            } else {
-                Err(format!("{served} of {all}; {}", self.report()))
-            }
+            let served = self.shared.logs.iter().filter(|log| lock(log).is_served()).count();
+            if served == all { Ok(()) } else { Err(format!("{served} of {all}; {}", self.report())) }
         })
         .await
     }
@@ -220,23 +177,14 @@ impl Load {
         for (index, log) in self.shared.logs.iter().enumerate() {
             lock(log).add_to(&mut report, index, from, to);
         }
-        report.longest = report
-            .clients
-            .iter()
-            .fold(None, |longest, client| longer(longest, client.longest));
-        report.elapsed = to
-            .min(Instant::now())
-            .saturating_duration_since(from.max(self.shared.started));
+        report.longest = report.clients.iter().fold(None, |longest, client| longer(longest, client.longest));
+        report.elapsed = to.min(Instant::now()).saturating_duration_since(from.max(self.shared.started));
         report
     }
 
     /// For each client, when it got its first right reply after `after` (for an idle one, `None`).
     pub fn first_replies_after(&self, after: Instant) -> Vec<Option<Instant>> {
-        self.shared
-            .logs
-            .iter()
-            .map(|log| lock(log).first_reply_after(after))
-            .collect()
+        self.shared.logs.iter().map(|log| lock(log).first_reply_after(after)).collect()
     }
 
     /// For each client that was waiting for a reply at `moment`: the longest it waited from `moment` on, until its
@@ -253,22 +201,14 @@ impl Load {
 
     /// Requests answered rightly so far.
     pub fn answered(&self) -> u64 {
-        self.shared
-            .logs
-            .iter()
-            .map(|log| lock(log).answered())
-            .sum()
+        self.shared.logs.iter().map(|log| lock(log).answered()).sum()
     }
 
     /// Lets every client finish what is outstanding, ends it, and reports.
     pub async fn stop(&self, limit: Duration) -> Result<Report, ClusterError> {
         self.halt.send_replace(Halt::Finish);
         let report = super::cluster::until("the load clients to finish", limit, async || {
-            if self.shared.finished.load(Ordering::Acquire) {
-                Ok(())
-            } else {
-                Err(self.report().to_string())
-            }
+            if self.shared.finished.load(Ordering::Acquire) { Ok(()) } else { Err(self.report().to_string()) }
         });
         report.await?;
         Ok(self.report())
@@ -280,18 +220,9 @@ impl Load {
     }
 
     /// The same with other credentials than those of the clients.
-    pub async fn verify_with(
-        &self,
-        addr: SocketAddr,
-        auth: Option<&Credentials>,
-    ) -> io::Result<Verdict> {
+    pub async fn verify_with(&self, addr: SocketAddr, auth: Option<&Credentials>) -> io::Result<Verdict> {
         let settled = self.shared.finished.load(Ordering::Acquire);
-        let written: Vec<Written> = self
-            .shared
-            .logs
-            .iter()
-            .filter_map(|log| lock(log).written())
-            .collect();
+        let written: Vec<Written> = self.shared.logs.iter().filter_map(|log| lock(log).written()).collect();
         verify(addr, auth, &self.shared, &written, settled).await
     }
 }

@@ -137,11 +137,7 @@ impl Log {
         let took = sent.elapsed().as_micros().min(u128::from(u32::MAX)) as u32;
         let sent = sent.saturating_duration_since(self.started).as_micros() as u64;
         self.ok += u64::from(outcome == Outcome::Ok);
-        self.samples.push(Sample {
-            sent,
-            took,
-            outcome,
-        });
+        self.samples.push(Sample { sent, took, outcome });
     }
 
     pub(super) fn error(&mut self, text: String) {
@@ -183,21 +179,11 @@ impl Log {
                 // Those still under way now are neither acknowledged nor given up.
                 let settled = self.acknowledged.len() - self.in_flight();
                 let acknowledged = self.acknowledged[..settled].to_vec();
-                Some(Written::Keys {
-                    kind,
-                    number,
-                    db,
-                    acknowledged,
-                })
+                Some(Written::Keys { kind, number, db, acknowledged })
             }
             Kind::Counter => {
                 let unknown = self.unknown + self.in_flight() as u64;
-                Some(Written::Counter {
-                    number,
-                    db,
-                    last: self.last.unwrap_or(0),
-                    unknown,
-                })
+                Some(Written::Counter { number, db, last: self.last.unwrap_or(0), unknown })
             }
             Kind::Reader | Kind::Idle => None,
         }
@@ -206,12 +192,8 @@ impl Log {
     pub(super) fn first_reply_after(&self, after: Instant) -> Option<Instant> {
         let after = after.saturating_duration_since(self.started).as_micros() as u64;
         let replied = |sample: &Sample| sample.sent + u64::from(sample.took);
-        let from = self
-            .samples
-            .partition_point(|sample| replied(sample) < after);
-        let first = self.samples[from..]
-            .iter()
-            .find(|sample| sample.outcome == Outcome::Ok)?;
+        let from = self.samples.partition_point(|sample| replied(sample) < after);
+        let first = self.samples[from..].iter().find(|sample| sample.outcome == Outcome::Ok)?;
         Some(self.started + Duration::from_micros(replied(first)))
     }
 
@@ -222,10 +204,7 @@ impl Log {
         let begin = self.samples.partition_point(|sample| sample.sent < first);
         let mut longest: Option<Stall> = None;
         let mut requests = 0;
-        for sample in self.samples[begin..]
-            .iter()
-            .take_while(|sample| sample.sent < end)
-        {
+        for sample in self.samples[begin..].iter().take_while(|sample| sample.sent < end) {
             requests += 1;
             match sample.outcome {
                 Outcome::Ok => report.ok += 1,
@@ -237,30 +216,15 @@ impl Log {
             if longest.is_none_or(|stall| stall.took.as_micros() < u128::from(sample.took)) {
                 let took = Duration::from_micros(sample.took.into());
                 let sent = self.started + Duration::from_micros(sample.sent);
-                longest = Some(Stall {
-                    took,
-                    sent,
-                    client: index,
-                    open: false,
-                });
+                longest = Some(Stall { took, sent, client: index, open: false });
             }
         }
         if let Some(sent) = self.open_since.filter(|sent| (from..to).contains(sent)) {
-            let open = Stall {
-                took: sent.elapsed(),
-                sent,
-                client: index,
-                open: true,
-            };
+            let open = Stall { took: sent.elapsed(), sent, client: index, open: true };
             longest = longer(longest, Some(open));
         }
         report.requests += requests;
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .filter(|(at, _)| within(&at))
-            .cloned()
-            .collect();
+        let errors: Vec<_> = self.errors.iter().filter(|(at, _)| within(&at)).cloned().collect();
         for (_, text) in &errors {
             let word = text.split_whitespace().next().unwrap_or("").to_owned();
             *report.errors.entry(word).or_default() += 1;

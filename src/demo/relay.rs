@@ -49,25 +49,16 @@ impl Relay {
         let addr = listener.local_addr()?;
         let (rules, seen) = watch::channel(Rules::default());
         let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let thread = std::thread::Builder::new()
-            .name(format!("relay-{}", addr.port()))
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = accept(listener, target, seen) => {}
-                        _ = stopped => {}
-                    }
-                });
-            })?;
-        Ok(Relay {
-            addr,
-            rules,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("relay-{}", addr.port())).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, target, seen) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(Relay { addr, rules, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -104,10 +95,7 @@ impl Drop for Relay {
 
 impl Rules {
     fn of(&self, source: IpAddr) -> Passage {
-        self.by_source
-            .get(&source)
-            .copied()
-            .unwrap_or(self.everyone)
+        self.by_source.get(&source).copied().unwrap_or(self.everyone)
     }
 }
 
@@ -125,12 +113,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, rules: watch::Receive
     }
 }
 
-async fn carry(
-    client: TcpStream,
-    source: IpAddr,
-    target: SocketAddr,
-    rules: watch::Receiver<Rules>,
-) {
+async fn carry(client: TcpStream, source: IpAddr, target: SocketAddr, rules: watch::Receiver<Rules>) {
     if rules.borrow().of(source) == Passage::Refuse {
         return;
     }
@@ -150,9 +133,7 @@ async fn carry(
     };
     let refused = async {
         let mut rules = rules.clone();
-        let _ = rules
-            .wait_for(|rules| rules.of(source) == Passage::Refuse)
-            .await;
+        let _ = rules.wait_for(|rules| rules.of(source) == Passage::Refuse).await;
     };
     tokio::select! {
         () = pass => {}
@@ -181,10 +162,7 @@ async fn copy(
 
 async fn wait_until_open(rules: &mut watch::Receiver<Rules>, source: IpAddr) -> Passage {
     let not_black = |rules: &Rules| rules.of(source) != Passage::BlackHole;
-    let passage = rules
-        .wait_for(not_black)
-        .await
-        .map(|rules| rules.of(source));
+    let passage = rules.wait_for(not_black).await.map(|rules| rules.of(source));
     // An error means that the relay is being dropped: like a cut.
     passage.unwrap_or(Passage::Refuse)
 }
@@ -206,12 +184,8 @@ mod tests {
 
         relay.set_for(Ipv4Addr::LOCALHOST.into(), Passage::BlackHole);
         client.write_all(b"b").unwrap();
-        far.set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
-        assert!(
-            far.read_exact(&mut byte).is_err(),
-            "nothing passes a black hole"
-        );
+        far.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!(far.read_exact(&mut byte).is_err(), "nothing passes a black hole");
         relay.restore();
         far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         far.read_exact(&mut byte).unwrap();

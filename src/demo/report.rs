@@ -112,12 +112,8 @@ impl Report {
 
     /// Error replies other than `allowed`, lost or refused connections, crossed, hung, stale and doubled ones.
     pub fn broken_promises(&self, allowed: &[&str]) -> u64 {
-        let errors: u64 = self
-            .errors
-            .iter()
-            .filter(|(word, _)| !allowed.contains(&word.as_str()))
-            .map(|(_, n)| n)
-            .sum();
+        let errors: u64 =
+            self.errors.iter().filter(|(word, _)| !allowed.contains(&word.as_str())).map(|(_, n)| n).sum();
         errors
             + self.connections_lost
             + self.refused
@@ -150,10 +146,7 @@ impl Report {
         self.stale += other.stale;
         self.doubled += other.doubled;
         let offset = self.clients.len();
-        let moved = other.longest.map(|stall| Stall {
-            client: stall.client + offset,
-            ..stall
-        });
+        let moved = other.longest.map(|stall| Stall { client: stall.client + offset, ..stall });
         self.longest = longer(self.longest, moved);
         self.clients.extend(other.clients);
     }
@@ -189,52 +182,20 @@ pub(super) fn longer(one: Option<Stall>, other: Option<Stall>) -> Option<Stall> 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, value: String| writeln!(f, "{name:<22} {value}");
-        row(
-            "requests",
-            format!("{} in {:.1} s", self.requests, self.elapsed.as_secs_f64()),
-        )?;
-        let words: Vec<String> = self
-            .errors
-            .iter()
-            .map(|(word, count)| format!("{count} {word}"))
-            .collect();
-        row(
-            "errors",
-            if words.is_empty() {
-                "0".into()
-            } else {
-                words.join(", ")
-            },
-        )?;
-        row(
-            "connections lost",
-            format!(
-                "{} (requests: {})",
-                self.connections_lost, self.lost_requests
-            ),
-        )?;
-        row(
-            "reconnects, refused",
-            format!("{}, {}", self.reconnects, self.refused),
-        )?;
+        row("requests", format!("{} in {:.1} s", self.requests, self.elapsed.as_secs_f64()))?;
+        let words: Vec<String> = self.errors.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        row("errors", if words.is_empty() { "0".into() } else { words.join(", ") })?;
+        row("connections lost", format!("{} (requests: {})", self.connections_lost, self.lost_requests))?;
+        row("reconnects, refused", format!("{}, {}", self.reconnects, self.refused))?;
         row(
             "wrong replies",
-            format!(
-                "{} crossed, {} stale, {} doubled, {} hung",
-                self.crossed, self.stale, self.doubled, self.hung
-            ),
+            format!("{} crossed, {} stale, {} doubled, {} hung", self.crossed, self.stale, self.doubled, self.hung),
         )?;
         match self.longest {
             Some(stall) => {
-                let name = self
-                    .clients
-                    .get(stall.client)
-                    .map_or("", |client| client.name.as_str());
+                let name = self.clients.get(stall.client).map_or("", |client| client.name.as_str());
                 let open = if stall.open { ", still waiting" } else { "" };
-                row(
-                    "longest pause",
-                    format!("{} ms ({name}{open})", stall.took.as_millis()),
-                )
+                row("longest pause", format!("{} ms ({name}{open})", stall.took.as_millis()))
             }
             None => row("longest pause", "-".into()),
         }
@@ -247,15 +208,8 @@ impl fmt::Display for Verdict {
             f,
             "{} of {} acknowledged writes missing, {} values foreign, {} increments doubled; \
              of {} unacknowledged writes {} ran",
-            self.missing,
-            self.acknowledged,
-            self.foreign,
-            self.doubled,
-            self.unacknowledged,
-            self.unacknowledged_ran
+            self.missing, self.acknowledged, self.foreign, self.doubled, self.unacknowledged, self.unacknowledged_ran
         )?;
-        self.examples
-            .iter()
-            .try_for_each(|example| write!(f, "\n  {example}"))
+        self.examples.iter().try_for_each(|example| write!(f, "\n  {example}"))
     }
 }

@@ -62,21 +62,9 @@ pub struct Binary {
 
 impl Server {
     /// A server that is not started yet; `config` is its configuration file, beside which it logs.
-    pub fn new(
-        name: impl Into<String>,
-        addr: SocketAddr,
-        binary: Binary,
-        config: PathBuf,
-    ) -> Server {
+    pub fn new(name: impl Into<String>, addr: SocketAddr, binary: Binary, config: PathBuf) -> Server {
         let log = config.with_extension("log");
-        Server {
-            name: name.into(),
-            addr,
-            binary,
-            config,
-            log,
-            child: Mutex::new(None),
-        }
+        Server { name: name.into(), addr, binary, config, log, child: Mutex::new(None) }
     }
 
     /// Starts the process and returns when it accepts connections.
@@ -97,34 +85,23 @@ impl Server {
         let limit = Duration::from_secs(10);
         let started = Instant::now();
         loop {
-            if TcpStream::connect(self.addr)
-                .await
-                .is_ok_and(|stream| stream.local_addr().ok() != Some(self.addr))
+            if TcpStream::connect(self.addr).await.is_ok_and(|stream| stream.local_addr().ok() != Some(self.addr))
                 && self.is_running()
             {
                 return Ok(());
             }
             if !self.is_running() {
                 let log = fs::read(&self.log).unwrap_or_default();
-                let log =
-                    String::from_utf8_lossy(log.get(logged_before as usize..).unwrap_or_default())
-                        .into_owned();
+                let log = String::from_utf8_lossy(log.get(logged_before as usize..).unwrap_or_default()).into_owned();
                 return Err(if log.contains("Address already in use") {
                     ClusterError::PortTaken(self.addr)
                 } else {
-                    ClusterError::Died {
-                        name: self.name.clone(),
-                        log,
-                    }
+                    ClusterError::Died { name: self.name.clone(), log }
                 });
             }
             if started.elapsed() > limit {
                 let what = format!("{} to accept connections at {}", self.name, self.addr);
-                return Err(ClusterError::TimedOut {
-                    what,
-                    limit,
-                    last: self.log_tail(),
-                });
+                return Err(ClusterError::TimedOut { what, limit, last: self.log_tail() });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -170,11 +147,7 @@ impl Server {
         while self.is_running() {
             if at.elapsed() > limit {
                 let what = format!("{} to shut down", self.name);
-                return Err(ClusterError::TimedOut {
-                    what,
-                    limit,
-                    last: self.log_tail(),
-                });
+                return Err(ClusterError::TimedOut { what, limit, last: self.log_tail() });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -227,9 +200,7 @@ impl Server {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
-        self.child
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -242,49 +213,30 @@ impl Drop for Server {
 impl Binary {
     /// `$REDIS_SERVER`, else redis-server or valkey-server from the PATH.
     pub fn redis_server() -> Result<Binary, ClusterError> {
-        let found = from_env("REDIS_SERVER")
-            .or_else(|| in_path("redis-server"))
-            .or_else(|| in_path("valkey-server"));
-        Ok(Binary {
-            program: found.ok_or(ClusterError::NotInstalled("redis-server"))?,
-            arguments: &[],
-        })
+        let found = from_env("REDIS_SERVER").or_else(|| in_path("redis-server")).or_else(|| in_path("valkey-server"));
+        Ok(Binary { program: found.ok_or(ClusterError::NotInstalled("redis-server"))?, arguments: &[] })
     }
 
     /// `$REDIS_SENTINEL`, else redis-sentinel or valkey-sentinel from the PATH, else the server in its Sentinel mode.
     pub fn redis_sentinel() -> Result<Binary, ClusterError> {
-        let found = from_env("REDIS_SENTINEL")
-            .or_else(|| in_path("redis-sentinel"))
-            .or_else(|| in_path("valkey-sentinel"));
+        let found =
+            from_env("REDIS_SENTINEL").or_else(|| in_path("redis-sentinel")).or_else(|| in_path("valkey-sentinel"));
         let program = match found {
             Some(program) => program,
-            None => {
-                Binary::redis_server()
-                    .map_err(|_| ClusterError::NotInstalled("redis-sentinel"))?
-                    .program
-            }
+            None => Binary::redis_server().map_err(|_| ClusterError::NotInstalled("redis-sentinel"))?.program,
         };
-        let named_sentinel = program
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().contains("sentinel"));
-        Ok(Binary {
-            program,
-            arguments: if named_sentinel { &[] } else { &["--sentinel"] },
-        })
+        let named_sentinel = program.file_name().is_some_and(|name| name.to_string_lossy().contains("sentinel"));
+        Ok(Binary { program, arguments: if named_sentinel { &[] } else { &["--sentinel"] } })
     }
 }
 
 fn from_env(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// A loopback port that is free now, outside the range from which outgoing connections take theirs:
@@ -297,14 +249,10 @@ pub fn free_port() -> io::Result<u16> {
         .unwrap_or(32768);
     let first = 10_000;
     if lowest_outgoing < first + 1_000 {
-        return Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port());
+        return Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
     }
     let seed = || {
-        let nanos = SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |since| since.subsec_nanos());
+        let nanos = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
         (nanos ^ std::process::id().wrapping_mul(2_654_435_761)).max(1)
     };
     let _ = NEXT.compare_exchange(0, seed(), Ordering::Relaxed, Ordering::Relaxed);
@@ -330,11 +278,7 @@ impl fmt::Display for ClusterError {
             ClusterError::PortTaken(addr) => write!(f, "{addr} is taken"),
             ClusterError::Died { name, log } => write!(f, "{name} ended at its start:\n{log}"),
             ClusterError::TimedOut { what, limit, last } => {
-                write!(
-                    f,
-                    "waited {:.1} s for {what}; last seen: {last}",
-                    limit.as_secs_f64()
-                )
+                write!(f, "waited {:.1} s for {what}; last seen: {last}", limit.as_secs_f64())
             }
             ClusterError::Io(error) => error.fmt(f),
         }

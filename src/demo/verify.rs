@@ -17,18 +17,8 @@ const BATCH: usize = 500;
 /// What one client wrote, as far as it was settled when asked.
 #[derive(Clone, Debug)]
 pub(super) enum Written {
-    Keys {
-        kind: Kind,
-        number: usize,
-        db: u32,
-        acknowledged: Vec<bool>,
-    },
-    Counter {
-        number: usize,
-        db: u32,
-        last: u64,
-        unknown: u64,
-    },
+    Keys { kind: Kind, number: usize, db: u32, acknowledged: Vec<bool> },
+    Counter { number: usize, db: u32, last: u64, unknown: u64 },
 }
 
 pub(super) async fn verify(
@@ -41,22 +31,13 @@ pub(super) async fn verify(
     let mut verdict = Verdict::default();
     for client in written {
         match client {
-            Written::Keys {
-                kind,
-                number,
-                db,
-                acknowledged,
-            } => {
+            Written::Keys { kind, number, db, acknowledged } => {
                 let mut wire = Wire::open(addr, auth, *db).await?;
                 for (batch, flags) in acknowledged.chunks(BATCH).enumerate() {
                     let first = (batch * BATCH) as u64;
-                    let keys = (first..)
-                        .take(flags.len())
-                        .map(|write| shared.key(*kind, *number, write));
+                    let keys = (first..).take(flags.len()).map(|write| shared.key(*kind, *number, write));
                     let keys: Vec<String> = keys.collect();
-                    let request: Vec<&str> = std::iter::once("MGET")
-                        .chain(keys.iter().map(String::as_str))
-                        .collect();
+                    let request: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
                     let Reply::Array(values) = wire.ask(&request).await? else {
                         return Err(io::Error::other("MGET was not answered with an array"));
                     };
@@ -65,19 +46,11 @@ pub(super) async fn verify(
                     }
                 }
             }
-            Written::Counter {
-                number,
-                db,
-                last,
-                unknown,
-            } => {
+            Written::Counter { number, db, last, unknown } => {
                 let mut wire = Wire::open(addr, auth, *db).await?;
                 let key = shared.counter(*number);
                 let reply = wire.ask(&["GET", &key]).await?;
-                let value = reply
-                    .text()
-                    .and_then(|text| text.parse::<u64>().ok())
-                    .unwrap_or(0);
+                let value = reply.text().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
                 verdict.acknowledged += last;
                 verdict.unacknowledged += unknown;
                 if value < *last {
@@ -88,9 +61,7 @@ pub(super) async fn verify(
                     verdict.unacknowledged_ran += beyond.min(*unknown);
                     if beyond > *unknown {
                         verdict.doubled += beyond - unknown;
-                        verdict.example(|| {
-                            format!("{key} is {value}, {last} was acknowledged, {unknown} unknown")
-                        });
+                        verdict.example(|| format!("{key} is {value}, {last} was acknowledged, {unknown} unknown"));
                     }
                 }
             }

@@ -46,11 +46,7 @@ impl Wire {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
-        Ok(Wire {
-            stream,
-            buffer: Vec::with_capacity(4096),
-            consumed: 0,
-        })
+        Ok(Wire { stream, buffer: Vec::with_capacity(4096), consumed: 0 })
     }
 
     /// Connects, authenticates if `auth` is given and selects `db` unless it is 0.
@@ -141,10 +137,7 @@ impl Reply {
 
     /// The value of `key` in an array of alternating keys and values.
     pub fn field(&self, key: &str) -> Option<&str> {
-        self.items()
-            .chunks_exact(2)
-            .find(|pair| pair[0].text() == Some(key))
-            .and_then(|pair| pair[1].text())
+        self.items().chunks_exact(2).find(|pair| pair[0].text() == Some(key)).and_then(|pair| pair[1].text())
     }
 }
 
@@ -185,12 +178,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
     };
     let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();
     let rest = end + 2;
-    let invalid = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("not a reply: {:?}", &bytes[..end.min(40)]),
-        )
-    };
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("not a reply: {:?}", &bytes[..end.min(40)]));
     Ok(match bytes[0] {
         b'+' | b'#' | b',' | b'(' => Some((Reply::Simple(line), rest)),
         b'-' => Some((Reply::Error(line), rest)),
@@ -217,24 +205,13 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
             let mut items = Vec::new();
             let mut at = rest;
             for _ in 0..if kind == b'%' { 2 * count } else { count } {
-                let Some((item, used)) = (if at < bytes.len() {
-                    parse(&bytes[at..])?
-                } else {
-                    None
-                }) else {
+                let Some((item, used)) = (if at < bytes.len() { parse(&bytes[at..])? } else { None }) else {
                     return Ok(None);
                 };
                 items.push(item);
                 at += used;
             }
-            Some((
-                if kind == b'>' {
-                    Reply::Push(items)
-                } else {
-                    Reply::Array(items)
-                },
-                at,
-            ))
+            Some((if kind == b'>' { Reply::Push(items) } else { Reply::Array(items) }, at))
         }
         _ => return Err(invalid()),
     })

@@ -9,9 +9,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn fails_over_dies_restarts_and_leaves_no_process() {
-    let cluster = Cluster::start(ClusterSpec::with_password("secret"))
-        .await
-        .unwrap();
+    let cluster = Cluster::start(ClusterSpec::with_password("secret")).await.unwrap();
     assert_eq!(cluster.who_is_master().await.unwrap(), 0);
 
     cluster.failover(LIMIT).await.unwrap();
@@ -26,22 +24,11 @@ async fn fails_over_dies_restarts_and_leaves_no_process() {
     cluster.wait_ready(LIMIT).await.unwrap();
 
     cluster.node(third).stop();
-    assert!(
-        cluster.ask_node(third, &["PING"]).await.is_err(),
-        "a stopped node answers nothing"
-    );
+    assert!(cluster.ask_node(third, &["PING"]).await.is_err(), "a stopped node answers nothing");
     cluster.node(third).cont();
-    assert_eq!(
-        cluster.ask_node(third, &["PING"]).await.unwrap().text(),
-        Some("PONG")
-    );
+    assert_eq!(cluster.ask_node(third, &["PING"]).await.unwrap().text(), Some("PONG"));
 
-    let pids: Vec<_> = cluster
-        .nodes()
-        .iter()
-        .chain(cluster.sentinels())
-        .map(|server| server.pid().unwrap())
-        .collect();
+    let pids: Vec<_> = cluster.nodes().iter().chain(cluster.sentinels()).map(|server| server.pid().unwrap()).collect();
     assert_eq!(pids.len(), 6);
     drop(cluster);
     for pid in pids {
@@ -53,21 +40,11 @@ async fn fails_over_dies_restarts_and_leaves_no_process() {
 async fn a_panic_leaves_no_process_either() {
     let (send, pids) = std::sync::mpsc::channel();
     let panicked = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let spec = ClusterSpec {
-                replicas: 1,
-                sentinels: 1,
-                ..ClusterSpec::default()
-            };
+            let spec = ClusterSpec { replicas: 1, sentinels: 1, ..ClusterSpec::default() };
             let cluster = Cluster::start(spec).await.unwrap();
-            cluster
-                .nodes()
-                .iter()
-                .for_each(|node| send.send(node.pid().unwrap()).unwrap());
+            cluster.nodes().iter().for_each(|node| send.send(node.pid().unwrap()).unwrap());
             panic!("on purpose");
         })
     });
@@ -79,44 +56,22 @@ async fn a_panic_leaves_no_process_either() {
 
 #[tokio::test]
 async fn a_partitioned_sentinel_keeps_its_old_view_until_the_partition_heals() {
-    let spec = ClusterSpec {
-        partitionable: true,
-        ..ClusterSpec::default()
-    };
+    let spec = ClusterSpec { partitionable: true, ..ClusterSpec::default() };
     let cluster = Cluster::start(spec).await.unwrap();
-    let everyone_else = [
-        Member::Node(0),
-        Member::Node(1),
-        Member::Node(2),
-        Member::Sentinel(1),
-        Member::Sentinel(2),
-    ];
+    let everyone_else = [Member::Node(0), Member::Node(1), Member::Node(2), Member::Sentinel(1), Member::Sentinel(2)];
     cluster.partition(&[Member::Sentinel(0)], &everyone_else);
     // It may still be heard, and would lead a failover of its own asking.
-    let asked = cluster
-        .ask_sentinel(1, &["SENTINEL", "FAILOVER", cluster.master_name()])
-        .await
-        .unwrap();
+    let asked = cluster.ask_sentinel(1, &["SENTINEL", "FAILOVER", cluster.master_name()]).await.unwrap();
     assert_eq!(asked.text(), Some("OK"));
     let new = cluster.wait_for_master_change(0, LIMIT).await.unwrap();
     let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", cluster.master_name()];
     let stale = cluster.ask_sentinel(0, &question).await.unwrap();
-    assert_eq!(
-        stale.items()[1].text(),
-        Some(cluster.node_addr(0).port().to_string().as_str())
-    );
+    assert_eq!(stale.items()[1].text(), Some(cluster.node_addr(0).port().to_string().as_str()));
     cluster.heal();
     let port = cluster.node_addr(new).port().to_string();
     switchmaster::demo::cluster::until("the stale Sentinel to follow", LIMIT, async || {
-        let reply = cluster
-            .ask_sentinel(0, &question)
-            .await
-            .map_err(|error| error.to_string())?;
-        if reply.items()[1].text() == Some(&port) {
-            Ok(())
-        } else {
-            Err(reply.to_string())
-        }
+        let reply = cluster.ask_sentinel(0, &question).await.map_err(|error| error.to_string())?;
+        if reply.items()[1].text() == Some(&port) { Ok(()) } else { Err(reply.to_string()) }
     })
     .await
     .unwrap();
@@ -136,15 +91,7 @@ async fn the_guides_cluster_has_replicas_without_a_password() {
     let cluster = Cluster::start(spec).await.unwrap();
     assert_eq!(cluster.who_is_master_of("second").await.unwrap(), 2);
     let refusal = cluster.ask_node(1, &["AUTH", "secret"]).await.unwrap();
-    assert!(
-        refusal
-            .to_string()
-            .contains("without any password configured"),
-        "{refusal}"
-    );
-    let user = cluster
-        .ask_node(3, &["AUTH", "app", "app-secret"])
-        .await
-        .unwrap();
+    assert!(refusal.to_string().contains("without any password configured"), "{refusal}");
+    let user = cluster.ask_node(3, &["AUTH", "app", "app-secret"]).await.unwrap();
     assert_eq!(user.text(), Some("OK"));
 }

@@ -114,14 +114,9 @@ async fn without_a_proxy_trouble_is_noticed() {
 
 /// A failover there and one back; nothing at all may be noticed.
 async fn planned(client: &str, loops: &[Loop]) {
-    let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD))
-        .await
-        .unwrap();
+    let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD)).await.unwrap();
     let proxy = Proxy::of(&cluster);
-    let runs: Vec<_> = loops
-        .iter()
-        .map(|l| l.start(client, proxy.addr()))
-        .collect();
+    let runs: Vec<_> = loops.iter().map(|l| l.start(client, proxy.addr())).collect();
     let mut master = 0;
     for _ in 0..2 {
         for run in &runs {
@@ -140,14 +135,9 @@ async fn planned(client: &str, loops: &[Loop]) {
 
 /// `kill -9` of the master: each loop, which has one request outstanding at most, may see one lost reply.
 async fn killed(client: &str, loops: &[Loop]) {
-    let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD))
-        .await
-        .unwrap();
+    let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD)).await.unwrap();
     let proxy = Proxy::of(&cluster);
-    let runs: Vec<_> = loops
-        .iter()
-        .map(|l| l.start(client, proxy.addr()))
-        .collect();
+    let runs: Vec<_> = loops.iter().map(|l| l.start(client, proxy.addr())).collect();
     for run in &runs {
         run.progress(50).await;
     }
@@ -230,13 +220,10 @@ async fn judge(cluster: &Cluster, master: usize, outcomes: &[Outcome], fault: Fa
             let kinds = ["session ", "lock "];
             kinds.iter().any(|kind| sample.what.starts_with(kind))
         };
-        let excused = matches!(fault, Fault::Killed { .. })
-            && (lost_some || outcome.missing.first.iter().all(overwritten));
+        let excused =
+            matches!(fault, Fault::Killed { .. }) && (lost_some || outcome.missing.first.iter().all(overwritten));
         if outcome.missing.count > 0 && !excused {
-            complain(
-                "reads without the acknowledged value",
-                &outcome.missing.count,
-            );
+            complain("reads without the acknowledged value", &outcome.missing.count);
         }
 
         let Some(jobs) = &outcome.jobs else { continue };
@@ -258,10 +245,7 @@ async fn judge(cluster: &Cluster, master: usize, outcomes: &[Outcome], fault: Fa
         jobs.flat_map(of).collect()
     };
     let ran = ids(|jobs| &jobs.ran_ids);
-    let never_ran: Vec<_> = ids(|jobs| &jobs.pushed_ids)
-        .into_iter()
-        .filter(|id| !ran.contains(id))
-        .collect();
+    let never_ran: Vec<_> = ids(|jobs| &jobs.pushed_ids).into_iter().filter(|id| !ran.contains(id)).collect();
     if !never_ran.is_empty() {
         println!("pushed by one process, never run by the other: {never_ran:?}");
         if matches!(fault, Fault::Planned) {
@@ -274,30 +258,15 @@ async fn judge(cluster: &Cluster, master: usize, outcomes: &[Outcome], fault: Fa
 /// The contract's endings of a write whose reply died with the master: an error that says so, or a close where a
 /// client would take an error for an empty result.
 fn is_lost_reply(kind: &str) -> bool {
-    let by_script = [
-        "queue push:",
-        "queue pop:",
-        "queue release:",
-        "queue size:",
-        "cache add:",
-        "lock release:",
-    ];
-    let closed = [
-        "socket error on read socket",
-        "read error on connection",
-        "Error while reading line from the server",
-    ];
+    let by_script = ["queue push:", "queue pop:", "queue release:", "queue size:", "cache add:", "lock release:"];
+    let closed =
+        ["socket error on read socket", "read error on connection", "Error while reading line from the server"];
     kind.contains("UNKNOWNRESULT")
-        || (by_script.iter().any(|step| kind.starts_with(step))
-            && closed.iter().any(|message| kind.contains(message)))
+        || (by_script.iter().any(|step| kind.starts_with(step)) && closed.iter().any(|message| kind.contains(message)))
 }
 
 /// What node `index` lacks of what was acknowledged, and the counters that are off.
-async fn compare(
-    cluster: &Cluster,
-    index: usize,
-    outcome: &Outcome,
-) -> (Vec<Acknowledged>, Vec<CounterCheck>) {
+async fn compare(cluster: &Cluster, index: usize, outcome: &Outcome) -> (Vec<Acknowledged>, Vec<CounterCheck>) {
     let mut missing = Vec::new();
     let mut counters = Vec::new();
     for db in [0, 1] {
@@ -313,10 +282,8 @@ async fn compare(
             let reply = node.ask(&["GET", &counter.key]).await.unwrap();
             let value: u64 = reply.text().and_then(|t| t.parse().ok()).unwrap_or(0);
             let most = counter.acknowledged + counter.unknown;
-            let check = CounterCheck {
-                missing: counter.acknowledged.saturating_sub(value),
-                twice: value.saturating_sub(most),
-            };
+            let check =
+                CounterCheck { missing: counter.acknowledged.saturating_sub(value), twice: value.saturating_sub(most) };
             if check.missing + check.twice > 0 {
                 counters.push(check);
             }
@@ -339,34 +306,14 @@ struct Loop {
     arguments: &'static [&'static str],
 }
 
-const WEB: Loop = Loop {
-    script: "web.php",
-    arguments: &["--rate", RATE],
-};
-const TRANSACTIONS: Loop = Loop {
-    script: "web.php",
-    arguments: &["--rate", RATE, "--transactions"],
-};
-const WORKER: Loop = Loop {
-    script: "worker.php",
-    arguments: &["--rate", RATE, "--retry-after", RETRY_AFTER],
-};
-const PUSHER: Loop = Loop {
-    script: "worker.php",
-    arguments: &["--role", "push", "--queue", "blocking", "--rate", RATE],
-};
+const WEB: Loop = Loop { script: "web.php", arguments: &["--rate", RATE] };
+const TRANSACTIONS: Loop = Loop { script: "web.php", arguments: &["--rate", RATE, "--transactions"] };
+const WORKER: Loop = Loop { script: "worker.php", arguments: &["--rate", RATE, "--retry-after", RETRY_AFTER] };
+const PUSHER: Loop =
+    Loop { script: "worker.php", arguments: &["--role", "push", "--queue", "blocking", "--rate", RATE] };
 const BLOCKING_WORKER: Loop = Loop {
     script: "worker.php",
-    arguments: &[
-        "--role",
-        "work",
-        "--queue",
-        "blocking",
-        "--block-for",
-        "5",
-        "--retry-after",
-        RETRY_AFTER,
-    ],
+    arguments: &["--role", "work", "--queue", "blocking", "--block-for", "5", "--retry-after", RETRY_AFTER],
 };
 
 impl Loop {
@@ -396,13 +343,7 @@ struct Seen {
 #[allow(dead_code)]
 impl PhpRun {
     /// Starts `script` with `client` against `addr`; it runs until [`PhpRun::stop`].
-    pub fn start(
-        script: &str,
-        client: &str,
-        addr: SocketAddr,
-        password: Option<&str>,
-        arguments: &[&str],
-    ) -> PhpRun {
+    pub fn start(script: &str, client: &str, addr: SocketAddr, password: Option<&str>, arguments: &[&str]) -> PhpRun {
         let path = format!("{}/tests/laravel/{script}", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new("php");
         command
@@ -415,21 +356,16 @@ impl PhpRun {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("php cannot be run ({error}). Install it with: apt-get install {PACKAGES}")
-        });
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("php cannot be run ({error}). Install it with: apt-get install {PACKAGES}"));
         let seen = Arc::new(Seen::default());
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut errors = child.stderr.take().unwrap();
         let readers = vec![
             std::thread::spawn({
                 let seen = seen.clone();
-                move || {
-                    output
-                        .lines()
-                        .map_while(Result::ok)
-                        .for_each(|line| seen.note(line))
-                }
+                move || output.lines().map_while(Result::ok).for_each(|line| seen.note(line))
             }),
             std::thread::spawn({
                 let seen = seen.clone();
@@ -441,12 +377,7 @@ impl PhpRun {
             }),
         ];
         let name = format!("{client} {script} {}", arguments.join(" "));
-        PhpRun {
-            name: name.trim_end().to_owned(),
-            child,
-            seen,
-            readers,
-        }
+        PhpRun { name: name.trim_end().to_owned(), child, seen, readers }
     }
 
     /// Waits until it has done `more` iterations from now on.
@@ -492,8 +423,8 @@ impl PhpRun {
             status.success(),
             "{name}: {status}\n{line}\n{errors}\nIf something is missing: apt-get install {PACKAGES}"
         );
-        let mut outcome: Outcome = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{name} said {line:?}: {error}\n{errors}"));
+        let mut outcome: Outcome =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{name} said {line:?}: {error}\n{errors}"));
         outcome.name.clone_from(name);
         outcome
     }
@@ -656,17 +587,10 @@ async fn stop_all(runs: Vec<PhpRun>) -> Vec<Outcome> {
 }
 
 async fn lone_server() -> Cluster {
-    let spec = ClusterSpec {
-        replicas: 0,
-        sentinels: 1,
-        ..ClusterSpec::with_password(PASSWORD)
-    };
+    let spec = ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::with_password(PASSWORD) };
     Cluster::start(spec).await.unwrap()
 }
 
 fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_millis() as u64
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }

@@ -2,7 +2,10 @@
 //!
 //! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
 
+mod admin;
 mod cluster;
+mod commands;
+mod config;
 mod laravel;
 mod load;
 mod support;

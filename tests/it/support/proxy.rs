@@ -32,23 +32,13 @@ pub struct ProxySpec {
 impl Proxy {
     /// The proxy for `cluster`, with the credentials that the cluster has.
     pub fn of(cluster: &Cluster) -> Proxy {
-        let mut spec = ProxySpec {
-            sentinels: cluster.sentinel_addrs(),
-            ..ProxySpec::default()
-        };
+        let mut spec = ProxySpec { sentinels: cluster.sentinel_addrs(), ..ProxySpec::default() };
         let mut set = |name: &str, value: &Option<String>| {
-            spec.environment
-                .extend(value.clone().map(|value| (name.to_owned(), value)));
+            spec.environment.extend(value.clone().map(|value| (name.to_owned(), value)));
         };
         set("SWITCHMASTER_REDIS_PASSWORD", &cluster.spec().password);
-        set(
-            "SWITCHMASTER_SENTINEL_PASSWORD",
-            &cluster.spec().sentinel_password,
-        );
-        set(
-            "SWITCHMASTER_MASTER_NAME",
-            &Some(cluster.master_name().to_owned()),
-        );
+        set("SWITCHMASTER_SENTINEL_PASSWORD", &cluster.spec().sentinel_password);
+        set("SWITCHMASTER_MASTER_NAME", &Some(cluster.master_name().to_owned()));
         Proxy::start(&spec)
     }
 
@@ -103,8 +93,8 @@ impl Proxy {
 
     fn try_start(spec: &ProxySpec) -> Result<Proxy, String> {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let [listen, admin] = [(); 2]
-            .map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a free port"))));
+        let [listen, admin] =
+            [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().expect("a free port"))));
         let log = File::create(dir.path().join("proxy.log")).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
         for (name, _) in std::env::vars_os() {
@@ -114,18 +104,8 @@ impl Proxy {
             }
         }
         command
-            .args([
-                "serve",
-                "--listen",
-                &listen.to_string(),
-                "--admin",
-                &admin.to_string(),
-            ])
-            .args(
-                spec.sentinels
-                    .iter()
-                    .flat_map(|addr| ["--sentinel".to_owned(), addr.to_string()]),
-            )
+            .args(["serve", "--listen", &listen.to_string(), "--admin", &admin.to_string()])
+            .args(spec.sentinels.iter().flat_map(|addr| ["--sentinel".to_owned(), addr.to_string()]))
             .args(&spec.arguments)
             .env("STATE_DIRECTORY", dir.path())
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
@@ -133,12 +113,7 @@ impl Proxy {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         let child = command.spawn().expect("the binary that cargo built");
-        let mut proxy = Proxy {
-            child,
-            listen,
-            admin,
-            dir,
-        };
+        let mut proxy = Proxy { child, listen, admin, dir };
         let started = Instant::now();
         while TcpStream::connect(listen).is_err() {
             if proxy.wait(Duration::ZERO).is_some() || started.elapsed() > Duration::from_secs(10) {

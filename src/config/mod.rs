@@ -1,13 +1,43 @@
-//! From what the user wrote (`RawConfig`) to what the program runs on ([`Config`]): parsed, complete, checked.
+//! From what the user wrote (flags, environment, file, Laravel `.env`) to what the program runs on ([`Config`]).
+//!
+//! Whatever leaves here is parsed, complete and checked: nothing behind it validates again, and nothing in here
+//! binds a port or asks the network.
 
-use std::net::SocketAddr;
+mod address;
+mod check;
+mod environment;
+mod file;
+mod keys;
+mod laravel;
+mod origin;
+mod print;
+mod problem;
+mod sources;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::secret::Credentials;
 
+pub use keys::{KEYS, Key};
+pub use origin::Origin;
+pub use problem::{Problem, Problems};
+pub use sources::{Loaded, Sources};
+pub use value::parse_duration;
+
+impl Config {
+    /// Reads every source and merges them: flag over environment over file over Laravel `.env` over default.
+    ///
+    /// Fails with everything that is wrong, not only with the first thing. Reads files, binds nothing.
+    pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+        sources.load()
+    }
+}
+
 /// Everything the program runs on. No `Option` that must be `Some`, no bare number of milliseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients connect.
     pub listen: Vec<SocketAddr>,
@@ -30,7 +60,7 @@ pub struct Config {
 }
 
 /// Following Sentinel and the nodes it names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentinelConfig {
     /// `host:port` of the Sentinels to begin with; their peers are learnt.
     pub addrs: Vec<HostPort>,
@@ -73,7 +103,7 @@ pub enum Minority {
 }
 
 /// Sessions at a failover.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailoverConfig {
     /// How long requests are held in one outage.
     pub hold_timeout: HoldTimeout,
@@ -110,10 +140,61 @@ pub enum OnLostReply {
 }
 
 /// Log lines.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// Lowest level shown.
     pub level: tracing::Level,
     /// One JSON object per line instead of text.
     pub json: bool,
+}
+
+impl Default for Config {
+    /// What runs with no file, no flag and nothing in the environment.
+    fn default() -> Self {
+        Config {
+            listen: vec![loopback(6379)],
+            admin: Some(loopback(9379)),
+            workers: default_workers(),
+            max_clients: 10_000,
+            drain_grace: Duration::from_secs(30),
+            sentinel: SentinelConfig {
+                addrs: vec![HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port: DEFAULT_SENTINEL_PORT }],
+                master_name: None,
+                auth: None,
+                redis_auth: None,
+                learn_credentials: true,
+                poll_interval: Duration::from_secs(1),
+                heartbeat: Duration::from_millis(200),
+                suspect_after: Duration::from_millis(600),
+                minority: Minority::Warn,
+                address_map: Vec::new(),
+            },
+            failover: FailoverConfig {
+                hold_timeout: HoldTimeout::Auto,
+                on_lost_reply: OnLostReply::Error,
+                retain_bytes: 64 * 1024,
+                retain_total_bytes: 64 * 1024 * 1024,
+                // Held from +selected-slave: ROLE changes after 0.1 s, the epoch after 1.2 s at the leader's INFO, an
+                // abort with its verdict within 2 s. Beyond 5 s it is no planned failover any more.
+                planned_hold_limit: Duration::from_secs(5),
+            },
+            state_dir: None,
+            log: LogConfig { level: tracing::Level::INFO, json: false },
+        }
+    }
+}
+
+/// The port of a Sentinel that is named without one.
+pub const DEFAULT_SENTINEL_PORT: u16 = 26379;
+
+/// One thread per core, and one in all on the small machines where the application needs the other core.
+pub fn default_workers() -> usize {
+    match std::thread::available_parallelism().map_or(1, usize::from) {
+        1 | 2 => 1,
+        cores => cores,
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }

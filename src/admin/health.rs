@@ -1,0 +1,210 @@
+//! Whether a load balancer should send traffic to this host: the rule behind `/ready`.
+//!
+//! Sans-IO and cached state only: no socket, no clock, never a question to Redis. A failover that is under way is
+//! no reason to leave: every host would leave at once.
+
+use std::time::Duration;
+
+use super::view::{CredentialsState, Readiness, State, View};
+use crate::topology::Phase;
+
+/// Good probes in a row that it takes to come back after a bad one.
+const GOOD_PROBES: u32 = 2;
+
+/// Silence of both the master and every Sentinel after which this host is taken to be cut off.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
+
+/// What `/ready` says when the Sentinels themselves say that there is no master.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGlobalOutage {
+    /// 200: no other host is better off.
+    #[default]
+    Ready,
+    /// 503.
+    Unready,
+}
+
+/// The probes' memory: a host that was taken out comes back only after two good probes.
+#[derive(Debug, Default)]
+pub struct Probes {
+    /// Good probes still needed.
+    needed: u32,
+}
+
+impl Probes {
+    /// A load balancer asks.
+    pub fn probe(&mut self, found: Readiness) -> Readiness {
+        if !found.ready {
+            self.needed = GOOD_PROBES;
+            return found;
+        }
+        self.needed = self.needed.saturating_sub(1);
+        self.peek(found)
+    }
+
+    /// What the next probe builds on; somebody else looks.
+    pub fn peek(&self, found: Readiness) -> Readiness {
+        if !found.ready || self.needed == 0 {
+            return found;
+        }
+        let why = format!("recovering, {} more good probe needed: {}", self.needed, found.why);
+        Readiness { ready: false, state: State::Degraded, why }
+    }
+}
+
+/// Judges what is known now. `grace` is how long a master may stay unconfirmed.
+pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGlobalOutage) -> Readiness {
+    let verdict = |ready, state, why: String| Readiness { ready, state, why };
+    let silence = view.confirmed_ago_ms.map(Duration::from_millis);
+    let connected = view.sentinels.iter().filter(|sentinel| sentinel.connected).count();
+    let known = view.agreement.known.max(view.sentinels.len());
+
+    // Faults of this host alone: leave at once, others are better off.
+    if view.draining {
+        return verdict(false, State::Down, "draining: this process is about to end".into());
+    }
+    if view.credentials == CredentialsState::Refused {
+        return verdict(false, State::Down, "the Redis nodes refuse the credentials".into());
+    }
+    if connected == 0 && silence.is_none_or(|silence| silence > CUT_OFF_AFTER) {
+        let why = format!("neither a Sentinel nor the master can be reached{}", because(&view.reason));
+        return verdict(false, State::Down, why);
+    }
+
+    let recent = silence.is_some_and(|silence| silence <= grace);
+    match phase {
+        Phase::Switching => verdict(
+            true,
+            State::Failover,
+            format!("a failover is in progress, requests are held{}", because(&view.reason)),
+        ),
+        Phase::Paused => {
+            verdict(true, State::Degraded, format!("requests are held by command{}", because(&view.reason)))
+        }
+        Phase::Suspect if recent => {
+            verdict(true, State::Failover, format!("the master is silent, requests are held{}", because(&view.reason)))
+        }
+        Phase::Stable if recent => match weakness(view, connected, known) {
+            Some(why) => verdict(true, State::Degraded, why),
+            None => {
+                verdict(true, State::Ok, format!("the master answered {} ms ago", view.confirmed_ago_ms.unwrap_or(0)))
+            }
+        },
+        Phase::Stable | Phase::Suspect | Phase::Failing => {
+            let down = view.sentinels.iter().filter(|sentinel| sentinel.connected && sentinel.master_down).count();
+            let global = down > 0 && down * 2 > known;
+            let why = match silence {
+                Some(silence) => {
+                    format!("no master has answered for {:.1} s{}", silence.as_secs_f64(), because(&view.reason))
+                }
+                None => format!("no master has been found yet{}", because(&view.reason)),
+            };
+            if global {
+                let why = format!("{why}; {down} of {known} Sentinels say so too");
+                verdict(on_global_outage == OnGlobalOutage::Ready, State::Down, why)
+            } else {
+                verdict(false, State::Down, why)
+            }
+        }
+    }
+}
+
+/// What is wrong although requests flow.
+fn weakness(view: &View, connected: usize, known: usize) -> Option<String> {
+    let agreeing = view.agreement.agreeing;
+    if connected == 0 {
+        Some("no Sentinel can be reached: a failover would not be seen".into())
+    } else if agreeing * 2 <= known || agreeing < view.agreement.quorum {
+        Some(format!("only {agreeing} of {known} Sentinels name this master"))
+    } else if view.credentials == CredentialsState::Missing {
+        Some("no Redis credentials: failovers are followed only once Sentinel announces them".into())
+    } else {
+        None
+    }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::{Agreement, SentinelView};
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    fn healthy() -> View {
+        let sentinel = SentinelView { connected: true, ..SentinelView::default() };
+        View {
+            confirmed_ago_ms: Some(150),
+            sentinels: vec![sentinel; 3],
+            agreement: Agreement { agreeing: 3, known: 3, quorum: 2 },
+            ..View::default()
+        }
+    }
+
+    fn judged(view: &View, phase: Phase) -> (bool, State) {
+        let readiness = assess(view, phase, GRACE, OnGlobalOutage::Ready);
+        assert!(!readiness.why.is_empty());
+        (readiness.ready, readiness.state)
+    }
+
+    #[test]
+    fn a_failover_keeps_the_host_in_service() {
+        let mut view = healthy();
+        assert_eq!(judged(&view, Phase::Stable), (true, State::Ok));
+        view.confirmed_ago_ms = Some(9_000);
+        assert_eq!(judged(&view, Phase::Suspect), (true, State::Failover));
+        assert_eq!(judged(&view, Phase::Switching), (true, State::Failover));
+        assert_eq!(judged(&view, Phase::Paused), (true, State::Degraded));
+        view.confirmed_ago_ms = Some(31_000);
+        assert_eq!(judged(&view, Phase::Suspect), (false, State::Down));
+        assert_eq!(judged(&view, Phase::Failing), (false, State::Down));
+    }
+
+    #[test]
+    fn a_fault_of_this_host_takes_it_out_at_once() {
+        let draining = View { draining: true, ..healthy() };
+        assert_eq!(judged(&draining, Phase::Stable), (false, State::Down));
+        let refused = View { credentials: CredentialsState::Refused, ..healthy() };
+        assert_eq!(judged(&refused, Phase::Stable), (false, State::Down));
+        let cut_off = View { sentinels: vec![SentinelView::default(); 3], confirmed_ago_ms: Some(2_500), ..healthy() };
+        assert_eq!(judged(&cut_off, Phase::Suspect), (false, State::Down));
+        assert_eq!(judged(&View::default(), Phase::Suspect), (false, State::Down));
+    }
+
+    #[test]
+    fn what_is_weak_but_works_is_degraded() {
+        let alone = View { sentinels: vec![SentinelView::default(); 3], ..healthy() };
+        assert_eq!(judged(&alone, Phase::Stable), (true, State::Degraded));
+        let split = View { agreement: Agreement { agreeing: 1, known: 3, quorum: 2 }, ..healthy() };
+        assert_eq!(judged(&split, Phase::Stable), (true, State::Degraded));
+        let blind = View { credentials: CredentialsState::Missing, ..healthy() };
+        assert_eq!(judged(&blind, Phase::Stable), (true, State::Degraded));
+    }
+
+    #[test]
+    fn an_outage_that_the_sentinels_confirm_follows_the_setting() {
+        let mut view = View { confirmed_ago_ms: Some(60_000), ..healthy() };
+        view.sentinels[0].master_down = true;
+        assert_eq!(judged(&view, Phase::Failing), (false, State::Down));
+        view.sentinels[1].master_down = true;
+        assert_eq!(judged(&view, Phase::Failing), (true, State::Down));
+        assert!(!assess(&view, Phase::Failing, GRACE, OnGlobalOutage::Unready).ready);
+    }
+
+    #[test]
+    fn coming_back_takes_two_good_probes_and_looking_is_not_probing() {
+        let good = || assess(&healthy(), Phase::Stable, GRACE, OnGlobalOutage::Ready);
+        let bad = || assess(&View::default(), Phase::Failing, GRACE, OnGlobalOutage::Ready);
+        let mut probes = Probes::default();
+        assert!(probes.probe(good()).ready, "nothing to recover from at the start");
+        assert!(!probes.probe(bad()).ready);
+        assert!(!probes.probe(good()).ready);
+        assert!(!probes.peek(good()).ready);
+        assert!(!probes.peek(good()).ready);
+        assert!(probes.probe(good()).ready);
+        assert!(probes.peek(good()).ready);
+    }
+}

@@ -1,0 +1,337 @@
+//! The admin server: metrics, health, status and control over HTTP/1.
+//!
+//! It answers from cached state and never waits for Redis (`/health` excepted, within its budget), and nothing that a
+//! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time.
+//! It holds no [`crate::drain::Watch`]: it answers until the process ends, so that a drain can be seen.
+
+pub mod client;
+pub mod control;
+pub mod health;
+mod page;
+mod probe;
+mod scrape;
+mod units;
+pub mod view;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub use control::{Command, Commands, Control};
+pub use health::OnGlobalOutage;
+pub use view::View;
+
+use crate::metrics::Relay;
+use crate::secret::Credentials;
+use crate::topology::{Phase, Topology};
+
+/// What the server shows and whom it tells. Everything here is cheap to read at any time.
+pub struct Admin {
+    /// Phase, reason, outage and master come from here.
+    pub topology: Arc<Topology>,
+    /// The workers' counters.
+    pub relays: Arc<[Arc<Relay>]>,
+    /// The names of the slots of [`Relay::closed_by`], in order.
+    pub close_reasons: &'static [&'static str],
+    /// What the control plane knows; the fields that [`View`] calls the admin server's are overwritten.
+    pub view: Arc<dyn Fn() -> View + Send + Sync>,
+    /// Takes commands.
+    pub commands: Commands,
+    /// Set once the process has begun to drain.
+    pub draining: Arc<AtomicBool>,
+    /// From [`crate::metrics::install`].
+    pub prometheus: PrometheusHandle,
+    /// The proxy's own listener, which `/health` goes through.
+    pub proxy: SocketAddr,
+    /// The Redis credentials known now, for `/health`.
+    pub credentials: Arc<dyn Fn() -> Option<Credentials> + Send + Sync>,
+    /// Limits and choices.
+    pub options: Options,
+}
+
+/// Limits and choices of the admin server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a master may stay unconfirmed before `/ready` says 503.
+    pub ready_grace: Duration,
+    /// What `/ready` says when the Sentinels agree that there is no master.
+    pub on_global_outage: OnGlobalOutage,
+    /// How long `/health` may take.
+    pub health_budget: Duration,
+    /// Take commands from other hosts too; otherwise from loopback alone.
+    pub control_from_anywhere: bool,
+    /// How long a command's answer is waited for.
+    pub control_limit: Duration,
+    /// Connections served at once; one more is answered with 503.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long a connection may last in all.
+    pub connection_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            ready_grace: Duration::from_secs(30),
+            on_global_outage: OnGlobalOutage::Ready,
+            health_budget: Duration::from_secs(2),
+            control_from_anywhere: false,
+            control_limit: Duration::from_secs(10),
+            max_connections: 64,
+            header_timeout: Duration::from_secs(3),
+            connection_limit: Duration::from_secs(20),
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("proxy", &self.proxy).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Serves on `listener` for ever; dropping the future ends every connection.
+pub async fn serve(admin: Admin, listener: TcpListener) {
+    let server = Arc::new(Server {
+        probe: probe::Probe::new(admin.proxy),
+        probes: Mutex::default(),
+        rates: Mutex::default(),
+        started: Instant::now(),
+        admin,
+    });
+    let places = Arc::new(Semaphore::new(server.admin.options.max_connections));
+    let mut connections = JoinSet::new();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => match places.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let server = server.clone();
+                        connections.spawn(async move {
+                            server.converse(stream, peer).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => turn_away(stream),
+                },
+                // Out of descriptors, or the client has gone: neither ends the server.
+                Err(error) => {
+                    tracing::debug!(%error, "admin: accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            _ = tick.tick() => server.tick(),
+        }
+    }
+}
+
+/// Best effort: the kernel takes these few bytes, or the client learns less.
+fn turn_away(stream: TcpStream) {
+    let text =
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 21\r\nconnection: close\r\n\r\ntoo many connections\n";
+    let _ = stream.try_write(text);
+}
+
+struct Server {
+    admin: Admin,
+    probe: probe::Probe,
+    probes: Mutex<health::Probes>,
+    rates: Mutex<scrape::Rates>,
+    started: Instant,
+}
+
+type Reply = Response<Full<Bytes>>;
+
+/// What may be asked, with the methods that each path takes.
+const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
+                     POST /control/hold?for=10s /control/release /control/failover";
+
+impl Server {
+    /// One request per connection: a silent client keeps its place no longer than the head's time-out.
+    async fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, peer).await) });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(self.admin.options.header_timeout);
+        http.keep_alive(false).half_close(true).max_buf_size(16 * 1024);
+        let mut stream = TokioIo::new(stream);
+        let served = http.serve_connection(&mut stream, service);
+        let _ = tokio::time::timeout(self.admin.options.connection_limit, served).await;
+        let _ = stream.inner_mut().shutdown().await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+        let path = request.uri().path();
+        if let Some(verb) = path.strip_prefix("/control/") {
+            return self.command(&request, verb, peer).await;
+        }
+        if !matches!(path, "/" | "/status.json" | "/metrics" | "/live" | "/ready" | "/health") {
+            return text(StatusCode::NOT_FOUND, format!("there is no {path:?}; there are: {PATHS}\n"));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes GET; there are: {PATHS}\n"));
+            return with(refusal, header::ALLOW, "GET, HEAD");
+        }
+        match path {
+            "/live" => text(StatusCode::OK, "ok\n".into()),
+            "/ready" => self.ready(),
+            "/health" => self.health().await,
+            "/metrics" => {
+                let metrics = text(StatusCode::OK, scrape::render(&self.admin.prometheus, &self.observe()));
+                with(metrics, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
+            }
+            "/status.json" => json(StatusCode::OK, &self.observe()),
+            _ => {
+                let page = with(
+                    text(StatusCode::OK, page::render(&self.observe())),
+                    header::CONTENT_TYPE,
+                    "text/html; charset=utf-8",
+                );
+                with(page, header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")
+            }
+        }
+    }
+
+    fn ready(&self) -> Reply {
+        let (view, phase) = self.look();
+        let found = self.lock_probes().probe(self.assess(&view, phase));
+        let status = if found.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        text(status, format!("{}: {}\n", found.state.name(), found.why))
+    }
+
+    async fn health(&self) -> Reply {
+        let probed = self.probe.run((self.admin.credentials)(), self.admin.options.health_budget).await;
+        let (view, phase) = self.look();
+        let readiness = self.assess(&view, phase);
+        let held = phase != Phase::Stable && readiness.ready;
+        let (status, word, message) = match probed {
+            _ if view.draining => (StatusCode::SERVICE_UNAVAILABLE, "error", readiness.why),
+            Ok(found) => (StatusCode::OK, "ok", found.words().to_string()),
+            // Every host sees the same failover: if each said 503, the load balancer would have none left.
+            Err(probe::Failure::TimedOut) if held => (StatusCode::OK, "ok", readiness.why),
+            Err(probe::Failure::TimedOut) => {
+                let budget = self.admin.options.health_budget.as_secs_f64();
+                (StatusCode::SERVICE_UNAVAILABLE, "error", format!("no answer within {budget} s"))
+            }
+            Err(probe::Failure::Wrong(message)) => (StatusCode::SERVICE_UNAVAILABLE, "error", message),
+        };
+        json(status, &serde_json::json!({ "status": word, "message": message }))
+    }
+
+    async fn command(&self, request: &Request<Incoming>, verb: &str, peer: SocketAddr) -> Reply {
+        let refuse =
+            |status, message: String| json(status, &serde_json::json!({ "status": "error", "message": message }));
+        if !matches!(verb, "hold" | "release" | "failover") {
+            return refuse(StatusCode::NOT_FOUND, format!("there is no command {verb:?}; there are: {PATHS}"));
+        }
+        if *request.method() != Method::POST {
+            let refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, format!("commands take POST; there are: {PATHS}"));
+            return with(refusal, header::ALLOW, "POST");
+        }
+        let options = &self.admin.options;
+        if let Err(why) = control::permit(request.headers(), peer, options.control_from_anywhere) {
+            return refuse(StatusCode::FORBIDDEN, why);
+        }
+        let control = match control::parse(verb, request.uri().query()) {
+            Ok(control) => control,
+            Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
+        };
+        tracing::info!(?control, %peer, "command");
+        match control::give(&self.admin.commands, control, options.control_limit).await {
+            Ok(message) => json(StatusCode::OK, &serde_json::json!({ "status": "ok", "message": message })),
+            Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
+        }
+    }
+
+    /// Everything that is known, with what `/ready` would say; does not count as a probe.
+    fn observe(&self) -> View {
+        let (mut view, phase) = self.look();
+        view.readiness = self.lock_probes().peek(self.assess(&view, phase));
+        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        view.traffic = self.traffic();
+        view.traffic.requests_per_second = rates.requests;
+        view.traffic.bytes_per_second = rates.bytes;
+        view
+    }
+
+    /// The control plane's view under the topology's own word on phase and master.
+    fn look(&self) -> (View, Phase) {
+        let mut view = (self.admin.view)();
+        let entry = self.admin.topology.current();
+        view.version = env!("CARGO_PKG_VERSION").into();
+        view.pid = std::process::id();
+        view.uptime_ms = millis(self.started);
+        view.draining = self.admin.draining.load(Ordering::Relaxed);
+        view.phase = entry.phase.name().into();
+        view.reason = entry.reason.clone();
+        view.outage_ms = entry.outage_since.map(millis);
+        view.term = entry.term;
+        view.master = entry.master.as_ref().map(|master| view::MasterView {
+            addr: master.addr.to_string(),
+            run_id: master.run_id.clone(),
+            epoch: master.epoch,
+            provisional: master.provisional,
+        });
+        (view, entry.phase)
+    }
+
+    fn assess(&self, view: &View, phase: Phase) -> view::Readiness {
+        let options = &self.admin.options;
+        health::assess(view, phase, options.ready_grace, options.on_global_outage)
+    }
+
+    fn traffic(&self) -> view::Traffic {
+        scrape::traffic(&self.admin.relays, self.admin.close_reasons)
+    }
+
+    fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Once a second: rates, and the samples of histograms that nobody scraped.
+    fn tick(&self) {
+        let traffic = self.traffic();
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).look(Instant::now(), &traffic);
+        self.admin.prometheus.run_upkeep();
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    since.elapsed().as_millis() as u64
+}
+
+fn text(status: StatusCode, body: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    let reply = with(reply, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    let reply = with(reply, header::CACHE_CONTROL, "no-store");
+    with(reply, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Reply {
+    let body = serde_json::to_string(body).expect("plain data is representable") + "\n";
+    with(text(status, body), header::CONTENT_TYPE, "application/json")
+}
+
+fn with(mut reply: Reply, name: header::HeaderName, value: &'static str) -> Reply {
+    reply.headers_mut().insert(name, HeaderValue::from_static(value));
+    reply
+}

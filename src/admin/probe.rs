@@ -1,0 +1,155 @@
+//! The probe behind `/health`: a real PING, SET and GET through the proxy's own listener.
+//!
+//! It speaks RESP over a connection of its own, like any client; one probe runs at a time and its answer is shared
+//! for a moment, so that asking often costs Redis nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::secret::Credentials;
+
+/// How long a good answer is given to others who ask.
+const SHARED_FOR: Duration = Duration::from_millis(500);
+
+/// A reply line longer than this is not from a Redis.
+const LONGEST_LINE: u64 = 64 * 1024;
+
+/// What a good probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A key was written and read.
+    Written,
+    /// Redis answered and asks for credentials which nobody has told us. A host that waits for its first client's
+    /// must not be kept from that client.
+    Answered,
+}
+
+impl Found {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Found::Written => "Redis is accessible through the proxy",
+            Found::Answered => "Redis answers through the proxy; without credentials nothing was written",
+        }
+    }
+}
+
+/// Why a probe failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing came back in time. While a failover holds requests this is what it looks like.
+    TimedOut,
+    /// The proxy or Redis answered with something else than expected.
+    Wrong(String),
+}
+
+/// Probes one listener.
+#[derive(Debug)]
+pub struct Probe {
+    target: SocketAddr,
+    key: String,
+    count: AtomicU64,
+    last: Mutex<Option<(Instant, Found)>>,
+}
+
+impl Probe {
+    /// A probe of the proxy that listens at `listener`; a wildcard address is reached over loopback.
+    pub fn new(listener: SocketAddr) -> Probe {
+        let ip = match listener.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+        Probe {
+            target: SocketAddr::new(ip, listener.port()),
+            key: format!("switchmaster:health:{host}/{}", std::process::id()),
+            count: AtomicU64::new(0),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// PING, SET and GET within `budget`, waiting for another's probe included.
+    pub async fn run(&self, credentials: Option<Credentials>, budget: Duration) -> Result<Found, Failure> {
+        let probe = async {
+            let mut last = self.last.lock().await;
+            if let Some((_, found)) = last.filter(|(at, _)| at.elapsed() < SHARED_FOR) {
+                return Ok(found);
+            }
+            *last = None;
+            let found = self.converse(credentials).await.map_err(Failure::Wrong)?;
+            *last = Some((Instant::now(), found));
+            Ok(found)
+        };
+        tokio::time::timeout(budget, probe).await.unwrap_or(Err(Failure::TimedOut))
+    }
+
+    async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
+        let stream = TcpStream::connect(self.target).await.map_err(|error| format!("{}: {error}", self.target))?;
+        let mut stream = BufReader::new(stream);
+        if let Some(Credentials { username, password }) = &credentials {
+            let mut command = vec!["AUTH"];
+            command.extend(username.as_deref());
+            command.push(password.reveal());
+            match ask(&mut stream, &command).await {
+                // The guide's own replicas have no password and are served all the same.
+                Err(refusal) if refusal.contains("without any password") => {}
+                other => expect("AUTH", other?.as_deref(), "OK")?,
+            }
+        }
+        match ask(&mut stream, &["PING"]).await {
+            Err(refusal) if credentials.is_none() && refusal.starts_with("PING: NOAUTH") => return Ok(Found::Answered),
+            other => expect("PING", other?.as_deref(), "PONG")?,
+        }
+        let value = self.count.fetch_add(1, Ordering::Relaxed).to_string();
+        expect("SET", ask(&mut stream, &["SET", &self.key, &value, "PX", "10000"]).await?.as_deref(), "OK")?;
+        expect("GET", ask(&mut stream, &["GET", &self.key]).await?.as_deref(), &value)?;
+        Ok(Found::Written)
+    }
+}
+
+fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), String> {
+    match answer {
+        Some(answer) if answer == expected => Ok(()),
+        Some(_) => Err(format!("{command}: an unexpected answer")),
+        None => Err(format!("{command}: nothing was found")),
+    }
+}
+
+/// One command and its reply, which must be a line or a bulk string.
+async fn ask(stream: &mut BufReader<TcpStream>, command: &[&str]) -> Result<Option<String>, String> {
+    let name = command[0];
+    let broken = |error: std::io::Error| format!("{name}: {error}");
+    let mut request = zeroize::Zeroizing::new(format!("*{}\r\n", command.len()));
+    for word in command {
+        request.push_str(&format!("${}\r\n", word.len()));
+        request.push_str(word);
+        request.push_str("\r\n");
+    }
+    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+
+    let mut line = String::new();
+    stream.take(LONGEST_LINE).read_line(&mut line).await.map_err(broken)?;
+    let Some(line) = line.strip_suffix("\r\n") else {
+        return Err(format!("{name}: the connection was closed"));
+    };
+    match line.split_at_checked(1) {
+        Some(("+", text)) => Ok(Some(text.into())),
+        Some(("-", text)) => Err(format!("{name}: {text}")),
+        Some(("$", "-1")) => Ok(None),
+        Some(("$", length)) => {
+            let length = length.parse::<usize>().ok().filter(|length| *length <= LONGEST_LINE as usize);
+            let mut bulk = vec![0; length.ok_or_else(|| format!("{name}: an unexpected answer"))? + 2];
+            stream.read_exact(&mut bulk).await.map_err(broken)?;
+            bulk.truncate(bulk.len() - 2);
+            Ok(Some(String::from_utf8_lossy(&bulk).into_owned()))
+        }
+        _ => Err(format!("{name}: an unexpected answer")),
+    }
+}

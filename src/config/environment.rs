@@ -1,0 +1,114 @@
+//! The process environment: our own variables, those of a Laravel set-up, and what systemd hands down.
+//!
+//! An empty variable counts as not set, as in a compose file's `${NAME:-}`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::file::nearest;
+use super::keys::KEYS;
+use super::laravel;
+use super::origin::Origin;
+use super::problem::Problem;
+use super::sources::{Found, Layer};
+use super::value::Raw;
+
+const PREFIX: &str = "SWITCHMASTER_";
+
+/// `SWITCHMASTER_NAME` for each key, or `SWITCHMASTER_NAME_FILE` with the path of a file that holds the value.
+pub(super) fn own(environment: &BTreeMap<String, OsString>, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::new();
+    let mut known = vec![format!("{PREFIX}CONFIG")];
+    for key in KEYS {
+        let (name, file) = (key.variable(), format!("{}_FILE", key.variable()));
+        let value = variable(environment, &name, problems);
+        let path = variable(environment, &file, problems);
+        match (value, path) {
+            (Some(_), Some(_)) => problems.push(Problem::at(
+                &Origin::Environment(name.clone()),
+                format!("{name} and {file} are both set: unset one of the two"),
+            )),
+            (Some(value), None) => {
+                let origin = Origin::Environment(name.clone());
+                layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None });
+            }
+            (None, Some(path)) => {
+                let origin = Origin::Environment(file.clone());
+                if let Some(value) = read_value(Path::new(&path), &origin, &file, problems) {
+                    let read_from = Some(PathBuf::from(path)).filter(|_| key.has_file());
+                    layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from });
+                }
+            }
+            (None, None) => {}
+        }
+        known.extend([name, file]);
+    }
+    for name in environment.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)) {
+        // Kubernetes sets these for a Service that is called switchmaster.
+        if name.contains("_SERVICE_") || name.contains("_PORT") {
+            continue;
+        }
+        let hint = match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near}?"),
+            None => {
+                "`switchmaster config print` lists every key; its variable is SWITCHMASTER_ and the key in capitals"
+                    .to_owned()
+            }
+        };
+        problems.push(Problem::at(&Origin::Environment(name.clone()), format!("unknown variable {name}; {hint}")));
+    }
+    layer
+}
+
+/// The names that Laravel set-ups use, out of the environment.
+pub(super) fn laravel(environment: &BTreeMap<String, OsString>, problems: &mut Vec<Problem>) -> Layer {
+    let mut layer = Layer::new();
+    for key in KEYS {
+        let Some(name) = key.laravel else { continue };
+        if let Some(value) = variable(environment, name, problems).and_then(laravel::meaning) {
+            let origin = Origin::Environment(name.to_owned());
+            layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None });
+        }
+    }
+    layer
+}
+
+/// `STATE_DIRECTORY`, which systemd sets for every unit that has one: it yields to whatever the operator wrote.
+pub(super) fn inherited(environment: &BTreeMap<String, OsString>) -> Layer {
+    let mut layer = Layer::new();
+    let directories = environment.get("STATE_DIRECTORY").and_then(|value| value.to_str()).unwrap_or_default();
+    if let Some(first) = directories.split(':').next().filter(|first| !first.is_empty()) {
+        let origin = Origin::Environment("STATE_DIRECTORY".to_owned());
+        layer.insert("state_dir", Found { raw: Raw::Text(first.to_owned()), origin, read_from: None });
+    }
+    layer
+}
+
+/// What a value's own file holds, without the line break at its end.
+pub(super) fn read_value(path: &Path, origin: &Origin, key: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    let mut refuse = |why: String| {
+        problems.push(Problem::at(origin, format!("{key}: {} {why}", path.display())));
+        None
+    };
+    match std::fs::read(path) {
+        Err(error) => refuse(format!("cannot be read: {error}")),
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Err(_) => refuse("is not UTF-8 text".to_owned()),
+            Ok(text) => match text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)) {
+                "" => refuse("is empty".to_owned()),
+                text => Some(text.to_owned()),
+            },
+        },
+    }
+}
+
+fn variable(environment: &BTreeMap<String, OsString>, name: &str, problems: &mut Vec<Problem>) -> Option<String> {
+    match environment.get(name)?.to_str() {
+        Some(value) => Some(value.to_owned()).filter(|value| !value.is_empty()),
+        None => {
+            problems.push(Problem::at(&Origin::Environment(name.to_owned()), "the value is not UTF-8 text"));
+            None
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The table of every key: one row gives its file name, variable, flag, parser and how it is shown.
+//!
+//! The variable of a key is always `SWITCHMASTER_` and its name in capitals, so no row can forget one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::value::{Raw, show_duration, show_size};
+use super::{Config, HoldTimeout, Minority, OnLostReply, default_workers};
+
+/// One key of the configuration.
+pub struct Key {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// The flag that sets it, with its dashes.
+    pub flag: Option<&'static str>,
+    /// The variable by which Laravel set-ups know it, in the environment and in `.env`.
+    pub laravel: Option<&'static str>,
+    /// Never shown, and also readable from a file of its own (`…_file`).
+    pub secret: bool,
+    pub(super) set: fn(&mut Draft, &Raw) -> Result<(), String>,
+    /// The value as TOML; `None` when there is none.
+    pub(super) show: fn(&Draft) -> Option<String>,
+}
+
+impl Key {
+    /// The variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("SWITCHMASTER_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// Whether the file knows `NAME_file` too: the name and the password of a credential.
+    pub fn has_file(&self) -> bool {
+        self.name.ends_with("_password") || self.name.ends_with("_username")
+    }
+}
+
+/// A configuration in the making: complete from the start, since it starts from the defaults.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Draft {
+    pub config: Config,
+    pub laravel_env: Option<PathBuf>,
+    pub redis: Account,
+    pub sentinel: Account,
+    /// Credentials that were read from a file of their own, by key.
+    pub read_from: BTreeMap<&'static str, PathBuf>,
+}
+
+/// User name and password before they are put together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    pub username: Option<String>,
+    pub password: Option<crate::secret::Secret>,
+}
+
+const MAX_SIZE: usize = 1 << 40;
+
+const fn key(
+    name: &'static str,
+    set: fn(&mut Draft, &Raw) -> Result<(), String>,
+    show: fn(&Draft) -> Option<String>,
+) -> Key {
+    Key { name, flag: None, laravel: None, secret: false, set, show }
+}
+
+impl Key {
+    const fn flag(mut self, flag: &'static str) -> Key {
+        self.flag = Some(flag);
+        self
+    }
+
+    const fn laravel(mut self, variable: &'static str) -> Key {
+        self.laravel = Some(variable);
+        self
+    }
+
+    const fn secret(mut self) -> Key {
+        self.secret = true;
+        self
+    }
+}
+
+/// Every key, in the order of `config.example.toml`.
+pub static KEYS: &[Key] = &[
+    key("listen", |d, raw| put(&mut d.config.listen, raw.listen_addrs()), |d| Some(list(&d.config.listen)))
+        .flag("--listen"),
+    key(
+        "admin",
+        |d, raw| put(&mut d.config.admin, raw.listen_addr_or_off()),
+        |d| Some(d.config.admin.map_or_else(|| quote("off"), |addr| quote(&addr.to_string()))),
+    )
+    .flag("--admin"),
+    key(
+        "sentinels",
+        |d, raw| put(&mut d.config.sentinel.addrs, raw.sentinels()),
+        |d| Some(list(&d.config.sentinel.addrs)),
+    )
+    .flag("--sentinel")
+    .laravel("REDIS_SENTINEL_HOSTS"),
+    key(
+        "master_name",
+        |d, raw| put(&mut d.config.sentinel.master_name, raw.master_name()),
+        |d| d.config.sentinel.master_name.as_deref().map(quote),
+    )
+    .flag("--master-name")
+    .laravel("REDIS_SENTINEL_SERVICE_NAME"),
+    key(
+        "redis_username",
+        |d, raw| put(&mut d.redis.username, raw.secret()),
+        |d| d.redis.username.as_deref().map(quote),
+    )
+    .laravel("REDIS_USERNAME"),
+    key(
+        "redis_password",
+        |d, raw| put(&mut d.redis.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d| d.redis.password.as_ref().map(|secret| quote(&secret.to_string())),
+    )
+    .laravel("REDIS_PASSWORD")
+    .secret(),
+    key(
+        "sentinel_username",
+        |d, raw| put(&mut d.sentinel.username, raw.secret()),
+        |d| d.sentinel.username.as_deref().map(quote),
+    )
+    .laravel("REDIS_SENTINEL_USERNAME"),
+    key(
+        "sentinel_password",
+        |d, raw| put(&mut d.sentinel.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d| d.sentinel.password.as_ref().map(|secret| quote(&secret.to_string())),
+    )
+    .laravel("REDIS_SENTINEL_PASSWORD")
+    .secret(),
+    key(
+        "learn_credentials",
+        |d, raw| put(&mut d.config.sentinel.learn_credentials, raw.flag()),
+        |d| Some(d.config.sentinel.learn_credentials.to_string()),
+    ),
+    key("laravel_env", |d, raw| put(&mut d.laravel_env, raw.path()), |d| d.laravel_env.as_deref().map(path))
+        .flag("--laravel-env"),
+    key(
+        "address_map",
+        |d, raw| put(&mut d.config.sentinel.address_map, raw.address_map()),
+        |d| {
+            let pairs = d.config.sentinel.address_map.iter();
+            let pairs: Vec<String> = pairs.map(|(from, to)| format!("\"{from}\" = \"{to}\"")).collect();
+            Some(if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) })
+        },
+    ),
+    key(
+        "hold_timeout",
+        |d, raw| {
+            let hold = match raw {
+                Raw::Text(text) if text.trim() == "auto" => Ok(HoldTimeout::Auto),
+                raw => match raw.duration(seconds(0, 600)) {
+                    Ok(duration) => Ok(HoldTimeout::Fixed(duration)),
+                    Err(why) => Err(why.replacen("expected ", "expected \"auto\" or ", 1)),
+                },
+            };
+            put(&mut d.config.failover.hold_timeout, hold)
+        },
+        |d| {
+            Some(match d.config.failover.hold_timeout {
+                HoldTimeout::Auto => quote("auto"),
+                HoldTimeout::Fixed(duration) => quote(&show_duration(duration)),
+            })
+        },
+    )
+    .flag("--hold-timeout"),
+    key(
+        "planned_hold_limit",
+        |d, raw| put(&mut d.config.failover.planned_hold_limit, raw.duration(millis(100, 600_000))),
+        |d| Some(quote(&show_duration(d.config.failover.planned_hold_limit))),
+    ),
+    key(
+        "on_lost_reply",
+        |d, raw| put(&mut d.config.failover.on_lost_reply, raw.one_of(ON_LOST_REPLY)),
+        |d| Some(name_of(ON_LOST_REPLY, d.config.failover.on_lost_reply)),
+    )
+    .flag("--on-lost-reply"),
+    key(
+        "retain_bytes",
+        |d, raw| put(&mut d.config.failover.retain_bytes, raw.size(0..=MAX_SIZE)),
+        |d| Some(quote(&show_size(d.config.failover.retain_bytes))),
+    ),
+    key(
+        "retain_total",
+        |d, raw| put(&mut d.config.failover.retain_total_bytes, raw.size(0..=MAX_SIZE)),
+        |d| Some(quote(&show_size(d.config.failover.retain_total_bytes))),
+    ),
+    key(
+        "minority",
+        |d, raw| put(&mut d.config.sentinel.minority, raw.one_of(MINORITY)),
+        |d| Some(name_of(MINORITY, d.config.sentinel.minority)),
+    ),
+    key(
+        "heartbeat",
+        |d, raw| put(&mut d.config.sentinel.heartbeat, raw.duration(millis(10, 10_000))),
+        |d| Some(quote(&show_duration(d.config.sentinel.heartbeat))),
+    ),
+    key(
+        "suspect_after",
+        |d, raw| put(&mut d.config.sentinel.suspect_after, raw.duration(millis(20, 60_000))),
+        |d| Some(quote(&show_duration(d.config.sentinel.suspect_after))),
+    ),
+    key(
+        "poll_interval",
+        |d, raw| put(&mut d.config.sentinel.poll_interval, raw.duration(millis(100, 60_000))),
+        |d| Some(quote(&show_duration(d.config.sentinel.poll_interval))),
+    ),
+    key(
+        "workers",
+        |d, raw| {
+            let workers = match raw {
+                Raw::Text(text) if text.trim() == "auto" => Ok(default_workers()),
+                raw => raw.number("\"auto\" or a whole number", 1..=1024),
+            };
+            put(&mut d.config.workers, workers)
+        },
+        |d| Some(d.config.workers.to_string()),
+    )
+    .flag("--workers"),
+    key(
+        "max_clients",
+        |d, raw| put(&mut d.config.max_clients, raw.number("a whole number", 1..=10_000_000)),
+        |d| Some(d.config.max_clients.to_string()),
+    )
+    .flag("--max-clients"),
+    key(
+        "drain_grace",
+        |d, raw| put(&mut d.config.drain_grace, raw.duration(seconds(0, 86_400))),
+        |d| Some(quote(&show_duration(d.config.drain_grace))),
+    )
+    .flag("--drain-grace"),
+    key("state_dir", |d, raw| put(&mut d.config.state_dir, raw.path()), |d| d.config.state_dir.as_deref().map(path))
+        .flag("--state-dir"),
+    key(
+        "log_level",
+        |d, raw| put(&mut d.config.log.level, raw.one_of(LEVEL)),
+        |d| Some(name_of(LEVEL, d.config.log.level)),
+    )
+    .flag("--log-level"),
+    key(
+        "log_format",
+        |d, raw| put(&mut d.config.log.json, raw.one_of(FORMAT)),
+        |d| Some(name_of(FORMAT, d.config.log.json)),
+    )
+    .flag("--log-format"),
+];
+
+const ON_LOST_REPLY: &[(&str, OnLostReply)] = &[
+    ("error", OnLostReply::Error),
+    ("close", OnLostReply::Close),
+    ("retry-idempotent", OnLostReply::RetryIdempotent),
+    ("retry-all", OnLostReply::RetryAll),
+];
+const MINORITY: &[(&str, Minority)] = &[("warn", Minority::Warn), ("stop", Minority::Stop)];
+const FORMAT: &[(&str, bool)] = &[("text", false), ("json", true)];
+const LEVEL: &[(&str, tracing::Level)] = &[
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
+
+fn seconds(low: u64, high: u64) -> std::ops::RangeInclusive<Duration> {
+    Duration::from_secs(low)..=Duration::from_secs(high)
+}
+
+fn millis(low: u64, high: u64) -> std::ops::RangeInclusive<Duration> {
+    Duration::from_millis(low)..=Duration::from_millis(high)
+}
+
+fn name_of<T: Copy + PartialEq>(choices: &[(&str, T)], wanted: T) -> String {
+    quote(choices.iter().find(|(_, choice)| *choice == wanted).expect("every choice has a name").0)
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quote(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// A path that means the same wherever the printed file is put.
+pub(super) fn path(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    quote(&path.display().to_string())
+}
+
+/// A TOML string.
+pub(super) fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

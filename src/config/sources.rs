@@ -1,0 +1,153 @@
+//! The sources of a configuration in their order, and what comes out of merging them.
+//!
+//! The environment is a map handed in, so that tests need not change that of the process.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::keys::{Draft, KEYS};
+use super::origin::Origin;
+use super::problem::{Problem, Problems};
+use super::value::Raw;
+use super::{Config, check, environment, file, laravel, print};
+
+/// Where the configuration comes from. No `Debug`: the environment may hold passwords.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// Values of flags by the name of their key in [`super::KEYS`]; no entry for a flag that was not given.
+    pub flags: BTreeMap<&'static str, Vec<String>>,
+    /// `--config`; `None` falls to `SWITCHMASTER_CONFIG`, then to `default_file`.
+    pub config: Option<PathBuf>,
+    /// Read when it exists and no other file is named.
+    pub default_file: Option<PathBuf>,
+    /// The environment; variables whose names are not UTF-8 cannot be ours.
+    pub environment: BTreeMap<String, OsString>,
+}
+
+/// A checked configuration that still knows where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the program runs on.
+    pub config: Config,
+    /// The configuration file that was read.
+    pub file: Option<PathBuf>,
+    /// The Laravel `.env` that was read.
+    pub laravel_env: Option<PathBuf>,
+    pub(super) draft: Draft,
+    pub(super) origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What one source says.
+pub(super) type Layer = BTreeMap<&'static str, Found>;
+
+/// A value where it was found.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub raw: Raw,
+    pub origin: Origin,
+    /// The file of its own that it was read from (`…_file`).
+    pub read_from: Option<PathBuf>,
+}
+
+impl Sources {
+    /// These flags over the environment of this process and `/etc/switchmaster/config.toml`.
+    pub fn of_process(flags: BTreeMap<&'static str, Vec<String>>, config: Option<PathBuf>) -> Sources {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+        Sources { flags, config, default_file: Some(PathBuf::from("/etc/switchmaster/config.toml")), environment }
+    }
+
+    pub(super) fn load(&self) -> Result<Loaded, Problems> {
+        let mut problems = Vec::new();
+        let flags = self.flag_layer();
+        let own = environment::own(&self.environment, &mut problems);
+        let guide = environment::laravel(&self.environment, &mut problems);
+        let file = self.file();
+        let written = file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems));
+        let written = written.unwrap_or_default();
+        let named = [&flags, &own, &written].into_iter().find_map(|layer| layer.get("laravel_env")).cloned();
+        let dotenv = match &named {
+            Some(Found { raw: Raw::Text(path), origin, .. }) if !path.is_empty() => {
+                laravel::read(Path::new(path), origin, &self.environment, &mut problems)
+            }
+            _ => Layer::new(),
+        };
+        let inherited = environment::inherited(&self.environment);
+
+        let mut draft = Draft::default();
+        let mut origins = BTreeMap::new();
+        for key in KEYS {
+            let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
+            let found = layers.into_iter().find_map(|layer| layer.get(key.name));
+            let overridden = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin));
+            if let Some(below) = overridden {
+                // It does not count now, but a mistake in the file is still one.
+                refuse_into(&mut problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
+            }
+            if let Some(found) = found {
+                refuse_into(&mut problems, key.name, found, (key.set)(&mut draft, &found.raw));
+                if let Some(path) = &found.read_from {
+                    draft.read_from.insert(key.name, path.clone());
+                }
+            }
+            origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
+        }
+        if problems.is_empty() {
+            check::complete(&mut draft, &origins, &mut problems);
+        }
+        match problems.is_empty() {
+            true => Ok(Loaded {
+                config: draft.config.clone(),
+                file: file.map(|(path, _)| path),
+                laravel_env: draft.laravel_env.clone(),
+                draft,
+                origins,
+            }),
+            false => Err(Problems::in_order(problems)),
+        }
+    }
+
+    fn flag_layer(&self) -> Layer {
+        let mut layer = Layer::new();
+        for key in KEYS {
+            if let (Some(flag), Some(values)) = (key.flag, self.flags.get(key.name)) {
+                let raw = match values.as_slice() {
+                    [value] => Raw::Text(value.clone()),
+                    values => Raw::List(values.to_vec()),
+                };
+                layer.insert(key.name, Found { raw, origin: Origin::Flag(flag), read_from: None });
+            }
+        }
+        layer
+    }
+
+    /// The file to read, and who named it; nobody did when it is the default one.
+    fn file(&self) -> Option<(PathBuf, Option<Origin>)> {
+        if let Some(path) = &self.config {
+            return Some((path.clone(), Some(Origin::Flag("--config"))));
+        }
+        if let Some(path) = self.environment.get("SWITCHMASTER_CONFIG").filter(|path| !path.is_empty()) {
+            return Some((PathBuf::from(path), Some(Origin::Environment("SWITCHMASTER_CONFIG".to_owned()))));
+        }
+        self.default_file.clone().filter(|path| path.exists()).map(|path| (path, None))
+    }
+}
+
+impl Loaded {
+    /// Where the value of the key `name` came from; `None` for a name that is no key.
+    pub fn origin(&self, name: &str) -> Option<&Origin> {
+        self.origins.get(name)
+    }
+
+    /// The whole configuration as TOML that parses again: secrets masked, each value's origin behind it.
+    pub fn print(&self) -> String {
+        print::print(self)
+    }
+}
+
+fn refuse_into(problems: &mut Vec<Problem>, key: &str, found: &Found, result: Result<(), String>) {
+    if let Err(why) = result {
+        problems.push(Problem::at(&found.origin, format!("{key}: {why}")));
+    }
+}

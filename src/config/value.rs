@@ -1,0 +1,309 @@
+//! One value as it was written ([`Raw`]), and how it becomes a typed one.
+//!
+//! Every refusal reads "expected …, found …". `Raw` has no `Debug`: it may be a secret.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address::parse_listen;
+use super::{DEFAULT_SENTINEL_PORT, HostPort};
+
+/// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
+#[derive(Clone)]
+pub enum Raw {
+    /// Text.
+    Text(String),
+    /// A TOML integer.
+    Integer(String),
+    /// A TOML boolean.
+    Bool(bool),
+    /// A TOML array of strings or integers; a repeated flag.
+    List(Vec<String>),
+    /// A TOML table of strings.
+    Table(Vec<(String, String)>),
+    /// Any other TOML value, named as in "an array of tables".
+    Other(&'static str),
+}
+
+const LISTEN: &str = "IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:6379\"";
+const HOST: &str = "HOST or HOST:PORT (an IPv6 address as [ADDRESS]:PORT), such as \"10.0.0.5:26379\"";
+const MAP: &str = "pairs of HOST:PORT, such as { \"172.17.0.2:6379\" = \"10.0.0.5:6379\" }";
+const DURATION: &str = "a duration such as \"600ms\", \"5s\" or \"2m\"";
+const SIZE: &str = "a size such as \"64KiB\", \"64MiB\" or a number of bytes";
+
+impl Raw {
+    pub(super) fn listen_addrs(&self) -> Result<Vec<SocketAddr>, String> {
+        let items = self.items(LISTEN)?;
+        items.iter().map(|item| parse_listen(item).map_err(|found| expected(LISTEN, found))).collect()
+    }
+
+    pub(super) fn listen_addr_or_off(&self) -> Result<Option<SocketAddr>, String> {
+        const ADMIN: &str = "\"off\", IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:9379\"";
+        match self {
+            Raw::Text(text) if text.trim().eq_ignore_ascii_case("off") => Ok(None),
+            Raw::Text(text) | Raw::Integer(text) => {
+                parse_listen(text).map(Some).map_err(|found| expected(ADMIN, found))
+            }
+            other => Err(other.mismatch(ADMIN)),
+        }
+    }
+
+    /// Hosts with the Sentinel port as the default; one named twice is taken once.
+    pub(super) fn sentinels(&self) -> Result<Vec<HostPort>, String> {
+        let mut hosts = Vec::new();
+        for item in self.items(HOST)? {
+            // Predis writes them as tcp://host:port?timeout=….
+            let bare = item.strip_prefix("tcp://").map_or(item.as_str(), |rest| rest.split(['?', '/']).next().unwrap());
+            let host = HostPort::parse(bare, Some(DEFAULT_SENTINEL_PORT)).map_err(|found| expected(HOST, found))?;
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        Ok(hosts)
+    }
+
+    pub(super) fn address_map(&self) -> Result<Vec<(HostPort, HostPort)>, String> {
+        let pairs = match self {
+            Raw::Table(pairs) => pairs.clone(),
+            Raw::Text(text) => split_list(text)
+                .into_iter()
+                .map(|pair| match pair.split_once('=') {
+                    Some((from, to)) => Ok((from.to_owned(), to.to_owned())),
+                    None => Err(expected(
+                        "REPORTED=DIALLED pairs, such as \"172.17.0.2:6379=10.0.0.5:6379\"",
+                        format!("found {pair:?}"),
+                    )),
+                })
+                .collect::<Result<_, _>>()?,
+            other => return Err(other.mismatch(MAP)),
+        };
+        let parse = |text: &str| text.parse::<HostPort>().map_err(|found| expected(MAP, found));
+        let mut map: Vec<(HostPort, HostPort)> = Vec::new();
+        for (from, to) in &pairs {
+            let (from, to) = (parse(from)?, parse(to)?);
+            if map.iter().any(|(known, _)| *known == from) {
+                return Err(format!("{from} is mapped twice; leave one of the two"));
+            }
+            map.push((from, to));
+        }
+        Ok(map)
+    }
+
+    pub(super) fn number(&self, what: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+        let what = format!("{what} from {} to {}", range.start(), range.end());
+        match self {
+            Raw::Text(text) | Raw::Integer(text) => match text.trim().parse() {
+                Ok(number) if range.contains(&number) => Ok(number),
+                _ => Err(self.mismatch(&what)),
+            },
+            other => Err(other.mismatch(&what)),
+        }
+    }
+
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+        let duration = match self {
+            Raw::Text(text) => parse_duration(text)?,
+            Raw::Integer(text) => {
+                return Err(format!("expected {DURATION}, found {text}: the unit is missing"));
+            }
+            other => return Err(other.mismatch(DURATION)),
+        };
+        if range.contains(&duration) {
+            return Ok(duration);
+        }
+        let (low, high) = (show_duration(*range.start()), show_duration(*range.end()));
+        Err(format!("expected a duration from {low} to {high}, found {}", show_duration(duration)))
+    }
+
+    pub(super) fn size(&self, range: RangeInclusive<usize>) -> Result<usize, String> {
+        let size = match self {
+            Raw::Text(text) | Raw::Integer(text) => parse_size(text)?,
+            other => return Err(other.mismatch(SIZE)),
+        };
+        if range.contains(&size) {
+            return Ok(size);
+        }
+        let (low, high) = (show_size(*range.start()), show_size(*range.end()));
+        Err(format!("expected a size from {low} to {high}, found {}", show_size(size)))
+    }
+
+    pub(super) fn flag(&self) -> Result<bool, String> {
+        match self {
+            Raw::Bool(flag) => Ok(*flag),
+            Raw::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "1" => Ok(true),
+                "false" | "no" | "off" | "0" => Ok(false),
+                _ => Err(self.mismatch("true or false")),
+            },
+            other => Err(other.mismatch("true or false")),
+        }
+    }
+
+    pub(super) fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, String> {
+        if let Raw::Text(text) = self {
+            let wanted = text.trim().to_ascii_lowercase();
+            if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == wanted) {
+                return Ok(*choice);
+            }
+        }
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        Err(self.mismatch(&format!("one of {}", names.join(", "))))
+    }
+
+    /// Text; `None` when empty. Nothing of the value goes into the refusal.
+    pub(super) fn secret(&self) -> Result<Option<String>, String> {
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) if text.contains(['\r', '\n', '\0']) => {
+                Err("expected text of one line, found a line break or a zero byte in it".to_owned())
+            }
+            Raw::Text(text) => Ok(Some(text.clone())),
+            Raw::Integer(_) => Err("expected text in quotes, found a bare number".to_owned()),
+            other => Err(format!("expected text in quotes, found {}", other.kind())),
+        }
+    }
+
+    /// A name that Sentinel accepts; `None` when empty.
+    pub(super) fn master_name(&self) -> Result<Option<String>, String> {
+        const NAME: &str = "a name of letters, digits and .-_, as in `sentinel monitor NAME …`";
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) if text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) => {
+                Ok(Some(text.clone()))
+            }
+            other => Err(other.mismatch(NAME)),
+        }
+    }
+
+    pub(super) fn path(&self) -> Result<Option<PathBuf>, String> {
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) => Ok(Some(PathBuf::from(text))),
+            other => Err(other.mismatch("a path in quotes")),
+        }
+    }
+
+    /// A list, or one text with commas; never empty.
+    fn items(&self, what: &str) -> Result<Vec<String>, String> {
+        let items = match self {
+            Raw::Text(text) | Raw::Integer(text) => split_list(text),
+            Raw::List(items) => items.iter().flat_map(|item| split_list(item)).collect(),
+            other => return Err(other.mismatch(what)),
+        };
+        match items.is_empty() {
+            true => Err(format!("expected {what}, found none")),
+            false => Ok(items),
+        }
+    }
+
+    fn mismatch(&self, what: &str) -> String {
+        let found = match self {
+            Raw::Text(text) => format!("found {text:?}"),
+            Raw::Integer(text) => format!("found {text}"),
+            Raw::Bool(flag) => format!("found {flag}"),
+            other => format!("found {}", other.kind()),
+        };
+        expected(what, found)
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Raw::Text(_) => "text",
+            Raw::Integer(_) => "a number",
+            Raw::Bool(_) => "true or false",
+            Raw::List(_) => "a list",
+            Raw::Table(_) => "a table",
+            Raw::Other(kind) => kind,
+        }
+    }
+}
+
+fn expected(what: &str, found: String) -> String {
+    format!("expected {what}, {found}")
+}
+
+fn split_list(text: &str) -> Vec<String> {
+    let quotes = ['"', '\''];
+    text.split([',', ' ', '\t', '\n'])
+        .map(|item| item.trim().trim_matches(quotes))
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Reads `600ms`, `5s`, `2m`, `1h`. Fails with "expected …, found …".
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refuse = |why: &str| format!("expected {DURATION}, found {text:?}{why}");
+    let trimmed = text.trim();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = trimmed[..digits].parse().map_err(|_| refuse(""))?;
+    let millis = match trimmed[digits..].trim_start() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "" => return Err(refuse(": the unit is missing")),
+        _ => return Err(refuse("")),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| refuse(": that is too long"))
+}
+
+/// As [`parse_duration`] reads it, in the largest unit that is exact.
+pub(super) fn show_duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        0 => "0s".to_owned(),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let refuse = || format!("expected {SIZE}, found {text:?}");
+    let trimmed = text.trim();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: usize = trimmed[..digits].parse().map_err(|_| refuse())?;
+    let unit = match trimmed[digits..].trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(refuse()),
+    };
+    number.checked_mul(unit).ok_or_else(refuse)
+}
+
+/// As a size is read, in the largest unit that is exact.
+pub(super) fn show_size(bytes: usize) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        n if n % (1 << 30) == 0 => format!("{}GiB", n >> 30),
+        n if n % (1 << 20) == 0 => format!("{}MiB", n >> 20),
+        n if n % (1 << 10) == 0 => format!("{}KiB", n >> 10),
+        n => n.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_are_shown_as_they_are_read() {
+        for text in ["0s", "600ms", "5s", "90s", "2m", "1h"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        for text in ["0", "1000", "64KiB", "64MiB", "3GiB"] {
+            assert_eq!(show_size(parse_size(text).unwrap()), text);
+        }
+        for text in ["", "5", "s", "-5s", "1.5s", "5 parsecs", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        for text in ["", "KiB", "64KB", "-1", "1.5MiB", "99999999999GiB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

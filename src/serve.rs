@@ -1,0 +1,408 @@
+//! The composition root: bind, spawn, signals, drain. The only place that knows both planes.
+//!
+//! Nothing is decided here. Worker threads relay, one thread controls; each has a runtime of its own, so that
+//! `status` answers when the workers are busy and a busy control plane costs no request a wait.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::admin::view::{Agreement, Counters, CredentialsState, ReplicaView, SentinelView};
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::drain;
+use crate::listener;
+use crate::metrics::{self, Relay};
+use crate::sentinel::{self, snapshot::Snapshot};
+use crate::session::{CloseReason, Worker, registry};
+use crate::socket;
+use crate::topology::{Report, Topology};
+
+/// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
+const DIALS: usize = 128;
+/// Descriptors that are not clients: listeners, Sentinels, nodes, logs.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Why the proxy could not start or go on.
+#[derive(Debug)]
+pub enum Error {
+    /// The system refused something: a port, a thread.
+    Io(io::Error),
+    /// What is configured cannot be followed (several masters and no name, say).
+    Sentinel(sentinel::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io(error) => error.fmt(f),
+            Error::Sentinel(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Io(error)
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains. Blocks the calling thread.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let mut server = Server::start(config)?;
+    let ended = runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read at the start only; restart to change it"),
+                error = server.failed() => break Err(error),
+            }
+        }
+    });
+    server.stop(config.drain_grace);
+    ended
+}
+
+/// A running proxy. Dropping it ends everything at once; [`Server::stop`] drains first.
+#[derive(Debug)]
+pub struct Server {
+    /// Where clients connect, port 0 resolved.
+    pub clients: Vec<SocketAddr>,
+    /// Where metrics, health and control are.
+    pub admin: Option<SocketAddr>,
+    /// What sessions see.
+    pub topology: Arc<Topology>,
+    open: Arc<AtomicUsize>,
+    draining: Arc<AtomicBool>,
+    drain: Option<drain::Signal>,
+    failure: Option<oneshot::Receiver<sentinel::Error>>,
+    /// Dropped to end the threads.
+    end: Option<watch::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
+    pub fn start(config: &Config) -> Result<Server, Error> {
+        check_descriptors(config.max_clients);
+        let mut queues: Vec<Vec<StdListener>> = (0..config.workers).map(|_| Vec::new()).collect();
+        let mut clients = Vec::new();
+        for addr in &config.listen {
+            for (queue, listener) in queues.iter_mut().zip(socket::bind(*addr, config.workers)?) {
+                queue.push(listener);
+            }
+            clients.extend(queues[0].last().map(StdListener::local_addr).transpose()?);
+        }
+        let admin_listener = match config.admin {
+            Some(addr) => socket::bind(addr, 1)?.pop(),
+            None => None,
+        };
+        let admin = admin_listener.as_ref().map(StdListener::local_addr).transpose()?;
+
+        let (topology, reports) = Topology::new();
+        let (end, ended) = watch::channel(());
+        let (drain, drain_watch) = drain::channel();
+        let open = Arc::new(AtomicUsize::new(0));
+        let draining = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        let mut relays = Vec::new();
+        for (index, listeners) in queues.into_iter().enumerate() {
+            let relay = Arc::new(Relay::default());
+            relays.push(relay.clone());
+            let worker = Arc::new(Worker {
+                topology: topology.clone(),
+                relay,
+                on_lost_reply: config.failover.on_lost_reply,
+                retain_bytes: config.failover.retain_bytes,
+                retain_total: config.failover.retain_total_bytes / config.workers,
+                dials: Semaphore::new(DIALS),
+                open: open.clone(),
+                configured: config.sentinel.redis_auth.clone(),
+                learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
+            });
+            let work = work(worker, listeners, config.max_clients, drain_watch.clone());
+            threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
+        }
+
+        let (failure, failed) = oneshot::channel();
+        let control = Control {
+            config: config.clone(),
+            own: clients.clone(),
+            topology: topology.clone(),
+            relays: relays.into(),
+            draining: draining.clone(),
+            admin_listener,
+            reports,
+            drain: drain_watch,
+            failure,
+        };
+        threads.push(spawn("control", ended, control.run())?);
+        let listen: Vec<String> = clients.iter().map(SocketAddr::to_string).collect();
+        tracing::info!(
+            admin = admin.map(|addr| addr.to_string()).unwrap_or_else(|| "off".into()),
+            workers = config.workers,
+            "listening on {}",
+            listen.join(", ")
+        );
+        Ok(Server {
+            clients,
+            admin,
+            topology,
+            open,
+            draining,
+            drain: Some(drain),
+            failure: Some(failed),
+            end: Some(end),
+            threads,
+        })
+    }
+
+    /// Client connections that are open.
+    pub fn sessions(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the control plane cannot go on.
+    async fn failed(&mut self) -> Error {
+        if let Some(failure) = &mut self.failure
+            && let Ok(error) = failure.await
+        {
+            self.failure = None;
+            return Error::Sentinel(error);
+        }
+        self.failure = None;
+        std::future::pending().await
+    }
+
+    /// Accepts nobody any more, lets sessions end for at most `grace`, then ends everything.
+    pub fn stop(mut self, grace: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        if let (Some(mut drain), Ok(runtime)) = (self.drain.take(), runtime()) {
+            let sessions = self.sessions();
+            tracing::info!(sessions, "draining for at most {} s", grace.as_secs());
+            let left = runtime.block_on(async {
+                match tokio::time::timeout(grace, drain.drain()).await {
+                    Ok(()) => 0,
+                    Err(_) => self.sessions(),
+                }
+            });
+            tracing::info!(cut = left, "stopped");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Everything on one worker thread.
+async fn work(worker: Arc<Worker>, listeners: Vec<StdListener>, max_clients: usize, drain: drain::Watch) {
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .filter_map(|listener| TcpListener::from_std(listener).ok())
+        .map(|listener| tokio::spawn(listener::run(listener, worker.clone(), max_clients, drain.clone())))
+        .collect();
+    tokio::spawn(registry::drain_rounds(drain));
+    registry::herald(&worker.topology).await;
+    drop(accepting);
+}
+
+/// Everything on the control thread.
+struct Control {
+    config: Config,
+    own: Vec<SocketAddr>,
+    topology: Arc<Topology>,
+    relays: Arc<[Arc<Relay>]>,
+    draining: Arc<AtomicBool>,
+    admin_listener: Option<StdListener>,
+    reports: mpsc::Receiver<Report>,
+    drain: drain::Watch,
+    failure: oneshot::Sender<sentinel::Error>,
+}
+
+impl Control {
+    async fn run(self) {
+        let (commands, orders) = mpsc::channel(16);
+        let (status, snapshot) = watch::channel(Snapshot::default());
+        if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
+            let shown = snapshot.clone();
+            let configured = self.config.sentinel.redis_auth.clone();
+            let admin = Admin {
+                topology: self.topology.clone(),
+                relays: self.relays.clone(),
+                close_reasons: &CloseReason::NAMES,
+                view: Arc::new(move || view_of(&shown.borrow())),
+                commands: translate(commands),
+                draining: self.draining,
+                prometheus: metrics::install(),
+                proxy: reachable(self.own[0]),
+                credentials: Arc::new(move || configured.clone()),
+                options: admin::Options::default(),
+            };
+            tokio::spawn(admin::serve(admin, listener));
+        }
+        let relays = self.relays;
+        let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
+        let parts = sentinel::Parts::new(&self.config, self.own);
+        let ended = sentinel::run(parts, self.topology, self.reports, replies, orders, status, self.drain).await;
+        if let Err(error) = ended {
+            let _ = self.failure.send(error);
+        }
+        // Sessions go on with what they know until the process ends.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Gives the admin server's commands to the control plane.
+fn translate(orders: mpsc::Sender<sentinel::Command>) -> admin::Commands {
+    let (commands, mut received) = mpsc::channel::<admin::Command>(16);
+    tokio::spawn(async move {
+        while let Some((control, answer)) = received.recv().await {
+            let orders = orders.clone();
+            tokio::spawn(async move {
+                let _ = answer.send(carry_out(&orders, control).await);
+            });
+        }
+    });
+    commands
+}
+
+async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Control) -> Result<String, String> {
+    const ENDING: &str = "the proxy is ending";
+    let send = |order| async { orders.send(order).await.map_err(|_| ENDING.to_owned()) };
+    match control {
+        admin::Control::Hold { for_ } => {
+            let (reply, done) = oneshot::channel();
+            send(sentinel::Command::Hold { limit: for_, reply }).await?;
+            done.await.map_err(|_| ENDING)?;
+            Ok(format!("new requests are held for at most {} s", for_.as_secs_f64()))
+        }
+        admin::Control::Release => {
+            let (reply, done) = oneshot::channel();
+            send(sentinel::Command::Release { reply }).await?;
+            done.await.map_err(|_| ENDING)?;
+            Ok("requests flow again".into())
+        }
+        admin::Control::Failover => {
+            let (reply, done) = oneshot::channel();
+            send(sentinel::Command::Failover { reply }).await?;
+            done.await.map_err(|_| ENDING)??;
+            Ok("Sentinel has begun the failover".into())
+        }
+    }
+}
+
+/// The address at which this host reaches a listener that may be bound to every address.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    addr
+}
+
+/// What the admin server shows of the control plane.
+fn view_of(snapshot: &Snapshot) -> admin::View {
+    admin::View {
+        master_name: snapshot.master_name.clone().unwrap_or_default(),
+        since_ms: Some(snapshot.phase_for_ms),
+        confirmed_ago_ms: snapshot.ready.confirmed_ms_ago,
+        replicas: snapshot
+            .replicas
+            .iter()
+            .map(|replica| ReplicaView {
+                addr: replica.addr.to_string(),
+                offset: replica.offset,
+                lag_bytes: replica.behind,
+                lag_seconds: replica.lag_s.map(|seconds| seconds as f64),
+                link: if replica.link_up { "up" } else { "down" }.into(),
+            })
+            .collect(),
+        sentinels: snapshot
+            .sentinels
+            .iter()
+            .map(|sentinel| SentinelView {
+                addr: sentinel.addr.clone(),
+                connected: sentinel.connected,
+                answer_ago_ms: sentinel.answer_age_ms,
+                epoch: sentinel.epoch,
+                names: sentinel.names.map(|addr| addr.to_string()),
+                master_down: false,
+                error: sentinel.error.clone(),
+            })
+            .collect(),
+        agreement: Agreement { agreeing: snapshot.agreeing, known: snapshot.known, quorum: snapshot.quorum as usize },
+        down_after_ms: Some(snapshot.down_after_ms),
+        failover_timeout_ms: Some(snapshot.failover_timeout_ms),
+        credentials: match snapshot.credentials {
+            sentinel::snapshot::CredentialsState::None => CredentialsState::NotNeeded,
+            sentinel::snapshot::CredentialsState::Learned => CredentialsState::Learnt,
+            sentinel::snapshot::CredentialsState::Configured => CredentialsState::Configured,
+            sentinel::snapshot::CredentialsState::Refused => CredentialsState::Refused,
+        },
+        counters: Counters {
+            failovers_planned: snapshot.counters.planned,
+            failovers_crash: snapshot.counters.crash,
+            failovers_restart: snapshot.counters.restarts,
+            failovers_aborted: snapshot.counters.aborted,
+            early_commits: snapshot.counters.early_commits,
+            early_commits_wrong: snapshot.counters.early_commits_wrong,
+            ..Counters::default()
+        },
+        warnings: snapshot.warnings.clone(),
+        ..admin::View::default()
+    }
+}
+
+fn check_descriptors(max_clients: usize) {
+    let limit = socket::raise_descriptor_limit();
+    let wanted = 2 * max_clients as u64 + OTHER_DESCRIPTORS;
+    if limit < wanted {
+        tracing::warn!(
+            "max_clients = {max_clients} needs {wanted} descriptors (two for each client), and the hard limit is {limit}: \
+             raise it (LimitNOFILE= in systemd, ulimit -Hn) or lower max_clients to {}",
+            limit.saturating_sub(OTHER_DESCRIPTORS) / 2
+        );
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Runs `work` on a thread with a runtime of its own until it ends or `ended` does.
+fn spawn(
+    name: &str,
+    mut ended: watch::Receiver<()>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime()?;
+    thread::Builder::new().name(name.into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = work => {}
+                _ = ended.changed() => {}
+            }
+        });
+    })
+}

@@ -1,0 +1,502 @@
+//! The requests whose replies are still owed to the client, with the bytes to send them again.
+//!
+//! Sans-IO: it keeps order and judges fates; it neither reads a clock nor touches a socket. Requests stand in the
+//! order of the client, and no reply is delivered before those of all requests ahead of it. What exceeds the
+//! retention limits is marked not-replayable, never truncated.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::OnLostReply;
+use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
+use crate::resp::request::{Args, with_arg};
+use crate::session::CloseReason;
+
+/// A request is sent again at most this often: a poison read must not kill master after master.
+const MAX_REPLAYS: u8 = 2;
+/// What a client is told of a write whose reply was lost. No word in it triggers a client's own retry.
+pub const UNKNOWN_RESULT: &[u8] =
+    b"-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run\r\n";
+
+thread_local! {
+    /// Emptied books, so that a request costs no allocation and an idle session keeps none.
+    static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
+    /// Bytes that the ledgers of this thread retain.
+    static RETAINED: Cell<usize> = const { Cell::new(0) };
+}
+const POOL_SIZE: usize = 256;
+const POOLED_BYTES: usize = 16 * 1024;
+
+/// The ledger of one session. Empty, it is one null pointer.
+#[derive(Debug, Default)]
+pub struct Ledger(Option<Box<Book>>);
+
+#[derive(Debug, Default)]
+struct Book {
+    entries: VecDeque<Entry>,
+    /// The retained bytes of all entries, in their order.
+    retained: VecDeque<u8>,
+    /// Length of the run of entries at the front that have an answer (withheld or made up); the entry behind it,
+    /// if any, is the one that the backend's next reply belongs to.
+    answered: usize,
+}
+
+impl Book {
+    fn unanswered_bytes(&self) -> u64 {
+        self.entries.iter().filter(|entry| entry.answer.is_none()).map(|entry| entry.size).sum()
+    }
+
+    fn count_answered(&mut self) {
+        while self.entries.get(self.answered).is_some_and(|entry| entry.answer.is_some()) {
+            self.answered += 1;
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+struct Entry {
+    effect: Effect,
+    /// Bytes of the request, retained or not.
+    size: u64,
+    /// Bytes of it in `retained`; 0 when it exceeded the limits.
+    kept: u32,
+    replays: u8,
+    /// The client has sent all of it.
+    whole: bool,
+    /// It was sent inside MULTI: the server queues it.
+    queued: bool,
+    /// When a blocking command was sent: it goes on with the time that is left.
+    since: Option<Instant>,
+    answer: Option<Box<Answer>>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// Deliver it as soon as it is at the front.
+    Ready(Vec<u8>),
+    /// The server's reply, held back until it is known whether the next master has the write.
+    Withheld { reply: Vec<u8>, at: Instant, refused: bool },
+    /// Deliver what is ahead, then close the connection.
+    Close(CloseReason),
+}
+
+/// The request at the front, ready for its client.
+#[derive(Debug)]
+pub enum Front {
+    /// An answer to deliver, with what it does to the session's state.
+    Reply {
+        /// The bytes for the client.
+        reply: Vec<u8>,
+        /// What the request was.
+        effect: Effect,
+        /// Its bytes, empty if they were not retained.
+        request: Vec<u8>,
+        /// It was queued by MULTI.
+        queued: bool,
+    },
+    /// Close the connection now.
+    Close(CloseReason),
+}
+
+/// What is known when the old backend is given up.
+#[derive(Clone, Copy, Debug)]
+pub struct Judgement {
+    /// Withheld replies received before this are on the new master.
+    pub replicated_until: Option<Instant>,
+    /// The present, for blocking commands.
+    pub now: Instant,
+    /// The client speaks RESP3: how "nothing" is spelt.
+    pub resp3: bool,
+    /// What the user wants for a lost reply.
+    pub policy: OnLostReply,
+    /// Bytes at the end of what was sent that never reached the old backend's socket.
+    pub unsent: u64,
+    /// Bytes of the front request's reply have been delivered.
+    pub partly_delivered: bool,
+    /// The session watches keys whose WATCH is lost with the backend.
+    pub watching: bool,
+}
+
+/// How a judgement ended.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Requests to send to the new master, in order, as one run of bytes.
+    pub again: Vec<u8>,
+    /// How many that are.
+    pub replayed: u64,
+    /// Writes whose fate nobody can know.
+    pub lost: u64,
+}
+
+impl Ledger {
+    /// No reply is owed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Requests whose replies are owed.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |book| book.entries.len())
+    }
+
+    /// Bytes retained for replay.
+    pub fn retained(&self) -> usize {
+        self.0.as_ref().map_or(0, |book| book.retained.len())
+    }
+
+    /// The same, of all ledgers of this thread.
+    pub fn retained_by_thread() -> usize {
+        RETAINED.get()
+    }
+
+    /// Bytes retained of the request noted last.
+    pub fn last_kept(&self) -> usize {
+        self.0.as_ref().and_then(|book| book.entries.back()).map_or(0, |entry| entry.kept as usize)
+    }
+
+    /// Forgets every request.
+    pub fn clear(&mut self) {
+        if let Some(book) = &mut self.0 {
+            book.entries.clear();
+            release_retained(book.retained.len());
+            book.retained.clear();
+            self.recycle();
+        }
+    }
+
+    /// Notes a request on its way. `keep` is false when the limits forbid retaining it.
+    pub fn push(&mut self, effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) {
+        let book = self.0.get_or_insert_with(|| POOL.with_borrow_mut(Vec::pop).unwrap_or_default());
+        if keep {
+            book.retained.extend(request);
+            RETAINED.set(RETAINED.get() + request.len());
+        }
+        book.entries.push_back(Entry {
+            effect,
+            size: request.len() as u64,
+            kept: if keep { request.len() as u32 } else { 0 },
+            replays: 0,
+            whole,
+            queued,
+            since: (effect.class == Class::Blocking).then(Instant::now),
+            answer: None,
+        });
+    }
+
+    /// More bytes of the request noted last, which is larger than one read.
+    pub fn extend_last(&mut self, bytes: &[u8], whole: bool, keep: bool) {
+        let Some(book) = &mut self.0 else { return };
+        let Some(last) = book.entries.back_mut() else { return };
+        last.size += bytes.len() as u64;
+        last.whole = whole;
+        if last.kept > 0 {
+            if keep {
+                book.retained.extend(bytes);
+                RETAINED.set(RETAINED.get() + bytes.len());
+                last.kept += bytes.len() as u32;
+            } else {
+                let length = book.retained.len() - last.kept as usize;
+                book.retained.truncate(length);
+                release_retained(last.kept as usize);
+                last.kept = 0;
+            }
+        }
+    }
+
+    /// What the next reply of the backend answers: the effect, and whether MULTI queued it.
+    pub fn expected(&self) -> Option<(Effect, bool)> {
+        let book = self.0.as_ref()?;
+        book.entries.get(book.answered).map(|entry| (entry.effect, entry.queued))
+    }
+
+    /// True while an answer is held back or made up: then nothing may overtake it.
+    pub fn has_answers(&self) -> bool {
+        self.0.as_ref().is_some_and(|book| book.answered > 0)
+    }
+
+    /// A request still waits for the backend's reply.
+    pub fn awaits_backend(&self) -> bool {
+        self.0.as_ref().is_some_and(|book| book.answered < book.entries.len())
+    }
+
+    /// The reply to the front request was delivered whole: forget it. The hot path.
+    pub fn settle(&mut self) {
+        let Some(book) = &mut self.0 else { return };
+        if let Some(entry) = book.entries.pop_front() {
+            book.retained.drain(..entry.kept as usize);
+            release_retained(entry.kept as usize);
+        }
+        book.count_answered();
+        self.recycle();
+    }
+
+    /// The front request's retained bytes.
+    pub fn front_request(&self) -> Vec<u8> {
+        let Some(book) = &self.0 else { return Vec::new() };
+        let kept = book.entries.front().map_or(0, |entry| entry.kept as usize);
+        book.retained.iter().take(kept).copied().collect()
+    }
+
+    /// Holds back the backend's reply to the next unanswered request.
+    pub fn withhold(&mut self, reply: &[u8], at: Instant, refused: bool) {
+        self.answer(Answer::Withheld { reply: reply.to_vec(), at, refused });
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let Some(book) = &mut self.0 else { return };
+        if let Some(entry) = book.entries.get_mut(book.answered) {
+            entry.answer = Some(Box::new(answer));
+            book.count_answered();
+        }
+    }
+
+    /// Bytes of withheld replies.
+    pub fn withheld_bytes(&self) -> usize {
+        let Some(book) = &self.0 else { return 0 };
+        book.entries
+            .iter()
+            .take(book.answered)
+            .map(|entry| match entry.answer.as_deref() {
+                Some(Answer::Withheld { reply, .. } | Answer::Ready(reply)) => reply.len(),
+                _ => 0,
+            })
+            .sum()
+    }
+
+    /// The node turned out to be the master after all: what it said is delivered.
+    pub fn release(&mut self) {
+        let Some(book) = &mut self.0 else { return };
+        for entry in book.entries.iter_mut().take(book.answered) {
+            if let Some(answer) = entry.answer.take() {
+                entry.answer = Some(match *answer {
+                    Answer::Withheld { reply, .. } => Box::new(Answer::Ready(reply)),
+                    _ => answer,
+                });
+            }
+        }
+    }
+
+    /// Takes the front request if its answer may be delivered.
+    pub fn take_front(&mut self) -> Option<Front> {
+        let book = self.0.as_mut()?;
+        let answer = book.entries.front()?.answer.as_deref()?;
+        if let Answer::Withheld { .. } = answer {
+            return None;
+        }
+        let entry = book.entries.pop_front()?;
+        book.answered -= 1;
+        let request: Vec<u8> = book.retained.drain(..entry.kept as usize).collect();
+        release_retained(request.len());
+        let front = match entry.answer.map(|answer| *answer) {
+            Some(Answer::Ready(reply)) => Front::Reply { reply, effect: entry.effect, request, queued: entry.queued },
+            Some(Answer::Close(reason)) => Front::Close(reason),
+            Some(Answer::Withheld { .. }) | None => unreachable!("looked at above"),
+        };
+        self.recycle();
+        Some(front)
+    }
+
+    /// The old backend is given up: decides for each request whether its reply is delivered, it is sent again, or
+    /// its reply is lost. What is sent again keeps its place.
+    pub fn judge(&mut self, judgement: Judgement) -> Verdict {
+        let mut verdict = Verdict::default();
+        let Some(book) = &mut self.0 else { return verdict };
+        let retained: Vec<u8> = book.retained.drain(..).collect();
+        release_retained(retained.len());
+        let total = book.unanswered_bytes();
+        let entries = std::mem::take(&mut book.entries);
+        let mut fates = Fates { judgement, broken: false, first: true, sent: total.saturating_sub(judgement.unsent) };
+        let mut kept_from = 0;
+        for mut entry in entries {
+            let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
+            kept_from += entry.kept as usize;
+            let mut answer = fates.of(&mut entry, &mut verdict);
+            if answer.is_none()
+                && let Some(since) = entry.since
+            {
+                match with_time_left(&request, judgement.now.saturating_duration_since(since)) {
+                    Some(shorter) => request = shorter.into(),
+                    None => answer = Some(Answer::Ready(nothing(judgement.resp3))),
+                }
+                (entry.size, entry.kept) = (request.len() as u64, request.len() as u32);
+            }
+            if answer.is_none() {
+                verdict.again.extend_from_slice(&request);
+                verdict.replayed += u64::from(entry.whole);
+            }
+            entry.answer = answer.map(Box::new);
+            book.retained.extend(request.iter());
+            RETAINED.set(RETAINED.get() + request.len());
+            book.entries.push_back(entry);
+        }
+        book.answered = 0;
+        book.count_answered();
+        verdict
+    }
+
+    /// There is no master and the deadline passed: every request ends. What may have run is a lost reply, a blocked
+    /// pop times out, anything else gets `error`, or a close where its client would not read an error. Returns how
+    /// many replies are lost. `unsent` is as in [`Judgement`].
+    pub fn fail(&mut self, error: &[u8], policy: OnLostReply, unsent: u64, resp3: bool) -> u64 {
+        let Some(book) = &mut self.0 else { return 0 };
+        let mut sent = book.unanswered_bytes().saturating_sub(unsent);
+        let mut lost = 0;
+        for entry in &mut book.entries {
+            let may_have_run = match entry.answer.as_deref() {
+                Some(Answer::Ready(_) | Answer::Close(_)) => continue,
+                Some(Answer::Withheld { refused, .. }) => !refused,
+                None => sent >= entry.size,
+            };
+            sent = sent.saturating_sub(if entry.answer.is_none() { entry.size } else { 0 });
+            let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) || entry.queued;
+            entry.answer = Some(Box::new(match entry.effect.class {
+                Class::Blocking if !entry.queued => Answer::Ready(nothing(resp3)),
+                _ if may_have_run && !harmless => {
+                    lost += 1;
+                    ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy)
+                }
+                _ => ending(entry.effect, entry.queued, error, policy),
+            }));
+        }
+        book.count_answered();
+        lost
+    }
+
+    fn recycle(&mut self) {
+        if self.0.as_ref().is_some_and(|book| book.entries.is_empty()) {
+            let mut book = self.0.take().expect("just seen");
+            book.retained.clear();
+            book.answered = 0;
+            POOL.with_borrow_mut(|pool| {
+                if pool.len() < POOL_SIZE && book.retained.capacity() <= POOLED_BYTES {
+                    pool.push(book);
+                }
+            });
+        }
+    }
+}
+
+/// Walks the requests in order, remembering what the earlier ones make of the later ones.
+struct Fates {
+    judgement: Judgement,
+    /// An earlier request is lost or sent again: replies of reads behind it may show what is no longer true.
+    broken: bool,
+    first: bool,
+    /// Bytes of unanswered requests that were sent.
+    sent: u64,
+}
+
+impl Fates {
+    /// The entry's answer; `None` sends it again.
+    fn of(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
+        let first = std::mem::take(&mut self.first);
+        match entry.answer.take().map(|answer| *answer) {
+            Some(Answer::Withheld { reply, at, refused }) => {
+                if refused {
+                    return self.again_or_lost(entry, verdict);
+                }
+                let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) && !entry.queued;
+                if harmless && self.broken && entry.effect.class == Class::Read {
+                    return self.again_or_lost(entry, verdict);
+                }
+                if harmless || entry.queued || self.judgement.replicated_until.is_some_and(|until| at < until) {
+                    return Some(Answer::Ready(reply));
+                }
+                self.lost(entry, verdict)
+            }
+            Some(answer) => Some(answer),
+            None => {
+                let fully_sent = entry.whole && self.sent >= entry.size;
+                entry.replays += u8::from(self.sent > 0);
+                self.sent = self.sent.saturating_sub(entry.size);
+                if first && self.judgement.partly_delivered {
+                    return Some(Answer::Close(CloseReason::PartialReply));
+                }
+                let policy = self.judgement.policy;
+                let may_run_twice = match entry.effect.class {
+                    Class::Read | Class::Connection | Class::Blocking => true,
+                    Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
+                    Class::Write => policy == OnLostReply::RetryAll,
+                    Class::Never => false,
+                };
+                match entry.effect.duty {
+                    // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
+                    Duty::Wait if fully_sent => Some(Answer::Ready(b":0\r\n".to_vec())),
+                    Duty::Exec if fully_sent => {
+                        self.broken = true;
+                        verdict.lost += 1;
+                        Some(Answer::Close(CloseReason::LostReply))
+                    }
+                    _ if !fully_sent || may_run_twice || entry.queued => self.again_or_lost(entry, verdict),
+                    _ => self.lost(entry, verdict),
+                }
+            }
+        }
+    }
+
+    fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
+        self.broken = true;
+        if entry.effect.duty == Duty::Exec && self.judgement.watching {
+            // What WATCH guarded may have changed: nil says "try again".
+            return Some(Answer::Ready(nothing(self.judgement.resp3)));
+        }
+        if entry.kept as u64 == entry.size && entry.replays <= MAX_REPLAYS {
+            return None;
+        }
+        if entry.kept as u64 == entry.size {
+            return self.lost(entry, verdict);
+        }
+        verdict.lost += 1;
+        Some(Answer::Close(CloseReason::NotReplayable))
+    }
+
+    fn lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
+        self.broken = true;
+        verdict.lost += 1;
+        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, self.judgement.policy))
+    }
+}
+
+/// How a request ends that gets no reply: an error where its client reads errors, else a close.
+fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> Answer {
+    if effect.shape == Shape::Scalar && !queued && policy != OnLostReply::Close {
+        Answer::Ready(error.to_vec())
+    } else {
+        Answer::Close(CloseReason::LostReply)
+    }
+}
+
+/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever".
+fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
+    let Some((index, unit)) = blocking_timeout(request) else { return Some(request.to_vec()) };
+    let timeout: f64 = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok())?;
+    if timeout == 0.0 {
+        return Some(request.to_vec());
+    }
+    let left = match unit {
+        Timeout::Seconds => timeout - waited.as_secs_f64(),
+        Timeout::Millis => timeout - waited.as_secs_f64() * 1e3,
+    };
+    (left > 0.0).then(|| {
+        let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
+        with_arg(request, index, left.as_bytes())
+    })
+}
+
+fn release_retained(bytes: usize) {
+    RETAINED.set(RETAINED.get() - bytes);
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The answer of a blocking command that timed out, and of an EXEC whose WATCH failed.
+pub fn nothing(resp3: bool) -> Vec<u8> {
+    if resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() }
+}

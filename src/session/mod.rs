@@ -1,0 +1,515 @@
+//! One client's session: one task that owns both sockets, taps the bytes that pass, and moves to the new master.
+//!
+//! Phases of a session, decided by the gate (the topology's phase) and the lane (its backend):
+//! - *Flowing*: gate open, lane up. Requests are noted in the ledger and sent on; replies settle them.
+//! - *Holding*: gate held. No request is begun; outstanding ones finish, and in a failover the replies to writes
+//!   are withheld. Leaves for Flowing when the gate opens in the same term, for Moving in a new term.
+//! - *Moving*: the lane is given up and the ledger judged; the new lane is dialled, the state restored, and what
+//!   may run again is sent again. Leaves for Flowing.
+//! - *Failing*: no master and the deadline passed. Requests are answered with an error.
+//!
+//! Invariants: no request is sent to a node after a newer term was seen; replies are delivered in the order of the
+//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what is
+//! buffered is bounded, and nothing is read while it cannot be passed on.
+
+pub mod backend;
+pub mod ledger;
+mod pipe;
+pub mod registry;
+mod relay;
+pub mod state;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::config::OnLostReply;
+use crate::metrics;
+use crate::resp::scanner::{ReplyScanner, RequestScanner};
+use crate::secret::Credentials;
+use crate::topology::{Entry, Phase, Report, Topology};
+
+use backend::AttachError;
+use ledger::{Judgement, Ledger};
+use pipe::Unsent;
+use registry::{Ticket, Urgency};
+use state::State;
+
+/// Turns of the pumps before other sessions get one.
+const TURNS: usize = 16;
+/// How long a client that we close may take to notice.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the sessions of one worker thread share.
+#[derive(Debug)]
+pub struct Worker {
+    /// Where the master is.
+    pub topology: Arc<Topology>,
+    /// This thread's counters.
+    pub relay: Arc<metrics::Relay>,
+    /// How a request whose reply was lost ends.
+    pub on_lost_reply: OnLostReply,
+    /// Bytes of unreplied requests that one session may retain.
+    pub retain_bytes: usize,
+    /// The same for all sessions of this thread.
+    pub retain_total: usize,
+    /// Dials under way: kept below the master's backlog.
+    pub dials: Semaphore,
+    /// Sessions open in the whole process.
+    pub open: Arc<AtomicUsize>,
+    /// The credentials that the configuration names.
+    pub configured: Option<Credentials>,
+    /// Whether control wants the credentials with which clients authenticate.
+    pub learn_credentials: bool,
+}
+
+/// Why a session ended. Closed: also the metric's label and the log's field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Client: it closed its connection, or sent QUIT.
+    ClientClosed,
+    /// Upstream: the master closed the connection and was no other than before (CLIENT KILL, `timeout`).
+    UpstreamClosed,
+    /// Upstream: the master died with a reply that cannot be made up for.
+    LostReply,
+    /// Upstream: half a reply had been delivered when the master died.
+    PartialReply,
+    /// Upstream: the new master refused the client's credentials.
+    AuthRefused,
+    /// Upstream: the new master refused something that the client's state needs.
+    NotRestored,
+    /// Upstream: the master is there, but could not be reached for this session.
+    Unreachable,
+    /// Proxy: the connection was in a mode that cannot be moved when the master changed.
+    Opaque,
+    /// Proxy: a request was too large to be kept and had to be sent again.
+    NotReplayable,
+    /// Proxy: no master until the deadline.
+    Outage,
+    /// Proxy: it is shutting down.
+    Drained,
+}
+
+impl CloseReason {
+    /// Every reason, for the metrics.
+    pub const ALL: [CloseReason; 11] = [
+        CloseReason::ClientClosed,
+        CloseReason::UpstreamClosed,
+        CloseReason::LostReply,
+        CloseReason::PartialReply,
+        CloseReason::AuthRefused,
+        CloseReason::NotRestored,
+        CloseReason::Unreachable,
+        CloseReason::Opaque,
+        CloseReason::NotReplayable,
+        CloseReason::Outage,
+        CloseReason::Drained,
+    ];
+
+    /// The labels of [`CloseReason::ALL`], in its order: the slots of `metrics::Relay::closed_by`.
+    pub const NAMES: [&str; 11] = {
+        let mut names = [""; 11];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = CloseReason::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
+    /// The label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CloseReason::ClientClosed => "client_closed",
+            CloseReason::UpstreamClosed => "upstream_closed",
+            CloseReason::LostReply => "lost_reply",
+            CloseReason::PartialReply => "partial_reply",
+            CloseReason::AuthRefused => "auth_refused",
+            CloseReason::NotRestored => "not_restored",
+            CloseReason::Unreachable => "unreachable",
+            CloseReason::Opaque => "opaque",
+            CloseReason::NotReplayable => "not_replayable",
+            CloseReason::Outage => "outage",
+            CloseReason::Drained => "drained",
+        }
+    }
+}
+
+/// Serves one client until its session ends.
+pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
+    let mut session = Session::new(client, worker);
+    let reason = poll_fn(|cx| session.poll(cx)).await;
+    if reason != CloseReason::ClientClosed {
+        Box::pin(linger(session)).await;
+    }
+    reason
+}
+
+/// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
+async fn linger(mut session: Session) {
+    session.lane = Lane::None;
+    let client = &mut session.client;
+    let mut rest = [0; 512];
+    let _ = tokio::time::timeout(LINGER, async {
+        client.shutdown().await?;
+        while client.read(&mut rest).await? > 0 {}
+        Ok::<(), std::io::Error>(())
+    })
+    .await;
+}
+
+/// The task's state. What pumps the bytes is in `relay`.
+#[derive(Debug)]
+struct Session {
+    client: TcpStream,
+    worker: Arc<Worker>,
+    ticket: Option<Ticket>,
+    /// The generation of the entry that `gate` and `term` are from.
+    generation: u64,
+    /// The term of the lane, or the one in which the next lane will be made.
+    term: u64,
+    gate: Gate,
+    lane: Lane,
+    requests: RequestScanner,
+    replies: ReplyScanner,
+    ledger: Ledger,
+    state: State,
+    /// Bytes of the client that were not begun: held, or the beginning of a small request.
+    inbox: Vec<u8>,
+    /// How many of them the scanner has seen.
+    inbox_scanned: usize,
+    /// Bytes of the backend that belong to a reply that must be whole before it is judged; all scanned.
+    reply_tail: Vec<u8>,
+    to_backend: Unsent,
+    to_client: Unsent,
+    /// The node refused as a demoted one would: nothing more is sent until that is settled.
+    refused_at: Option<Instant>,
+    /// Bytes pass untouched from here on, and the session ends at a failover: why.
+    tunnel: Option<&'static str>,
+    closing: Option<CloseReason>,
+    drain_round: u32,
+    /// Since when requests of this client wait for the gate.
+    held_since: Option<Instant>,
+    flags: Flags,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end_hold();
+    }
+}
+
+/// Small facts about the bytes in flight; each holds independently of the phase.
+#[derive(Debug, Default)]
+struct Flags {
+    /// The client has sent FIN.
+    client_eof: bool,
+    /// Its FIN was passed on.
+    half_closed: bool,
+    /// The request being sent is larger than one buffer: part of it is on its way.
+    streaming: bool,
+    /// MULTI was sent and neither EXEC nor DISCARD.
+    multi: bool,
+    /// AUTH or HELLO is under way: nothing else may be.
+    barrier: bool,
+    /// Part of the front reply was delivered.
+    partly_delivered: bool,
+    /// `to_backend` holds requests that are sent again: they wait for an open gate as new ones do.
+    resending: bool,
+    /// A request was begun since the last round of the drain.
+    active: bool,
+}
+
+/// What the topology's phase means for this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    Held { withhold: bool },
+    Failing,
+}
+
+/// The session's backend.
+enum Lane {
+    /// None yet, or given back: made at the next request.
+    None,
+    Attaching(Attaching),
+    Up(TcpStream),
+    /// The node closed it: what that means is not known yet.
+    Lost {
+        at: Instant,
+    },
+}
+
+type Attaching = Pin<Box<dyn Future<Output = Result<TcpStream, AttachError>> + Send>>;
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Lane::None => "None",
+            Lane::Attaching(_) => "Attaching",
+            Lane::Up(_) => "Up",
+            Lane::Lost { .. } => "Lost",
+        })
+    }
+}
+
+impl Session {
+    fn new(client: TcpStream, worker: Arc<Worker>) -> Session {
+        let entry = worker.topology.current();
+        Session {
+            client,
+            ticket: None,
+            generation: entry.generation,
+            term: entry.term,
+            gate: gate_of(&entry),
+            lane: Lane::None,
+            requests: RequestScanner::default(),
+            replies: ReplyScanner::default(),
+            ledger: Ledger::default(),
+            state: State::default(),
+            inbox: Vec::new(),
+            inbox_scanned: 0,
+            reply_tail: Vec::new(),
+            to_backend: Unsent::default(),
+            to_client: Unsent::default(),
+            refused_at: None,
+            tunnel: None,
+            closing: None,
+            drain_round: 0,
+            held_since: None,
+            flags: Flags::default(),
+            worker,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if self.ticket.is_none() {
+            self.ticket = Some(Ticket::new(cx.waker().clone()));
+        }
+        for _ in 0..TURNS {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.set_urgency();
+                    self.note_hold();
+                    return Poll::Pending;
+                }
+                Err(reason) => return Poll::Ready(reason),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One turn of everything; true when something moved.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        self.observe()?;
+        Ok(self.pump_replies(cx)? | self.attach(cx)? | self.pump_requests(cx)?)
+    }
+
+    fn set_urgency(&self) {
+        let urgency = if self.tunnel.is_some() {
+            Urgency::Attached
+        } else if self.ledger.is_empty() && self.inbox.is_empty() && !matches!(self.lane, Lane::Lost { .. }) {
+            Urgency::Idle
+        } else {
+            Urgency::Waiting
+        };
+        if let Some(ticket) = &self.ticket {
+            ticket.set_urgency(urgency);
+        }
+    }
+
+    /// Counts a hold when it begins and when it ends.
+    fn note_hold(&mut self) {
+        let held = self.gate != Gate::Open && !self.inbox.is_empty();
+        match (self.held_since, held) {
+            (None, true) => {
+                self.held_since = Some(Instant::now());
+                self.worker.relay.held.add(1);
+            }
+            (Some(_), false) => self.end_hold(),
+            _ => {}
+        }
+    }
+
+    fn end_hold(&mut self) {
+        if let Some(since) = self.held_since.take() {
+            self.worker.relay.released.add(1);
+            ::metrics::histogram!(metrics::HOLD_SECONDS).record(since.elapsed());
+        }
+    }
+
+    /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
+    fn observe(&mut self) -> Result<(), CloseReason> {
+        self.observe_drain()?;
+        let unsettled = self.refused_at.is_some() || matches!(self.lane, Lane::Lost { .. });
+        if self.worker.topology.generation() == self.generation && !unsettled {
+            return Ok(());
+        }
+        let entry = self.worker.topology.current();
+        self.generation = entry.generation;
+        if entry.term != self.term {
+            self.leave(&entry)?;
+        }
+        self.gate = gate_of(&entry);
+        match self.gate {
+            Gate::Open => self.settle_doubts(),
+            Gate::Held { .. } => {}
+            Gate::Failing => self.fail(&entry.reason)?,
+        }
+        Ok(())
+    }
+
+    /// The gate is open in the term of the lane: the node is the master that it was.
+    fn settle_doubts(&mut self) {
+        let topology = &self.worker.topology;
+        if self.refused_at.is_none_or(|at| topology.proven_since(at)) {
+            // It said what it said as the master: the client gets to see it.
+            self.refused_at = None;
+            self.ledger.release();
+        }
+        if let Lane::Lost { at } = self.lane
+            && topology.proven_since(at)
+        {
+            self.closing.get_or_insert(CloseReason::UpstreamClosed);
+        }
+    }
+
+    /// While draining, a session that did nothing for a whole round ends.
+    fn observe_drain(&mut self) -> Result<(), CloseReason> {
+        let round = registry::drain_round();
+        if round == self.drain_round {
+            return Ok(());
+        }
+        let was_active = std::mem::take(&mut self.flags.active) || self.drain_round == 0;
+        self.drain_round = round;
+        let idle = self.ledger.is_empty()
+            && self.inbox.is_empty()
+            && self.to_client.is_empty()
+            && !self.state.in_transaction();
+        if self.tunnel.is_some() || (idle && !was_active) {
+            return Err(CloseReason::Drained);
+        }
+        Ok(())
+    }
+
+    /// A new term: gives up the lane and judges what was outstanding there.
+    fn leave(&mut self, entry: &Entry) -> Result<(), CloseReason> {
+        let next = self.term + 1;
+        self.term = entry.term;
+        if matches!(self.lane, Lane::None) && self.ledger.is_empty() {
+            return Ok(());
+        }
+        if self.tunnel.or(self.state.untracked()).is_some() {
+            return Err(CloseReason::Opaque);
+        }
+        let verdict = self.ledger.judge(Judgement {
+            replicated_until: entry.replicated_until.filter(|_| entry.term == next),
+            now: Instant::now(),
+            resp3: self.state.is_resp3(),
+            policy: self.worker.on_lost_reply,
+            unsent: self.to_backend.len() as u64,
+            partly_delivered: self.flags.partly_delivered,
+            watching: self.state.is_watching(),
+        });
+        self.drop_lane();
+        self.to_backend.push(&verdict.again);
+        self.flags.resending = true;
+        let relay = &self.worker.relay;
+        relay.moved.add(1);
+        relay.replayed.add(verdict.replayed);
+        relay.lost.add(verdict.lost);
+        Ok(())
+    }
+
+    /// Nothing more is read from or sent to the present backend.
+    fn drop_lane(&mut self) {
+        self.lane = Lane::None;
+        self.replies = ReplyScanner::default();
+        self.reply_tail = Vec::new();
+        self.to_backend.clear();
+        self.refused_at = None;
+        self.flags.partly_delivered = false;
+        self.state.backend_lost();
+    }
+
+    /// There is no master and there was none until the deadline.
+    fn fail(&mut self, reason: &str) -> Result<(), CloseReason> {
+        if self.tunnel.or(self.state.untracked()).is_some() || self.flags.streaming || self.flags.partly_delivered {
+            return Err(CloseReason::Outage);
+        }
+        self.fail_outstanding(reason);
+        self.drop_lane();
+        Ok(())
+    }
+
+    /// Ends every request that is noted and has no answer.
+    fn fail_outstanding(&mut self, reason: &str) {
+        let error = format!("-MASTERDOWN switchmaster: {reason}\r\n");
+        let unsent = self.to_backend.len() as u64;
+        let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
+        self.worker.relay.lost.add(lost);
+    }
+
+    /// Makes a backend when there is something to send and somewhere to send it.
+    fn attach(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if let Lane::None = self.lane {
+            let wanted = !self.inbox.is_empty() || !self.to_backend.is_empty() || self.ledger.awaits_backend();
+            if self.gate != Gate::Open || self.closing.is_some() || !wanted {
+                return Ok(false);
+            }
+            let entry = self.worker.topology.current();
+            let Some(master) = entry.master.as_ref().filter(|_| entry.generation == self.generation) else {
+                cx.waker().wake_by_ref(); // just changed: look again
+                return Ok(false);
+            };
+            let attaching = backend::attach(self.worker.clone(), master.addr, self.term, self.state.restore());
+            self.lane = Lane::Attaching(Box::pin(attaching));
+        }
+        let Lane::Attaching(attaching) = &mut self.lane else { return Ok(false) };
+        match attaching.as_mut().poll(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(stream)) => {
+                self.lane = Lane::Up(stream);
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(match error {
+                AttachError::Unreachable(_) => CloseReason::Unreachable,
+                AttachError::AuthRefused(_) => CloseReason::AuthRefused,
+                AttachError::NotRestored(_) => CloseReason::NotRestored,
+            }),
+        }
+    }
+
+    /// The backend's socket is at its end, or broken.
+    fn lose_lane(&mut self) -> Result<(), CloseReason> {
+        if self.flags.half_closed {
+            self.closing.get_or_insert(CloseReason::ClientClosed);
+        } else if self.tunnel.is_some() {
+            self.closing.get_or_insert(CloseReason::UpstreamClosed);
+        }
+        self.lane = Lane::Lost { at: Instant::now() };
+        self.worker.topology.report(Report::Eof { term: self.term });
+        if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
+            return Err(reason);
+        }
+        Ok(())
+    }
+}
+
+fn gate_of(entry: &Entry) -> Gate {
+    match entry.phase {
+        Phase::Failing => Gate::Failing,
+        Phase::Stable if entry.master.is_some() => Gate::Open,
+        Phase::Switching => Gate::Held { withhold: true },
+        Phase::Stable | Phase::Suspect | Phase::Paused => Gate::Held { withhold: false },
+    }
+}

@@ -1,0 +1,116 @@
+//! Bytes from one socket to the other: the thread's scratch to read into, and what a socket would not take yet.
+//!
+//! Bounded by construction: nothing more is read for a direction while its [`Unsent`] is not empty. Empty, it owns
+//! no memory.
+
+use std::cell::RefCell;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// One read takes at most this much.
+const SCRATCH: usize = 128 * 1024;
+
+thread_local! {
+    static FREE: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
+}
+
+/// The thread's read buffer, borrowed for one turn and given back on drop.
+#[derive(Debug)]
+pub struct Scratch(Option<Box<[u8]>>);
+
+impl Scratch {
+    /// Takes the buffer of this thread.
+    pub fn take() -> Scratch {
+        let kept = FREE.with_borrow_mut(Option::take);
+        Scratch(Some(kept.unwrap_or_else(|| vec![0; SCRATCH].into_boxed_slice())))
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().expect("there until the drop")
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().expect("there until the drop")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        FREE.set(self.0.take());
+    }
+}
+
+/// Reads once; 0 is the end of the stream. A short read clears the readiness, so that the next call costs nothing.
+pub fn poll_read(stream: &mut TcpStream, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(into);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
+
+/// What a socket did not take yet.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    /// Everything was taken.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes not taken yet.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Adds to what is to be sent.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Unsent::default();
+    }
+
+    /// Sends `bytes` behind what waits already, at once as far as the socket takes them; the rest waits.
+    pub fn send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        if self.is_empty() {
+            while !bytes.is_empty() {
+                match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                    Poll::Ready(written) => bytes = &bytes[written?..],
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.push(bytes);
+        Ok(())
+    }
+
+    /// Sends what waits.
+    pub fn poll_flush(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.bytes.len() {
+            self.sent += ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..]))?;
+        }
+        self.clear();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Says that no more bytes will come, and leaves the other direction open.
+pub fn shutdown(stream: &mut TcpStream, cx: &mut Context<'_>) {
+    let _ = Pin::new(stream).poll_shutdown(cx);
+}

@@ -1,0 +1,145 @@
+//! The sessions of this thread, so that a change of the topology can wake them in order of urgency.
+//!
+//! Thread-local on purpose: a session is polled, woken and dropped on the one thread it was accepted on.
+
+use std::cell::{Cell, RefCell};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::drain;
+use crate::topology::Topology;
+
+thread_local! {
+    static SLOTS: RefCell<Slots> = const { RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }) };
+    static DRAIN_ROUND: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Sessions woken before others get a turn.
+const BATCH: usize = 64;
+/// While draining, a session that was idle for this long ends.
+const ROUND: Duration = Duration::from_secs(1);
+
+struct Slots {
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+}
+
+struct Slot {
+    waker: Waker,
+    urgency: Urgency,
+}
+
+/// Who is woken first after a switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nothing outstanding.
+    #[default]
+    Idle,
+    /// A request waits for its reply, or to be sent.
+    Waiting,
+    /// Subscribed or blocked: every moment without a backend loses something.
+    Attached,
+}
+
+/// A session's place in the registry; dropping it leaves.
+#[derive(Debug)]
+pub struct Ticket(usize);
+
+impl Ticket {
+    /// Enters the registry of this thread.
+    pub fn new(waker: Waker) -> Ticket {
+        SLOTS.with_borrow_mut(|all| {
+            let slot = Some(Slot { waker, urgency: Urgency::Idle });
+            match all.free.pop() {
+                Some(index) => {
+                    all.slots[index] = slot;
+                    Ticket(index)
+                }
+                None => {
+                    all.slots.push(slot);
+                    Ticket(all.slots.len() - 1)
+                }
+            }
+        })
+    }
+
+    /// Says how urgent this session's waking is from now on.
+    pub fn set_urgency(&self, urgency: Urgency) {
+        SLOTS.with_borrow_mut(|all| {
+            if let Some(slot) = &mut all.slots[self.0] {
+                slot.urgency = urgency;
+            }
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        SLOTS.with_borrow_mut(|all| {
+            all.slots[self.0] = None;
+            all.free.push(self.0);
+        });
+    }
+}
+
+/// How many drain rounds there were; 0 while the process is not draining. A session that was idle for a whole
+/// round while draining ends.
+pub fn drain_round() -> u32 {
+    DRAIN_ROUND.get()
+}
+
+/// Wakes this thread's sessions when the topology changes. One per worker thread; runs for ever.
+pub async fn herald(topology: &Topology) {
+    let mut changed = topology.subscribe();
+    let mut term = topology.current().term;
+    while changed.changed().await.is_ok() {
+        let now = topology.current().term;
+        // A hold needs no waking: sessions see it before their next send. Only a new term concerns the idle.
+        let from = if now == term { Urgency::Waiting } else { Urgency::Idle };
+        term = now;
+        wake(from).await;
+    }
+}
+
+/// Once the drain is asked for, counts the rounds in which idle sessions end. One per worker thread; runs for ever.
+pub async fn drain_rounds(mut drain: drain::Watch) {
+    drain.draining().await;
+    drop(drain);
+    loop {
+        DRAIN_ROUND.set(DRAIN_ROUND.get() + 1);
+        wake(Urgency::Idle).await;
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// Wakes all sessions of at least this urgency, the most urgent first, and lets them run between batches.
+async fn wake(least: Urgency) {
+    for urgency in [Urgency::Attached, Urgency::Waiting, Urgency::Idle] {
+        if urgency < least {
+            return;
+        }
+        let mut next = 0;
+        while let Some(after) = wake_batch(urgency, next) {
+            next = after;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn wake_batch(urgency: Urgency, from: usize) -> Option<usize> {
+    SLOTS.with_borrow(|all| {
+        let mut woken = 0;
+        for (index, slot) in all.slots.iter().enumerate().skip(from) {
+            if let Some(slot) = slot
+                && slot.urgency == urgency
+            {
+                slot.waker.wake_by_ref();
+                woken += 1;
+                if woken == BATCH {
+                    return Some(index + 1);
+                }
+            }
+        }
+        None
+    })
+}

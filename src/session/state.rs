@@ -1,0 +1,297 @@
+//! What a connection has become by the replies its client has seen, and the requests that make another one so.
+//!
+//! Sans-IO. Only delivered replies count: a SELECT whose +OK never reached the client has not happened. What
+//! cannot be restored is named in `untracked`, and such a session ends at a failover instead of being guessed.
+
+use std::borrow::Cow;
+
+use zeroize::Zeroizing;
+
+use crate::resp::command::{Duty, Effect};
+use crate::resp::request::{self, Args};
+use crate::secret::{Credentials, Secret};
+
+/// The state of one session. The default is that of a fresh connection.
+#[derive(Debug, Default)]
+pub struct State {
+    db: u32,
+    /// The RESP version agreed by HELLO; 0 is the initial RESP2.
+    protocol: u8,
+    /// EXEC must answer nil: the keys it was to watch are unwatched since the last move.
+    watch_broken: bool,
+    watching: bool,
+    untracked: Option<&'static str>,
+    /// What most sessions do not have.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    credentials: Option<Credentials>,
+    /// CLIENT SETNAME, SETINFO and the like: the last request of each kind, sent again as it was.
+    client: Vec<(Vec<u8>, Vec<u8>)>,
+    transaction: Option<Transaction>,
+}
+
+/// An open MULTI.
+#[derive(Debug, Default)]
+struct Transaction {
+    /// MULTI and the queued requests, as the client sent them.
+    requests: Vec<u8>,
+    queued: usize,
+    /// The database that the last queued SELECT names.
+    db: Option<u32>,
+}
+
+/// The requests that restore a state, and what each of their replies must be.
+#[derive(Debug, Default)]
+pub struct Restore {
+    /// To be sent in one run. Holds secrets.
+    pub requests: Zeroizing<Vec<u8>>,
+    /// One for each reply, in order.
+    pub expect: Vec<Expect>,
+}
+
+/// What a reply during the restoration must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Not an error, except that a node without any password is taken as it is.
+    Authenticated,
+    /// Anything but an error.
+    Accepted,
+    /// Whatever it is: CLIENT SETINFO and the like are courtesies.
+    Anything,
+    /// `+QUEUED`.
+    Queued,
+}
+
+impl State {
+    /// Whether the client speaks RESP3.
+    pub fn is_resp3(&self) -> bool {
+        self.protocol == 3
+    }
+
+    /// Why this session cannot be moved, if it cannot.
+    pub fn untracked(&self) -> Option<&'static str> {
+        self.untracked
+    }
+
+    /// From now on this session cannot be moved.
+    pub fn give_up(&mut self, why: &'static str) {
+        self.untracked.get_or_insert(why);
+    }
+
+    /// Whether MULTI is open.
+    pub fn in_transaction(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.transaction.is_some())
+    }
+
+    /// Whether keys are watched.
+    pub fn is_watching(&self) -> bool {
+        self.watching
+    }
+
+    /// Whether the next EXEC must answer nil.
+    pub fn is_watch_broken(&self) -> bool {
+        self.watch_broken
+    }
+
+    /// The backend is gone, and with it what it watched.
+    pub fn backend_lost(&mut self) {
+        self.watch_broken |= std::mem::take(&mut self.watching);
+    }
+
+    /// Forgets the open transaction (its EXEC was answered without being sent).
+    pub fn drop_transaction(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.transaction = None;
+        }
+        self.watching = false;
+        self.watch_broken = false;
+    }
+
+    /// The client has been given `reply` to `request`. Returns credentials that have just proved right.
+    pub fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Credentials> {
+        let refused = reply.first() == Some(&b'-');
+        if queued && !matches!(effect.duty, Duty::Exec | Duty::Discard | Duty::Reset | Duty::Quit) {
+            self.queued(effect, request, reply);
+            return None;
+        }
+        if request.is_empty() {
+            self.give_up("a request that changes the session was too large to keep");
+            return None;
+        }
+        if refused {
+            if matches!(effect.duty, Duty::Exec) {
+                self.drop_transaction();
+            }
+            return None;
+        }
+        match effect.duty {
+            Duty::Auth => {
+                let args: Vec<Cow<'_, [u8]>> = Args::new(request).collect();
+                let credentials = match args.as_slice() {
+                    [_, password] => credentials(None, password),
+                    [_, user, password] => credentials(Some(user), password),
+                    _ => return None,
+                };
+                self.rare().credentials = Some(credentials.clone());
+                return Some(credentials);
+            }
+            Duty::Hello => return self.hello(request),
+            Duty::Select => self.db = number(Args::new(request).nth(1)).unwrap_or(self.db),
+            Duty::Client => self.client(request),
+            Duty::ReadOnly | Duty::ReadWrite => self.remember(b"READONLY".to_vec(), request),
+            Duty::Multi => {
+                self.rare().transaction = Some(Transaction { requests: request.to_vec(), queued: 0, db: None });
+            }
+            Duty::Exec => {
+                let db = self.rare.as_ref().and_then(|rare| rare.transaction.as_ref()?.db);
+                let ran = reply.first() == Some(&b'*') && !reply.starts_with(b"*-1");
+                if let (Some(db), true) = (db, ran) {
+                    self.db = db;
+                }
+                self.drop_transaction();
+            }
+            Duty::Discard => self.drop_transaction(),
+            Duty::Watch => self.watching = true,
+            Duty::Unwatch => {
+                self.watching = false;
+                self.watch_broken = false;
+            }
+            Duty::Reset => self.reset(),
+            _ => {}
+        }
+        None
+    }
+
+    fn queued(&mut self, effect: Effect, request: &[u8], reply: &[u8]) {
+        let selected = (effect.duty == Duty::Select).then(|| number(Args::new(request).nth(1))).flatten();
+        let Some(transaction) = self.rare.as_mut().and_then(|rare| rare.transaction.as_mut()) else {
+            return self.give_up("a reply that does not fit an open MULTI");
+        };
+        if reply == b"+QUEUED\r\n" {
+            transaction.requests.extend_from_slice(request);
+            transaction.queued += 1;
+            transaction.db = selected.or(transaction.db);
+            if request.is_empty() {
+                self.give_up("a transaction too large to keep");
+            } else if !matches!(effect.duty, Duty::None | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script) {
+                self.give_up("a command inside MULTI that changes the connection");
+            }
+        } else {
+            // Refused when queued: EXEC will answer -EXECABORT, and replaying would hide that.
+            self.give_up("a transaction with a refused command");
+        }
+    }
+
+    fn hello(&mut self, request: &[u8]) -> Option<Credentials> {
+        let args: Vec<Cow<'_, [u8]>> = Args::new(request).collect();
+        self.protocol = number(args.get(1).cloned()).map_or(self.protocol, |version| version as u8);
+        let mut proved = None;
+        let mut at = 2;
+        while at < args.len() {
+            match args[at].to_ascii_uppercase().as_slice() {
+                b"AUTH" if at + 2 < args.len() => {
+                    let credentials = credentials(Some(&args[at + 1]), &args[at + 2]);
+                    self.rare().credentials = Some(credentials.clone());
+                    proved = Some(credentials);
+                    at += 3;
+                }
+                b"SETNAME" if at + 1 < args.len() => {
+                    let name = request::encode(&[b"CLIENT", b"SETNAME", &args[at + 1]]);
+                    self.remember(b"SETNAME".to_vec(), &name);
+                    at += 2;
+                }
+                _ => at += 1,
+            }
+        }
+        proved
+    }
+
+    fn client(&mut self, request: &[u8]) {
+        let mut args = Args::new(request).skip(1);
+        let mut kind = args.next().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+        match kind.as_slice() {
+            b"SETINFO" | b"CAPA" => {
+                kind.push(b' ');
+                kind.extend(args.next().unwrap_or_default().to_ascii_uppercase());
+                self.remember(kind, request);
+            }
+            b"SETNAME" | b"NO-EVICT" | b"NO-TOUCH" | b"MAINT_NOTIFICATIONS" | b"IMPORT-SOURCE" => {
+                self.remember(kind, request);
+            }
+            b"TRACKING" | b"CACHING" => self.give_up("client-side caching"),
+            _ => {}
+        }
+    }
+
+    fn remember(&mut self, kind: Vec<u8>, request: &[u8]) {
+        let client = &mut self.rare().client;
+        client.retain(|(known, _)| *known != kind);
+        client.push((kind, request.to_vec()));
+    }
+
+    fn reset(&mut self) {
+        // RESET keeps the library's name and version (networking.c, resetCommand).
+        let kept = self.rare.take().map(|rare| rare.client).unwrap_or_default();
+        let kept: Vec<_> = kept.into_iter().filter(|(kind, _)| kind.starts_with(b"SETINFO")).collect();
+        *self = State { untracked: self.untracked, ..State::default() };
+        if !kept.is_empty() {
+            self.rare().client = kept;
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The requests that bring a fresh connection to this state; none if it is that of a fresh connection.
+    pub fn restore(&self) -> Restore {
+        let mut restore = Restore::default();
+        if let Some(credentials) = self.rare.as_ref().and_then(|rare| rare.credentials.as_ref()) {
+            let password = credentials.password.reveal().as_bytes();
+            match &credentials.username {
+                Some(user) => restore.add(&[b"AUTH", user.as_bytes(), password], Expect::Authenticated),
+                None => restore.add(&[b"AUTH", password], Expect::Authenticated),
+            }
+        }
+        if self.protocol != 0 {
+            restore.add(&[b"HELLO", self.protocol.to_string().as_bytes()], Expect::Accepted);
+        }
+        if self.db != 0 {
+            restore.add(&[b"SELECT", self.db.to_string().as_bytes()], Expect::Accepted);
+        }
+        if let Some(rare) = &self.rare {
+            for (_, request) in &rare.client {
+                restore.requests.extend_from_slice(request);
+                restore.expect.push(Expect::Anything);
+            }
+            if let Some(transaction) = &rare.transaction {
+                restore.requests.extend_from_slice(&transaction.requests);
+                restore.expect.push(Expect::Accepted);
+                restore.expect.extend(std::iter::repeat_n(Expect::Queued, transaction.queued));
+            }
+        }
+        restore
+    }
+}
+
+impl Restore {
+    fn add(&mut self, args: &[&[u8]], expect: Expect) {
+        let request = Zeroizing::new(request::encode(args));
+        self.requests.extend_from_slice(&request);
+        self.expect.push(expect);
+    }
+}
+
+fn credentials(username: Option<&[u8]>, password: &[u8]) -> Credentials {
+    Credentials {
+        username: username.map(|name| String::from_utf8_lossy(name).into_owned()),
+        password: Secret::new(String::from_utf8_lossy(password)),
+    }
+}
+
+fn number(arg: Option<Cow<'_, [u8]>>) -> Option<u32> {
+    std::str::from_utf8(&arg?).ok()?.parse().ok()
+}

@@ -1,0 +1,236 @@
+//! Configuration through the real binary: folders of right and wrong ones, the order of sources, `config print`.
+//!
+//! The environment is cleared and `SWITCHMASTER_CONFIG` points at an empty file, so that nothing of this host counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use switchmaster::config::{Config, KEYS, Sources};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config");
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+
+#[test]
+fn every_wrong_configuration_has_its_own_message_and_exits_64() {
+    let cases = cases("invalid");
+    assert!(cases.len() >= 40, "only {} fixtures were seen", cases.len());
+    let mut wrong = Vec::new();
+    let mut messages = BTreeSet::new();
+    for case in &cases {
+        let output = case.run("check");
+        let told = text(&output.stderr);
+        let expected = std::fs::read_to_string(case.path("expected")).unwrap_or_default();
+        if told != expected || output.status.code() != Some(64) || !output.stdout.is_empty() {
+            wrong.push(format!("{} ({:?}):\n{told}instead of:\n{expected}", case.name, output.status.code()));
+        }
+        assert!(!told.contains("hunter2"), "{} shows a secret: {told}", case.name);
+        assert!(messages.insert(told), "{} has the message of another fixture", case.name);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_right_configuration_is_accepted_and_printed_as_expected() {
+    let cases = cases("valid");
+    assert!(cases.len() >= 10, "only {} fixtures were seen", cases.len());
+    for case in &cases {
+        let output = case.run("check");
+        assert_eq!(output.status.code(), Some(0), "{}: {}", case.name, text(&output.stderr));
+        let printed = text(&case.run("print").stdout);
+        assert!(!printed.contains("hunter2"), "{} shows a secret: {printed}", case.name);
+        let expected = std::fs::read_to_string(case.path("expected")).unwrap_or_default();
+        assert!(!expected.is_empty(), "{} expects nothing", case.name);
+        for line in expected.lines() {
+            assert!(printed.lines().any(|printed| printed == line), "{}: no line {line:?} in\n{printed}", case.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_parses_again_to_the_same_values() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in cases("valid") {
+        let printed = text(&case.run("print").stdout);
+        let file = folder.path().join("printed.toml");
+        std::fs::write(&file, &printed).unwrap();
+        let again = Command::new(env!("CARGO_BIN_EXE_switchmaster"))
+            .args(["config", "print", "--config"])
+            .arg(&file)
+            .env_clear()
+            .output()
+            .unwrap();
+        assert_eq!(again.status.code(), Some(0), "{}: {}", case.name, text(&again.stderr));
+        assert_eq!(values(&text(&again.stdout)), values(&printed), "{}", case.name);
+    }
+}
+
+#[test]
+fn the_example_equals_the_defaults_and_names_every_key() {
+    let sources = Sources { config: Some(PathBuf::from(EXAMPLE)), ..Sources::default() };
+    assert_eq!(Config::load(&sources).unwrap().config, Config::default());
+    let example = std::fs::read_to_string(EXAMPLE).unwrap();
+    for key in KEYS {
+        let mut names = vec![key.name.to_owned()];
+        names.extend(key.has_file().then(|| format!("{}_file", key.name)));
+        for name in names {
+            let shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{name} = "));
+            assert!(example.lines().any(shown), "config.example.toml does not show {name}");
+        }
+    }
+    assert!(KEYS.len() >= 20);
+}
+
+#[test]
+fn with_nothing_at_all_the_defaults_count() {
+    let loaded = Config::load(&Sources::default()).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    for key in KEYS {
+        assert_eq!(loaded.origin(key.name).map(ToString::to_string).as_deref(), Some("default"), "{}", key.name);
+    }
+}
+
+#[test]
+fn each_source_yields_to_the_one_above_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, dotenv) = (folder.path().join("c.toml"), folder.path().join(".env"));
+    std::fs::write(&file, "\nmaster_name = \"from-file\"\n").unwrap();
+    std::fs::write(&dotenv, "APP=x\n\nREDIS_SENTINEL_SERVICE_NAME=from-dotenv\n").unwrap();
+    let mut sources = Sources {
+        flags: BTreeMap::from([
+            ("master_name", vec!["from-flag".to_owned()]),
+            ("laravel_env", vec![dotenv.display().to_string()]),
+        ]),
+        config: Some(file.clone()),
+        environment: BTreeMap::from([
+            ("SWITCHMASTER_MASTER_NAME".to_owned(), "from-own".into()),
+            ("REDIS_SENTINEL_SERVICE_NAME".to_owned(), "from-environment".into()),
+        ]),
+        ..Sources::default()
+    };
+    let seen = |sources: &Sources| {
+        let loaded = Config::load(sources).unwrap();
+        (loaded.config.sentinel.master_name.clone(), loaded.origin("master_name").unwrap().to_string())
+    };
+    let pair = |name: &str, origin: String| (Some(name.to_owned()), origin);
+    assert_eq!(seen(&sources), pair("from-flag", "flag --master-name".into()));
+    sources.flags.remove("master_name");
+    assert_eq!(seen(&sources), pair("from-own", "environment SWITCHMASTER_MASTER_NAME".into()));
+    sources.environment.remove("SWITCHMASTER_MASTER_NAME");
+    assert_eq!(seen(&sources), pair("from-environment", "environment REDIS_SENTINEL_SERVICE_NAME".into()));
+    sources.environment.clear();
+    assert_eq!(seen(&sources), pair("from-file", format!("file {} line 2", file.display())));
+    sources.config = None;
+    assert_eq!(seen(&sources), pair("from-dotenv", format!(".env {} line 3", dotenv.display())));
+    sources.flags.clear();
+    assert_eq!(seen(&sources), (None, "default".into()));
+}
+
+#[test]
+fn every_flag_of_the_table_is_a_flag_of_the_command_line() {
+    for verb in [&["serve"][..], &["status"], &["failover"], &["hold"], &["release"], &["demo"], &["config", "check"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_switchmaster")).args(verb).arg("--help").output().unwrap();
+        let help = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{verb:?}");
+        assert!(help.contains("Example"), "{verb:?} shows no example");
+        for flag in KEYS.iter().filter_map(|key| key.flag) {
+            assert!(help.contains(&format!("{flag} <")), "{verb:?} --help does not show {flag}");
+        }
+        assert!(!help.contains("password <"), "a secret as a flag:\n{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_64() {
+    for args in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &["config"],
+        &["hold", "--for", "soon"],
+        &["--password", "x"],
+        &["--admin", "off", "--admin", "1"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_switchmaster")).args(args).env_clear().output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert!(text(&output.stderr).starts_with("switchmaster: "), "{args:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_default_file_counts_only_if_it_exists_and_no_other_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (default, other) = (folder.path().join("default.toml"), folder.path().join("other.toml"));
+    let mut sources = Sources { default_file: Some(default.clone()), ..Sources::default() };
+    let clients = |sources: &Sources| Config::load(sources).unwrap().config.max_clients;
+    assert_eq!(clients(&sources), Config::default().max_clients);
+    std::fs::write(&default, "max_clients = 1").unwrap();
+    std::fs::write(&other, "max_clients = 2").unwrap();
+    assert_eq!(clients(&sources), 1);
+    sources.environment.insert("SWITCHMASTER_CONFIG".to_owned(), other.clone().into());
+    assert_eq!(clients(&sources), 2);
+    sources.config = Some(default);
+    assert_eq!(clients(&sources), 1);
+}
+
+#[test]
+fn a_password_reaches_the_configuration_and_no_debug_output() {
+    let environment = [("SWITCHMASTER_REDIS_USERNAME", "app"), ("SWITCHMASTER_REDIS_PASSWORD", "hunter2")];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.into()));
+    let loaded = Config::load(&Sources { environment: environment.into(), ..Sources::default() }).unwrap();
+    let auth = loaded.config.sentinel.redis_auth.as_ref().expect("credentials");
+    assert_eq!((auth.username.as_deref(), auth.password.reveal()), (Some("app"), "hunter2"));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
+/// A fixture: NAME.toml (the file), NAME.env (variables), NAME.args (one argument a line), any of them, and
+/// NAME.expected.
+struct Case {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Case {
+    fn path(&self, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}.{extension}", self.name))
+    }
+
+    fn run(&self, action: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
+        command.current_dir(&self.folder).args(["config", action]).env_clear().env("SWITCHMASTER_CONFIG", "/dev/null");
+        if self.path("toml").exists() {
+            command.arg("--config").arg(format!("{}.toml", self.name));
+        }
+        for line in lines(&self.path("args")) {
+            command.arg(line);
+        }
+        for line in lines(&self.path("env")) {
+            let (name, value) = line.split_once('=').expect("NAME=value");
+            command.env(name, value);
+        }
+        command.output().expect("the binary runs")
+    }
+}
+
+fn cases(kind: &str) -> Vec<Case> {
+    let folder = Path::new(FIXTURES).join(kind);
+    let entries = std::fs::read_dir(&folder).expect("the folder of fixtures");
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let input = |path: &PathBuf| path.extension().is_some_and(|ext| ["toml", "env", "args"].iter().any(|e| ext == *e));
+    let names: BTreeSet<String> =
+        paths.filter(input).map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    names.into_iter().map(|name| Case { folder: folder.clone(), name }).collect()
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The lines of `config print` that set something, without the origins.
+fn values(printed: &str) -> Vec<String> {
+    let set = printed.lines().filter(|line| !line.starts_with('#'));
+    set.map(|line| line.rsplit_once("  # ").expect("an origin").0.to_owned()).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
