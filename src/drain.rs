@@ -22,16 +22,7 @@ pub struct Watch {
 pub fn channel() -> (Signal, Watch) {
     let (draining, receiver) = watch::channel(false);
     let (held, all_dropped) = mpsc::channel(1);
-    (
-        Signal {
-            draining,
-            all_dropped,
-        },
-        Watch {
-            draining: receiver,
-            _held: held,
-        },
-    )
+    (Signal { draining, all_dropped }, Watch { draining: receiver, _held: held })
 }
 
 impl Signal {

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use switchmaster::admin::client;
-use switchmaster::cli::{Cli, ConfigAction, Verb};
+use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::demo::{self, DemoOptions};
 use switchmaster::serve;
 
 /// Wrong usage or configuration (EX_USAGE).
@@ -58,8 +59,18 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
         Verb::Failover => ask(&loaded.config, async |admin, out| client::failover(admin, out).await),
         Verb::Hold(args) => ask(&loaded.config, async |admin, out| client::hold(admin, args.duration, out).await),
         Verb::Release => ask(&loaded.config, async |admin, out| client::release(admin, out).await),
-        Verb::Demo(_) => not_built("demo"),
+        Verb::Demo(args) => demo(&args, &loaded.config),
     }
+}
+
+fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
+    let options = DemoOptions { keep: args.keep, listen: config.listen[0], ..DemoOptions::default() };
+    block_on(async {
+        match demo::run(options).await {
+            Ok(ending) => ExitCode::from(ending.exit_code()),
+            Err(error) => fail(EXIT_UNAVAILABLE, &error.to_string()),
+        }
+    })
 }
 
 /// Asks the switchmaster that runs on this host.
@@ -67,13 +78,18 @@ fn ask(config: &Config, question: impl AsyncFnOnce(SocketAddr, &mut Stdout) -> R
     let Some(admin) = config.admin else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(EXIT_INTERNAL, &format!("no runtime: {error}")),
-    };
-    match runtime.block_on(question(admin, &mut std::io::stdout())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(error.exit_code(), &error.to_string()),
+    block_on(async {
+        match question(admin, &mut std::io::stdout()).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(), &error.to_string()),
+        }
+    })
+}
+
+fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(verb),
+        Err(error) => fail(EXIT_INTERNAL, &format!("no runtime: {error}")),
     }
 }
 
@@ -83,10 +99,6 @@ fn serve(config: &Config) -> ExitCode {
         Err(serve::Error::Io(error)) => fail(EXIT_UNAVAILABLE, &error.to_string()),
         Err(serve::Error::Sentinel(error)) => fail(EXIT_USAGE, &error.to_string()),
     }
-}
-
-fn not_built(verb: &str) -> ExitCode {
-    fail(EXIT_INTERNAL, &format!("this build has no {verb:?} yet"))
 }
 
 fn sources(loaded: &Loaded) -> String {

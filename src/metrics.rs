@@ -186,8 +186,7 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds `n`. Only the owning thread may call this.
     pub fn add(&self, n: u64) {
-        self.0
-            .store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
     }
 
     /// The count so far; any thread.

@@ -137,11 +137,7 @@ pub struct Stale {
 
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "term {} is older than the current term {}",
-            self.offered, self.current
-        )
+        write!(f, "term {} is older than the current term {}", self.offered, self.current)
     }
 }
 
@@ -185,10 +181,7 @@ impl Topology {
     pub fn publish(&self, mut next: Entry) -> Result<u64, Stale> {
         let mut entry = self.entry.lock().expect("no panic while held");
         if next.term < entry.term {
-            return Err(Stale {
-                offered: next.term,
-                current: entry.term,
-            });
+            return Err(Stale { offered: next.term, current: entry.term });
         }
         next.generation = entry.generation + 1;
         let generation = next.generation;
@@ -235,13 +228,7 @@ mod tests {
         entry.term = 2;
         assert_eq!(topology.publish(entry.clone()), Ok(1));
         entry.term = 1;
-        assert_eq!(
-            topology.publish(entry),
-            Err(Stale {
-                offered: 1,
-                current: 2
-            })
-        );
+        assert_eq!(topology.publish(entry), Err(Stale { offered: 1, current: 2 }));
         assert_eq!(topology.generation(), 1);
     }
 
