@@ -10,8 +10,9 @@
 #[inline(always)]
 pub(super) fn whole(kind: u8, limit: usize, line: &[u8]) -> Option<(usize, usize)> {
     let word = u32::from_le_bytes(*line.first_chunk()?);
-    let digit = (word >> 8 & 0xff).wrapping_sub(u32::from(b'0'));
-    if word & 0xffff_00ff == u32::from_le_bytes([kind, 0, b'\r', b'\n']) && digit <= 9 {
+    // What is left after the xor is the digit, in its place; rotated, it is the whole word.
+    let digit = (word ^ u32::from_le_bytes([kind, b'0', b'\r', b'\n'])).rotate_right(8);
+    if digit <= 9 {
         return Some((digit as usize, 4));
     }
     match whole_long(kind, line) {

@@ -9,6 +9,8 @@ use super::length::{Length, Step, whole};
 const INLINE_LIMIT: u32 = 64 * 1024;
 /// The server's default `proto-max-bulk-len`.
 const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
+/// What a scan may meet whole in one input; a longer value takes the general way.
+const VALUE_LIMIT: usize = u32::MAX as usize >> 1;
 /// The server's limit to the number of arguments.
 const COUNT_LIMIT: usize = i32::MAX as usize;
 
@@ -243,9 +245,19 @@ impl ReplyScanner {
     /// Takes input up to the end of the next reply or push.
     #[inline]
     pub fn scan(&mut self, input: &[u8]) -> Scan {
-        if self.phase == ReplyPhase::Start && input.starts_with(b"+OK\r\n") {
-            self.kind = b'+';
-            return Scan::Frame(5);
+        if self.phase == ReplyPhase::Start {
+            if input.starts_with(b"+OK\r\n") {
+                self.kind = b'+';
+                return Scan::Frame(5);
+            }
+            // A value that is wholly here, the other frequent reply.
+            if input.first() == Some(&b'$')
+                && let Some((size, used)) = whole(b'$', VALUE_LIMIT, input)
+                && input.len() >= used + size + 2
+            {
+                self.kind = b'$';
+                return Scan::Frame(used + size + 2);
+            }
         }
         self.scan_any(input)
     }
