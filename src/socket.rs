@@ -77,12 +77,16 @@ fn holder_of(addr: SocketAddr) -> Option<String> {
     })?;
     let link = format!("socket:[{inode}]");
     for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid.parse::<u32>().is_err() {
+            continue; // not a process, or `self`
+        }
         let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
         let holds =
             fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == link.as_str()));
         if holds {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {})", name.trim(), process.file_name().to_string_lossy()));
+            return Some(format!("{} (pid {pid})", name.trim()));
         }
     }
     None

@@ -460,9 +460,10 @@ impl Fates {
     }
 }
 
-/// How a request ends that gets no reply: an error where its client reads errors, else a close.
+/// How a request ends that gets no reply: an error where its client reads errors, else a close. Clients read an error
+/// to an aggregate as "empty"; to a script (shape unknown) phpredis and predis throw, and keep connection and database.
 fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> Answer {
-    if effect.shape == Shape::Scalar && !queued && policy != OnLostReply::Close {
+    if effect.shape != Shape::Aggregate && !queued && policy != OnLostReply::Close {
         Answer::Ready(error.to_vec())
     } else {
         Answer::Close(CloseReason::LostReply)

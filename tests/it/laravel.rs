@@ -17,7 +17,7 @@ use serde_json::Value;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::wire::{Reply, Wire};
 
-use crate::support::proxy::Proxy;
+use crate::support::proxy;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "secret";
@@ -115,7 +115,7 @@ async fn without_a_proxy_trouble_is_noticed() {
 /// A failover there and one back; nothing at all may be noticed.
 async fn planned(client: &str, loops: &[Loop]) {
     let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD)).await.unwrap();
-    let proxy = Proxy::of(&cluster);
+    let proxy = proxy::start(&cluster).await;
     let runs: Vec<_> = loops.iter().map(|l| l.start(client, proxy.addr())).collect();
     let mut master = 0;
     for _ in 0..2 {
@@ -136,7 +136,7 @@ async fn planned(client: &str, loops: &[Loop]) {
 /// `kill -9` of the master: each loop, which has one request outstanding at most, may see one lost reply.
 async fn killed(client: &str, loops: &[Loop]) {
     let cluster = Cluster::start(ClusterSpec::with_password(PASSWORD)).await.unwrap();
-    let proxy = Proxy::of(&cluster);
+    let proxy = proxy::start(&cluster).await;
     let runs: Vec<_> = loops.iter().map(|l| l.start(client, proxy.addr())).collect();
     for run in &runs {
         run.progress(50).await;
@@ -258,11 +258,7 @@ async fn judge(cluster: &Cluster, master: usize, outcomes: &[Outcome], fault: Fa
 /// The contract's endings of a write whose reply died with the master: an error that says so, or a close where a
 /// client would take an error for an empty result.
 fn is_lost_reply(kind: &str) -> bool {
-    let by_script = ["queue push:", "queue pop:", "queue release:", "queue size:", "cache add:", "lock release:"];
-    let closed =
-        ["socket error on read socket", "read error on connection", "Error while reading line from the server"];
     kind.contains("UNKNOWNRESULT")
-        || (by_script.iter().any(|step| kind.starts_with(step)) && closed.iter().any(|message| kind.contains(message)))
 }
 
 /// What node `index` lacks of what was acknowledged, and the counters that are off.
