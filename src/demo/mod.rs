@@ -14,7 +14,7 @@ use cluster::{Cluster, ClusterSpec};
 use load::{Load, LoadSpec};
 use proxy::{Proxy, ProxyError, ProxySpec, next_free};
 use report::Verdict;
-use server::ClusterError;
+use server::{ClusterError, Server};
 use table::{Phase, Table, pause};
 
 mod client;
@@ -201,7 +201,8 @@ async fn two_failovers(
         cluster.failover(limit).await?;
         let new = cluster.wait_for_master_change(old, limit).await?;
         tokio::time::sleep(calm).await;
-        // The old master goes on as a master for some 10 s, which is where others lose writes.
+        // It goes on as a master for some 10 s, which is where others lose writes.
+        live.say("Until Sentinel has made the old master a replica ...");
         cluster.wait_ready(limit).await?;
         Ok::<_, ClusterError>(new)
     };
@@ -296,8 +297,12 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
         cluster.master_name()
     );
     for node in cluster.nodes() {
-        let pid = node.pid().map_or(0, |pid| pid.as_raw_nonzero().get());
-        println!("  {:<13} {}   kill -9 {pid}", node.name(), node.addr());
+        println!(
+            "  {:<13} {}   kill -9 {}",
+            node.name(),
+            node.addr(),
+            pid(node)
+        );
     }
     println!();
     let spec = LoadSpec {
@@ -318,12 +323,17 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
                     *seen = Instant::now();
                 } else if seen.elapsed() > Duration::from_secs(10) {
                     node.restart().await?;
+                    live.say(&format!("{} is back, kill -9 {}", node.name(), pid(node)));
                 }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
     live.show_while("playing", Instant::now(), revive).await
+}
+
+fn pid(node: &Server) -> i32 {
+    node.pid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
 /// Requests under way belong to the phase in which they were sent: the next one starts a little before its deed.
