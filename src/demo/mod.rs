@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use cluster::{Cluster, ClusterSpec};
 use load::{Load, LoadSpec};
 use proxy::{Proxy, ProxyError, ProxySpec, next_free};
-use report::Verdict;
+use report::{ClientReport, Verdict};
 use server::{ClusterError, Server};
 use table::{Phase, Table, pause};
 
@@ -223,8 +223,8 @@ async fn two_failovers(
     let last = live.show_while("kill -9", crash, last).await?;
     let ended = Instant::now();
     live.end();
-    // Without a reply within this time a client has been forgotten, which the report then shows.
-    let _ = load.stop(Duration::from_secs(5)).await;
+    // A client that still waits for a reply by then has been forgotten.
+    let forgotten = load.stop(Duration::from_secs(5)).await.is_err();
     let total = load.verify(cluster.node_addr(last)).await?;
     let missing = total.missing.saturating_sub(planned_verdict.missing);
     let examples = if missing == 0 {
@@ -243,11 +243,16 @@ async fn two_failovers(
         verdict,
         crash,
     };
-    Ok(Table(vec![
+    let mut phases = vec![
         phase("calm", began, failover, calm_verdict, false),
         phase("planned failover", failover, crash, planned_verdict, false),
         phase("kill -9 of the master", crash, ended, crash_verdict, true),
-    ]))
+    ];
+    for phase in phases.iter_mut().filter(|_| forgotten) {
+        let open = |client: &&ClientReport| client.longest.is_some_and(|stall| stall.open);
+        phase.report.hung += phase.report.clients.iter().filter(open).count() as u64;
+    }
+    Ok(Table(phases))
 }
 
 fn conclusion(table: &Table) -> String {
