@@ -187,8 +187,7 @@ impl Load {
         self.shared.logs.iter().map(|log| lock(log).first_reply_after(after)).collect()
     }
 
-    /// For each client that was waiting for a reply at `moment`: the longest it waited from `moment` on, until its
-    /// next right reply. Clients that never got one count up to now.
+    /// From `moment` until the last of the clients had its next right reply; one that still has none counts up to now.
     pub fn longest_wait_after(&self, moment: Instant) -> Duration {
         let logs = self.shared.logs.iter().map(|log| lock(log));
         let asking = logs.filter(|log| log.kind() != Kind::Idle);

@@ -13,8 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use cluster::{Cluster, ClusterSpec};
 use load::{Load, LoadSpec};
 use proxy::{Proxy, ProxyError, ProxySpec, next_free};
-use report::Verdict;
-use server::ClusterError;
+use report::{ClientReport, Verdict};
+use server::{ClusterError, Server};
 use table::{Phase, Table, pause};
 
 mod client;
@@ -156,7 +156,8 @@ async fn two_failovers(options: &DemoOptions, cluster: &Cluster, proxy: &Proxy) 
         cluster.failover(limit).await?;
         let new = cluster.wait_for_master_change(old, limit).await?;
         tokio::time::sleep(calm).await;
-        // The old master goes on as a master for some 10 s, which is where others lose writes.
+        // It goes on as a master for some 10 s, which is where others lose writes.
+        live.say("Until Sentinel has made the old master a replica ...");
         cluster.wait_ready(limit).await?;
         Ok::<_, ClusterError>(new)
     };
@@ -174,18 +175,43 @@ async fn two_failovers(options: &DemoOptions, cluster: &Cluster, proxy: &Proxy) 
     let last = live.show_while("kill -9", crash, last).await?;
     let ended = Instant::now();
     live.end();
-    // Without a reply within this time a client has been forgotten, which the report then shows.
-    let _ = load.stop(Duration::from_secs(5)).await;
+    // A client that still waits for a reply by then has been forgotten.
+    let forgotten = load.stop(Duration::from_secs(5)).await.is_err();
     let total = load.verify(cluster.node_addr(last)).await?;
     let missing = total.missing.saturating_sub(planned_verdict.missing);
+<<<<<<< HEAD
     let examples = if missing == 0 { Vec::new() } else { total.examples };
     let crash_verdict = Verdict { missing, examples, ..total };
     let phase = |name, from, to, verdict, crash| Phase { name, report: load.report_between(from, to), verdict, crash };
     Ok(Table(vec![
+=======
+    let examples = if missing == 0 {
+        Vec::new()
+    } else {
+        total.examples
+    };
+    let crash_verdict = Verdict {
+        missing,
+        examples,
+        ..total
+    };
+    let phase = |name, from, to, verdict, crash| Phase {
+        name,
+        report: load.report_between(from, to),
+        verdict,
+        crash,
+    };
+    let mut phases = vec![
+>>>>>>> harness
         phase("calm", began, failover, calm_verdict, false),
         phase("planned failover", failover, crash, planned_verdict, false),
         phase("kill -9 of the master", crash, ended, crash_verdict, true),
-    ]))
+    ];
+    for phase in phases.iter_mut().filter(|_| forgotten) {
+        let open = |client: &&ClientReport| client.longest.is_some_and(|stall| stall.open);
+        phase.report.hung += phase.report.clients.iter().filter(open).count() as u64;
+    }
+    Ok(Table(phases))
 }
 
 fn conclusion(table: &Table) -> String {
@@ -221,8 +247,12 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
     println!("  who is master redis-cli -p {sentinel} SENTINEL GET-MASTER-ADDR-BY-NAME {}", cluster.master_name());
     println!("  fail over     redis-cli -p {sentinel} SENTINEL FAILOVER {}", cluster.master_name());
     for node in cluster.nodes() {
-        let pid = node.pid().map_or(0, |pid| pid.as_raw_nonzero().get());
-        println!("  {:<13} {}   kill -9 {pid}", node.name(), node.addr());
+        println!(
+            "  {:<13} {}   kill -9 {}",
+            node.name(),
+            node.addr(),
+            pid(node)
+        );
     }
     println!();
     let spec = LoadSpec {
@@ -243,12 +273,17 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
                     *seen = Instant::now();
                 } else if seen.elapsed() > Duration::from_secs(10) {
                     node.restart().await?;
+                    live.say(&format!("{} is back, kill -9 {}", node.name(), pid(node)));
                 }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
     live.show_while("playing", Instant::now(), revive).await
+}
+
+fn pid(node: &Server) -> i32 {
+    node.pid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
 /// Requests under way belong to the phase in which they were sent: the next one starts a little before its deed.
