@@ -179,30 +179,10 @@ async fn two_failovers(options: &DemoOptions, cluster: &Cluster, proxy: &Proxy) 
     let forgotten = load.stop(Duration::from_secs(5)).await.is_err();
     let total = load.verify(cluster.node_addr(last)).await?;
     let missing = total.missing.saturating_sub(planned_verdict.missing);
-<<<<<<< HEAD
     let examples = if missing == 0 { Vec::new() } else { total.examples };
     let crash_verdict = Verdict { missing, examples, ..total };
     let phase = |name, from, to, verdict, crash| Phase { name, report: load.report_between(from, to), verdict, crash };
-    Ok(Table(vec![
-=======
-    let examples = if missing == 0 {
-        Vec::new()
-    } else {
-        total.examples
-    };
-    let crash_verdict = Verdict {
-        missing,
-        examples,
-        ..total
-    };
-    let phase = |name, from, to, verdict, crash| Phase {
-        name,
-        report: load.report_between(from, to),
-        verdict,
-        crash,
-    };
     let mut phases = vec![
->>>>>>> harness
         phase("calm", began, failover, calm_verdict, false),
         phase("planned failover", failover, crash, planned_verdict, false),
         phase("kill -9 of the master", crash, ended, crash_verdict, true),
@@ -247,12 +227,7 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
     println!("  who is master redis-cli -p {sentinel} SENTINEL GET-MASTER-ADDR-BY-NAME {}", cluster.master_name());
     println!("  fail over     redis-cli -p {sentinel} SENTINEL FAILOVER {}", cluster.master_name());
     for node in cluster.nodes() {
-        println!(
-            "  {:<13} {}   kill -9 {}",
-            node.name(),
-            node.addr(),
-            pid(node)
-        );
+        println!("  {:<13} {}   kill -9 {}", node.name(), node.addr(), pid(node));
     }
     println!();
     let spec = LoadSpec {
