@@ -416,7 +416,7 @@ pub struct Node {
     map: AddressMap,
     number: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
-    pub refused: Option<String>,
+    refused: Option<String>,
     /// Told once: it has no password although we have one.
     pub notice: Option<String>,
 }
@@ -460,7 +460,10 @@ impl Node {
             commands.extend(Node::info_commands());
         }
         let replies = self.connection.ask(&commands, limit).await?;
-        let role = role(&self.connection.peer, replies.first(), &self.map)?;
+        let role = match (role(&self.connection.peer, replies.first(), &self.map)?, &self.refused) {
+            (Role::Unreadable(_), Some(refused)) => Role::Unreadable(refused.clone()),
+            (role, _) => role,
+        };
         let mut info = if with_info { parse_info(&replies[1..], &self.map) } else { None };
         if !with_info && last.is_none_or(|last| std::mem::discriminant(last) != std::mem::discriminant(&role)) {
             let replies = self.connection.ask(&Node::info_commands(), limit).await?;

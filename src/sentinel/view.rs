@@ -76,8 +76,6 @@ pub enum Output {
     },
     /// The epoch has confirmed an early commit, this long after it.
     Confirmed(Duration),
-    /// An early commit was undone.
-    EarlyWrong,
 }
 
 /// How a node should be asked.
@@ -171,7 +169,9 @@ enum State {
 struct Failover {
     /// When this candidate was first held for.
     since: Instant,
-    /// The old master was silent or called down when it began.
+    /// The old master answered us when it began.
+    lives: bool,
+    /// It was silent then, or a Sentinel had called it down.
     crash: bool,
     candidate: Option<SocketAddr>,
     /// The Sentinel that runs it, when we hear it.
@@ -441,8 +441,9 @@ impl View {
                 if let State::Switching(failover) = &mut self.state
                     && failover.leader.as_ref() == Some(&from)
                 {
+                    // Perhaps only we lost it, and it goes on: a promotion that is to come has its time.
                     failover.leader = None;
-                    failover.ending.get_or_insert(now);
+                    failover.ending.get_or_insert(failover.since + decide::PROMOTED_WITHIN);
                 }
             }
             FromSentinel::Notice(text) => self.notice(text),

@@ -306,3 +306,121 @@ fn a_killed_master_is_replaced_before_switch_master() {
     assert_eq!(new.replicated_until, None);
     assert_eq!(following.status.borrow().counters.crash, 1);
 }
+
+#[test]
+fn a_stopped_master_is_left_and_does_not_come_back() {
+    let cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    let from = Instant::now();
+    Cluster::signal(&cluster.nodes[0].1, "STOP");
+    following.until("suspect", |entry| entry.phase != Phase::Stable);
+    let suspected = from.elapsed();
+    following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    Cluster::signal(&cluster.nodes[0].1, "CONT");
+    following.stable();
+    std::thread::sleep(Duration::from_secs(2));
+    following.show("stop", from);
+    let after = following.stable();
+    assert_eq!(after.term, before.term + 1);
+    assert_ne!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
+    assert!(suspected > Duration::from_millis(400) && suspected < Duration::from_millis(1500), "{suspected:?}");
+}
+
+#[test]
+fn a_master_restarted_in_place_is_a_new_term_in_the_same_place() {
+    let mut cluster = Cluster::start(None);
+    for (port, _) in &cluster.sentinels {
+        ask(*port, None, "SENTINEL SET mymaster down-after-milliseconds 10000");
+    }
+    ask(cluster.nodes[0].0, None, "SET key value");
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    let port = cluster.nodes[0].0;
+    let from = Instant::now();
+    cluster.nodes[0].1.kill().expect("killed");
+    cluster.nodes[0].1.wait().expect("ended");
+    following.until("suspect", |entry| entry.phase == Phase::Suspect);
+    cluster.nodes[0].1 = Process::new("redis-server")
+        .arg("conf")
+        .current_dir(cluster.dir.path().join(port.to_string()))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let after = following.until("the new process", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    following.show("restart", from);
+    assert_eq!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
+    assert_ne!(after.master.as_ref().expect("a master").run_id, before.master.as_ref().expect("a master").run_id);
+    wait_for("the loss is told", || following.status.borrow().warnings.iter().any(|warning| warning.contains("EMPTY")));
+}
+
+#[test]
+fn without_the_password_sentinel_is_followed_and_a_clients_password_is_learnt() {
+    let cluster = Cluster::start(Some("secret"));
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("it is told", || following.status.borrow().warnings.iter().any(|warning| warning.contains("password")));
+    let from = Instant::now();
+    following.failover();
+    following.until("a new term by the epoch", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    following.show("no password", from);
+    let credentials = Credentials { username: None, password: Secret::new("secret") };
+    following.topology.report(switchmaster::topology::Report::Credentials(credentials));
+    wait_for("the password is learnt", || {
+        following.status.borrow().credentials == CredentialsState::Learned
+            && following.status.borrow().master.as_ref().is_some_and(|master| master.run_id.is_some())
+    });
+    assert_eq!(following.topology.current().term, before.term + 1);
+}
+
+#[test]
+fn frozen_and_dead_sentinels_change_nothing() {
+    let mut cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    Cluster::signal(&cluster.sentinels[0].1, "STOP");
+    wait_for("the frozen one is lost", || {
+        following.status.borrow().sentinels.iter().filter(|sentinel| sentinel.connected).count() == 2
+    });
+    for (_, child) in &mut cluster.sentinels[1..] {
+        child.kill().expect("killed");
+    }
+    wait_for("all are lost", || following.status.borrow().sentinels.iter().all(|sentinel| !sentinel.connected));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(following.topology.current().phase, Phase::Stable);
+    assert_eq!(following.topology.current().term, before.term);
+    assert_eq!(following.status.borrow().ready.state, ReadyState::Degraded);
+    Cluster::signal(&cluster.sentinels[0].1, "CONT");
+    wait_for("it is back", || following.status.borrow().sentinels.iter().any(|sentinel| sentinel.connected));
+}
+
+#[test]
+fn fail_backs_are_followed_and_never_wrong() {
+    let cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    for round in 0..3 {
+        let before = following.stable();
+        let from = Instant::now();
+        wait_for("Sentinel takes another failover", || {
+            let (reply, answer) = oneshot::channel();
+            following.commands.blocking_send(Command::Failover { reply }).expect("the task runs");
+            let taken = answer.blocking_recv().expect("answered").is_ok();
+            taken && {
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while following.topology.current().term == before.term && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                following.topology.current().term > before.term
+            }
+        });
+        following.stable();
+        following.show(&format!("fail-back {round}"), from);
+    }
+    assert_eq!(following.status.borrow().counters.early_commits_wrong, 0);
+}

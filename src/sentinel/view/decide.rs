@@ -26,6 +26,8 @@ const DISTRUST_FOR: Duration = Duration::from_secs(15);
 const LOWER_AFTER: Duration = Duration::from_secs(10);
 /// A Sentinel lost this long, and held for down by its peers, has no say in whether an early commit is safe.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// A chosen candidate is promoted within 0.2 s; after this time the hold may end, if the candidate is a replica.
+pub(super) const PROMOTED_WITHIN: Duration = Duration::from_millis(1500);
 /// How long the answers of a replica that left the master's list are waited for.
 const VANISHED_FOR: Duration = Duration::from_millis(300);
 
@@ -280,7 +282,12 @@ impl View {
             Word::Named(named) if named.addr != master.addr => {
                 let forward = named.epoch > master.epoch;
                 let outvoted = named.epoch == master.epoch && named.majority && !master.provisional;
-                if forward || outvoted {
+                // One Sentinel alone holds us only for a node that is what it says: it may be wrong.
+                let heir = matches!(
+                    self.verdict(named.addr, self.started, named.run_id.as_deref()),
+                    Verdict::Master(_, Kinship::Heir | Kinship::Kin)
+                );
+                if (forward && (named.majority || heir)) || outvoted {
                     self.hold(
                         now,
                         Some(named.addr),
@@ -340,7 +347,7 @@ impl View {
     /// A node we keep an eye on says master: a promotion nobody told us of.
     fn vanished_turned_master(&mut self, now: Instant, master: &Master) -> bool {
         let turned = self.suspects.keys().copied().find(|addr| {
-            *addr != master.addr && self.is_replica(*addr) && matches!(self.role(*addr), Some(Role::Master { .. }))
+            *addr != master.addr && matches!(self.verdict(*addr, self.started, None), Verdict::Master(_, Kinship::Heir))
         });
         let Some(addr) = turned else { return false };
         let ours = |named: &Named| {
@@ -397,6 +404,11 @@ impl View {
         match &answer.role {
             Role::Master { offset, replicas } => {
                 self.unreadable = None;
+                if self.credentials == CredentialsState::Refused {
+                    let configured = self.settings.has_credentials;
+                    self.credentials =
+                        if configured { CredentialsState::Configured } else { CredentialsState::Learned };
+                }
                 if self.process.run_id.is_none()
                     && let Some(info) = &answer.info
                 {
@@ -571,17 +583,18 @@ impl View {
     }
 
     fn hold(&mut self, now: Instant, candidate: Option<SocketAddr>, leader: Option<HostPort>, why: String) {
-        let crash = match &self.state {
-            State::Silent { .. } => true,
-            State::Switching(failover) => failover.crash,
-            _ => self.called_down,
+        let (lives, crash) = match &self.state {
+            State::Silent { .. } => (false, true),
+            State::Switching(failover) => (failover.lives, failover.crash),
+            _ => (true, self.called_down),
         };
-        let kind = if crash { "the master is down" } else { "the master lives" };
+        let kind = if lives { "the master lives" } else { "the master is down" };
         self.log(Level::INFO, format!("holding requests: {why} ({kind})"));
         self.reason = why;
         self.outage_since.get_or_insert(now);
         self.state = State::Switching(Failover {
             since: now,
+            lives,
             crash,
             candidate,
             leader,
@@ -687,7 +700,7 @@ impl View {
         if candidate == master.addr {
             return false;
         }
-        let (since, crash) = (failover.since, failover.crash);
+        let (since, lives) = (failover.since, failover.lives);
         let Verdict::Master(Some(info), kinship) = self.verdict(candidate, since, None) else { return false };
         let against = self.against_early(now, candidate, kinship);
         let State::Switching(failover) = &mut self.state else { return false };
@@ -703,7 +716,7 @@ impl View {
         // One more look at the old master, asked after the promotion was seen: while nobody writes to it, every
         // reply it gave until then is covered.
         let sampled = self.samples.last().is_some_and(|(asked, _)| asked >= promoted);
-        if !crash && !sampled && now < promoted + Duration::from_millis(20) {
+        if lives && !sampled && now < promoted + Duration::from_millis(20) {
             return false;
         }
         self.finish_switch(now, candidate, master.epoch, Some(&info), true);
@@ -756,7 +769,7 @@ impl View {
     /// Ends the hold with the old master, where that is safe.
     fn release(&mut self, now: Instant) {
         let Some(master) = self.master.clone() else { return };
-        let limit = self.settings.planned_hold_limit;
+        let limit = self.settings.planned_hold_limit.min(PROMOTED_WITHIN);
         let named_old = match self.word(now) {
             Word::Named(named) => {
                 named.addr == master.addr
@@ -836,12 +849,11 @@ impl View {
 
     fn finish_switch(&mut self, now: Instant, addr: SocketAddr, epoch: u64, info: Option<&Info>, early: bool) {
         let (Some(old), State::Switching(failover)) = (self.master.clone(), &self.state) else { return };
-        let (crash, promoted) = (failover.crash, failover.promoted);
+        let (lives, crash, promoted) = (failover.lives, failover.crash, failover.promoted);
         let held = self.outage_since.unwrap_or(failover.since);
         let second =
             info.filter(|info| self.lineage.kinship(info) == Kinship::Heir).and_then(|info| info.second_offset);
-        let replicated_until =
-            if crash { None } else { second.and_then(|second| self.samples.replicated_until(second)) };
+        let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| {
             i64::try_from(last).unwrap_or(i64::MAX) - i64::try_from(second).unwrap_or(0) + 1
         });
@@ -854,7 +866,7 @@ impl View {
         let wrong = self.provisional.take();
         if let Some(wrong) = &wrong {
             self.counters.early_commits_wrong += 1;
-            self.outputs.push(Output::EarlyWrong);
+
             self.log(
                 Level::ERROR,
                 format!(
@@ -870,6 +882,7 @@ impl View {
         }
         self.finish(now, kind, promoted.map(|at| at - held), Some(early));
         let how = if early { "early, to be confirmed" } else { "by the epoch" };
+        self.counters.last_offset_gap_bytes = gap;
         let gap = match gap {
             Some(gap) if gap > 0 => format!("; {gap} bytes of the old master's stream are not on it"),
             Some(_) => "; it has all of the old master's stream".into(),
