@@ -211,14 +211,13 @@ impl Task {
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
-        let mut shown_published = false;
         loop {
+            let before = self.topology.generation();
             self.carry_out();
             self.reconcile();
-            self.show(std::mem::take(&mut shown_published));
+            self.show(before != self.topology.generation());
             let now = Instant::now();
             let wake = self.view.next_tick(now);
-            let before = self.topology.generation();
             tokio::select! {
                 biased;
                 Some(message) = messages.recv() => match message {
@@ -235,7 +234,6 @@ impl Task {
                 replies = seen;
                 self.view.handle(Instant::now(), Input::RelayAlive);
             }
-            shown_published = before != self.topology.generation();
         }
     }
 

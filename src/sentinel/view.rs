@@ -1,11 +1,14 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/decide.rs` holds the transitions,
-//! `view/show.rs` what people see.
+//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
+//! hold the transitions, `view/evidence.rs` what is believed, `view/show.rs` what people see.
 
 mod decide;
+mod evidence;
+mod following;
 mod show;
+mod switching;
 #[cfg(test)]
 mod tests;
 
@@ -139,7 +142,7 @@ pub struct View {
     outputs: Vec<Output>,
 }
 
-/// Where the decision stands. The transitions, all in `view/decide.rs`:
+/// Where the decision stands. The transitions, by name:
 ///
 /// ```text
 /// Searching ──verified──► Following ◄──same process answers── Silent
@@ -443,7 +446,7 @@ impl View {
                 {
                     // Perhaps only we lost it, and it goes on: a promotion that is to come has its time.
                     failover.leader = None;
-                    failover.ending.get_or_insert(failover.since + decide::PROMOTED_WITHIN);
+                    failover.ending.get_or_insert(failover.since + switching::PROMOTED_WITHIN);
                 }
             }
             FromSentinel::Notice(text) => self.notice(text),

@@ -37,7 +37,7 @@ impl Cluster {
         cluster.start_node(Some(master));
         cluster.start_node(Some(master));
         for _ in 0..3 {
-            cluster.start_sentinel(master);
+            cluster.start_sentinel(&[("mymaster", master)], "");
         }
         let port = cluster.sentinels[0].0;
         wait_for("the Sentinels know each other and the replicas", || {
@@ -65,26 +65,39 @@ impl Cluster {
         let child = self.spawn("redis-server", port, &text);
         let password = self.password;
         wait_for("a node answers", || !ask(port, password, "PING").is_empty());
-        if let Some(master) = replica_of {
+        if replica_of.is_some() {
             wait_for("a replica is in sync", || {
                 ask(port, password, "INFO replication").iter().any(|line| line == "master_link_status:up")
             });
-            let _ = master;
         }
         self.nodes.push((port, child));
         port
     }
 
-    fn start_sentinel(&mut self, master: u16) {
+    fn start_sentinel(&mut self, masters: &[(&str, u16)], more: &str) -> u16 {
         let port = free_port();
-        let mut text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 2\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 10000\n"
-        );
-        if let Some(password) = self.password {
-            text += &format!("sentinel auth-pass mymaster {password}\n");
+        let mut text = format!("port {port}\nbind 127.0.0.1\n{more}");
+        for (name, master) in masters {
+            text += &format!(
+                "sentinel monitor {name} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 10000\n"
+            );
+            if let Some(password) = self.password {
+                text += &format!("sentinel auth-pass {name} {password}\n");
+            }
         }
         let child = self.spawn("redis-sentinel", port, &text);
+        wait_for("a Sentinel answers", || !ask(port, None, "PING").is_empty());
         self.sentinels.push((port, child));
+        port
+    }
+
+    /// One master and one Sentinel, which has these lines in its configuration too.
+    fn small(sentinel: &str) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Cluster { dir, nodes: Vec::new(), sentinels: Vec::new(), password: None };
+        let master = cluster.start_node(None);
+        cluster.start_sentinel(&[("mymaster", master)], sentinel);
+        cluster
     }
 
     fn spawn(&self, program: &str, port: u16, text: &str) -> Child {
@@ -143,6 +156,7 @@ struct Following {
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
     status: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
+    ended: Arc<Mutex<Option<Result<(), sentinel::Error>>>>,
     _signal: drain::Signal,
 }
 
@@ -171,11 +185,14 @@ impl Following {
             own: Vec::new(),
         };
         change(&mut parts);
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (topology, reports) = Topology::new();
         let (commands, command_receiver) = mpsc::channel(4);
         let (status_sender, status) = watch::channel(Snapshot::default());
         let (signal, drain) = drain::channel();
         let entries = Arc::new(Mutex::new(Vec::new()));
+        let ended = Arc::new(Mutex::new(None));
+        let end = ended.clone();
         let (seen, watched, watching) = (entries.clone(), topology.clone(), topology.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -191,12 +208,12 @@ impl Following {
                         }
                     }
                 });
-                sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain)
-                    .await
-                    .expect("runs for ever");
+                let result =
+                    sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain).await;
+                *end.lock().expect("no panic") = Some(result);
             });
         });
-        Following { topology, entries, status, commands, _signal: signal }
+        Following { topology, entries, status, commands, ended, _signal: signal }
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut(&Entry) -> bool) -> Arc<Entry> {
@@ -423,4 +440,59 @@ fn fail_backs_are_followed_and_never_wrong() {
         following.show(&format!("fail-back {round}"), from);
     }
     assert_eq!(following.status.borrow().counters.early_commits_wrong, 0);
+}
+
+fn sentinel_password(username: Option<&str>, password: &str) -> impl FnOnce(&mut Parts) {
+    let credentials = Credentials { username: username.map(Into::into), password: Secret::new(password) };
+    move |parts| {
+        // One Sentinel with a quorum of two: its claim alone must do, as in a set-up of one.
+        parts.sentinel.auth = Some(credentials);
+        parts.sentinel.master_name = Some("mymaster".into());
+    }
+}
+
+#[test]
+fn sentinels_take_a_password_an_acl_user_or_none_at_all() {
+    let acl = "user proxy on >pw -@all +auth +hello +ping +info +role +client|setname +subscribe +psubscribe +unsubscribe +punsubscribe +sentinel|master +sentinel|masters +sentinel|replicas +sentinel|slaves +sentinel|sentinels +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|myid &*\n";
+    for (lines, username, password) in
+        [("requirepass pw\n", None, "pw"), (acl, Some("proxy"), "pw"), ("", None, "superfluous")]
+    {
+        let cluster = Cluster::small(lines);
+        let following = Following::start_with(&cluster, None, sentinel_password(username, password));
+        assert_eq!(following.stable().master.as_ref().expect("a master").addr, cluster.addr(0));
+        let warned = || following.status.borrow().warnings.iter().any(|warning| warning.contains("needs no password"));
+        wait_for("a snapshot shows the master", || following.status.borrow().master.is_some());
+        assert_eq!(warned(), password == "superfluous", "{:?}", following.status.borrow().warnings);
+    }
+    let cluster = Cluster::small("requirepass pw\n");
+    let following = Following::start_with(&cluster, None, sentinel_password(None, "wrong"));
+    let address = format!("127.0.0.1:{}", cluster.sentinels[0].0);
+    wait_for("the refusal is told with its address", || {
+        let warnings = following.status.borrow().warnings.clone();
+        warnings.iter().any(|warning| warning.contains("WRONGPASS") && warning.contains(&address))
+    });
+}
+
+#[test]
+fn names_are_resolved_and_our_own_address_is_refused() {
+    let cluster = Cluster::small("");
+    let following = Following::start_with(&cluster, None, |parts| parts.sentinel.addrs[0].host = "localhost".into());
+    following.stable();
+    let own = SocketAddr::from(([0, 0, 0, 0], cluster.addr(0).port()));
+    let following = Following::start_with(&cluster, None, |parts| parts.own = vec![own]);
+    wait_for("the loop is told", || {
+        following.status.borrow().warnings.iter().any(|warning| warning.contains("this proxy"))
+    });
+    assert_eq!(following.topology.current().master, None);
+}
+
+#[test]
+fn several_masters_without_a_name_are_an_error_that_lists_them() {
+    let mut cluster = Cluster::small("");
+    let master = cluster.nodes[0].0;
+    let port = cluster.start_sentinel(&[("one", master), ("two", master)], "");
+    let following = Following::start_with(&cluster, None, |parts| parts.sentinel.addrs[0].port = port);
+    wait_for("it has ended", || following.ended.lock().expect("no panic").is_some());
+    let ended = following.ended.lock().expect("no panic").clone();
+    assert_eq!(ended, Some(Err(sentinel::Error::SeveralMasters(vec!["one".into(), "two".into()]))));
 }
