@@ -393,3 +393,21 @@ fn from_session(report: Report) -> Input {
         Report::Credentials(credentials) => Input::Credentials(credentials),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watch_task_may_run_on_a_thread_of_its_own() {
+        fn movable<T: Send>(_: T) {}
+        let started = |parts: Parts| {
+            let (topology, reports) = Topology::new();
+            let (_, commands) = mpsc::channel(1);
+            let (status, _) = watch::channel(Snapshot::default());
+            let (_, drain) = drain::channel();
+            movable(run(parts, topology, reports, || 0, commands, status, drain));
+        };
+        let _ = started;
+    }
+}

@@ -164,7 +164,7 @@ enum State {
         gone: bool,
     },
     /// A failover is under way.
-    Switching(Failover),
+    Switching(Box<Failover>),
 }
 
 /// A failover under way.

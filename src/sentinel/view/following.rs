@@ -32,16 +32,14 @@ impl View {
             return;
         }
         self.check_restart(now, &master);
-        if matches!(self.state, State::Following) {
-            if now > self.life + self.settings.suspect_after {
-                let error =
-                    self.nodes.get(&master.addr).and_then(|node| node.silent.as_ref()).map(|(_, error)| error.clone());
-                self.fall_silent(
-                    now,
-                    false,
-                    error.unwrap_or_else(|| format!("{} has been silent for {} ms", master.addr, ms(now - self.life))),
-                );
-            }
+        if matches!(self.state, State::Following) && now > self.life + self.settings.suspect_after {
+            let error =
+                self.nodes.get(&master.addr).and_then(|node| node.silent.as_ref()).map(|(_, error)| error.clone());
+            self.fall_silent(
+                now,
+                false,
+                error.unwrap_or_else(|| format!("{} has been silent for {} ms", master.addr, ms(now - self.life))),
+            );
         }
         self.check_minority(now);
     }

@@ -54,7 +54,7 @@ impl View {
         self.log(Level::INFO, format!("holding requests: {why} ({kind})"));
         self.reason = why;
         self.outage_since.get_or_insert(now);
-        self.state = State::Switching(Failover {
+        self.state = State::Switching(Box::new(Failover {
             since: now,
             lives,
             crash,
@@ -66,7 +66,7 @@ impl View {
             demoted: HashMap::new(),
             old_named_since: None,
             no_early: None,
-        });
+        }));
         if let Some(candidate) = candidate {
             self.outputs.push(Output::AskNode(candidate));
         }
@@ -409,10 +409,10 @@ impl View {
             keys: info.map_or(0, |info| info.keys),
         };
         self.replicas.remove(&addr);
-        if let Some(Role::Master { replicas, .. }) = answer.map(|answer| &answer.role) {
-            if !provisional {
-                self.replicas = replicas.iter().copied().collect();
-            }
+        if let Some(Role::Master { replicas, .. }) = answer.map(|answer| &answer.role)
+            && !provisional
+        {
+            self.replicas = replicas.iter().copied().collect();
         }
         if let Some(info) = info {
             self.lineage.remember(&info.replid);
