@@ -9,4 +9,5 @@ mod config;
 mod laravel;
 mod load;
 mod sentinel;
+mod split;
 mod support;
