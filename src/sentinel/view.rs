@@ -198,6 +198,8 @@ struct Failover {
 struct Provisional {
     since: Instant,
     previous: Master,
+    /// The Sentinel that runs the failover: nobody else knows of the promotion yet.
+    leader: Option<HostPort>,
 }
 
 /// The master's process.
@@ -370,7 +372,9 @@ impl View {
             entry.trusted |= trusted;
         };
         if let Some(master) = &self.master {
-            let unusual = now < self.unusual_until || self.provisional.is_some();
+            // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
+            let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
+            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
             let every = match &self.state {
                 State::Following if unusual => STEADY.min(self.settings.heartbeat),
                 State::Following => self.settings.heartbeat,
