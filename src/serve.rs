@@ -24,6 +24,7 @@ use crate::drain;
 use crate::listener;
 use crate::metrics::{self, Relay};
 use crate::sentinel::{self, snapshot::Snapshot};
+use crate::session::scripts::Scripts;
 use crate::session::{CloseReason, Worker, registry};
 use crate::socket;
 use crate::topology::{Report, Topology};
@@ -119,6 +120,7 @@ impl Server {
         let (end, ended) = watch::channel(());
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
+        let scripts = Arc::new(Scripts::default());
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let mut relays = Vec::new();
@@ -132,6 +134,7 @@ impl Server {
                 retain_bytes: config.failover.retain_bytes,
                 retain_total: config.failover.retain_total_bytes / config.workers,
                 dials: Semaphore::new(DIALS),
+                scripts: scripts.clone(),
                 open: open.clone(),
                 configured: config.sentinel.redis_auth.clone(),
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),

@@ -91,6 +91,21 @@ pub enum Duty {
     Ping,
 }
 
+impl Duty {
+    /// Changes what the connection is subscribed to; gets one confirmation for each name.
+    pub fn is_pubsub(self) -> bool {
+        matches!(
+            self,
+            Duty::Subscribe
+                | Duty::Psubscribe
+                | Duty::Ssubscribe
+                | Duty::Unsubscribe
+                | Duty::Punsubscribe
+                | Duty::Sunsubscribe
+        )
+    }
+}
+
 /// Which arguments decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
+use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
@@ -44,7 +45,6 @@ use crate::topology::{Report, Topology};
 
 /// Durations of a failover's phases, label `phase`: hold, promotion, confirm. What is counted or is true now goes
 /// through the [`Snapshot`] instead.
-const PHASE_SECONDS: &str = "switchmaster_failover_phase_seconds";
 
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
@@ -264,12 +264,12 @@ impl Task {
                 },
                 Output::FailedOver { kind, promotion, commit, early } => {
                     tracing::debug!(kind, early, "failed over");
-                    histogram!(PHASE_SECONDS, "phase" => "hold").record(commit);
+                    histogram!(FAILOVER_PHASE_SECONDS, "phase" => "hold").record(commit);
                     if let Some(promotion) = promotion {
-                        histogram!(PHASE_SECONDS, "phase" => "promotion").record(promotion);
+                        histogram!(FAILOVER_PHASE_SECONDS, "phase" => "promotion").record(promotion);
                     }
                 }
-                Output::Confirmed(after) => histogram!(PHASE_SECONDS, "phase" => "confirm").record(after),
+                Output::Confirmed(after) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => "confirm").record(after),
             }
         }
     }
