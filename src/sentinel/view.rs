@@ -316,7 +316,11 @@ impl View {
                 self.ask_master();
             }
             Input::SessionAuthRefused { term, error } if term == self.term => {
-                self.notice(format!("the master refuses the credentials of a client: {error}"));
+                let addr = self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string());
+                let text = format!("{addr} refuses the credentials of a client, whose session ends: {error}");
+                if self.notices.len() < 32 && self.notices.insert(text.clone()) {
+                    self.log(tracing::Level::ERROR, text);
+                }
             }
             Input::SessionEof { .. }
             | Input::SessionDialFailed { .. }
