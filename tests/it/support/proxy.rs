@@ -25,7 +25,14 @@ pub async fn start(cluster: &Cluster) -> Proxy {
 
 /// A proxy started in a way of its own.
 pub async fn start_as(spec: &ProxySpec) -> Proxy {
-    Proxy::start(spec).await.unwrap_or_else(|error| panic!("{error}"))
+    let proxy = Proxy::start(spec).await.unwrap_or_else(|error| panic!("{error}"));
+    until("the admin address", LIMIT, async || match TcpStream::connect(proxy.admin()).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}"));
+    proxy
 }
 
 /// What it sees now; what `switchmaster status --json` prints.
