@@ -62,7 +62,7 @@ fn explained(name: &str, report: &Report, verdict: &Verdict, proxy: &Proxy) {
     assert!(verdict.missing == 0 || !alarms(proxy).is_empty(), "{name}: {verdict}\n{log}");
 }
 
-fn leading_failover<'a>(cluster: &'a Cluster) -> [&'a str; 3] {
+fn leading_failover(cluster: &Cluster) -> [&str; 3] {
     ["SENTINEL", "FAILOVER", cluster.master_name()]
 }
 
