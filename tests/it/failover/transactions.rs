@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use switchmaster::demo::cluster::until;
 use switchmaster::demo::wire::{Reply, Wire, encode};
 
 use crate::support::figures::{Figures, Target, rounds};
-use crate::support::stage::{Stage, ask, soon};
+use crate::support::stage::{LIMIT, Stage, ask, soon};
 
 #[tokio::test]
 async fn transactions_and_blocking_pops_go_on_after_a_planned_failover() {
@@ -33,6 +34,13 @@ async fn go_on(mut figures: Figures, crash: bool) {
         send(&mut popping, &["BLPOP", "queue", "30"]).await;
         send(&mut waiting, &["BLPOP", "never", "5"]).await;
         let blocked = Instant::now();
+        until("both pops to be blocked", LIMIT, async || {
+            let clients = stage.cluster.ask_node(0, &["INFO", "clients"]).await.map_err(|error| error.to_string())?;
+            let text = clients.text().unwrap_or_default();
+            if text.contains("blocked_clients:2") { Ok(()) } else { Err(text.to_owned()) }
+        })
+        .await
+        .unwrap();
         let timed_out = tokio::spawn(async move { (soon(waiting.receive()).await.unwrap(), blocked.elapsed()) });
         let (_, new) = if crash { stage.crash(0).await } else { stage.fail_over().await };
 
