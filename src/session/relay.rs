@@ -696,7 +696,7 @@ impl Session {
         self.inbox = data[start..].to_vec();
         if start > 0 {
             let entry = self.worker.topology.current();
-            self.fail_outstanding(&entry.reason);
+            self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0
     }

@@ -6,6 +6,7 @@ mod admin;
 mod cluster;
 mod commands;
 mod config;
+mod failover;
 mod laravel;
 mod load;
 mod sentinel;
