@@ -8,5 +8,6 @@ mod commands;
 mod config;
 mod laravel;
 mod load;
+mod readme;
 mod sentinel;
 mod support;
