@@ -3,6 +3,8 @@
 without a request, and again after AUTH (with a password), SELECT and GET on each.
 
     contrib/idle-memory.py PORT PID [PASSWORD]
+
+Measure a process that was just started: memory that was used before is used again.
 """
 import re
 import resource
