@@ -491,15 +491,14 @@ impl Session {
         if self.tunnel.or(self.state.untracked()).is_some() || self.flags.streaming || self.flags.partly_delivered {
             return Err(CloseReason::Outage);
         }
-        self.fail_outstanding(reason);
+        self.fail_outstanding(reason, self.to_backend.len() as u64);
         self.drop_lane();
         Ok(())
     }
 
-    /// Ends every request that is noted and has no answer.
-    fn fail_outstanding(&mut self, reason: &str) {
+    /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
+    fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
         let error = format!("-MASTERDOWN switchmaster: {reason}\r\n");
-        let unsent = self.to_backend.len() as u64;
         let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }

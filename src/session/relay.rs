@@ -214,6 +214,9 @@ impl Session {
             // The state follows at once: nothing is judged before the replies ahead of it.
             self.ledger.withhold_one(frame, Instant::now(), || count);
         } else {
+            if let Some(held) = self.ledger.take_part() {
+                out.replace(self, data, &held);
+            }
             self.ledger.settle_one(|| count);
             out.pass(self, data, start, end);
         }
@@ -696,7 +699,7 @@ impl Session {
         self.inbox = data[start..].to_vec();
         if start > 0 {
             let entry = self.worker.topology.current();
-            self.fail_outstanding(&entry.reason);
+            self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0
     }
