@@ -214,6 +214,9 @@ impl Session {
             // The state follows at once: nothing is judged before the replies ahead of it.
             self.ledger.withhold_one(frame, Instant::now(), || count);
         } else {
+            if let Some(held) = self.ledger.take_part() {
+                out.replace(self, data, &held);
+            }
             self.ledger.settle_one(|| count);
             out.pass(self, data, start, end);
         }

@@ -11,6 +11,7 @@ mod laravel;
 mod load;
 mod odd;
 mod operation;
+mod readme;
 mod sentinel;
 mod split;
 mod startup;
