@@ -32,7 +32,7 @@ pub struct Witness {
     /// Operations so far.
     pub operations: u64,
     counters: HashMap<Op, Counter>,
-    popped: HashSet<u64>,
+    popped: HashMap<u64, (Instant, Instant)>,
     heard: u64,
     enqueued: Vec<(u64, Instant)>,
     oldest: u64,
@@ -43,6 +43,8 @@ pub struct Witness {
 struct Counter {
     last: i64,
     unknown: i64,
+    /// When the last one was sent and acknowledged.
+    at: Option<(Instant, Instant)>,
 }
 
 /// A write that was acknowledged and is not there.
@@ -109,7 +111,7 @@ impl Witness {
             journal: Journal::default(),
             operations: 0,
             counters: HashMap::new(),
-            popped: HashSet::new(),
+            popped: HashMap::new(),
             heard: 0,
             enqueued: Vec::new(),
             oldest: 0,
@@ -186,17 +188,18 @@ impl Witness {
                     into.example(format!("{name}: {op:?} {number} counts {value}, at most {most} were sent"));
                 } else if *value < least {
                     let what = format!("{name}: {op:?} {number} counts {value}, {} was acknowledged", counter.last);
-                    into.missing.push(Missing { what, began: event.began, acknowledged: event.began });
+                    let (began, acknowledged) = counter.at.unwrap_or((event.began, event.began));
+                    into.missing.push(Missing { what, began, acknowledged });
                 }
-                *counter = Counter { last: *value, unknown: 0 };
+                *counter = Counter { last: *value, unknown: 0, at: Some((event.began, event.ended)) };
             }
             (Op::Incr | Op::Exec, _) => self.counters.entry(op).or_default().unknown += 1,
             (Op::Enqueue, Outcome::Ok) => self.enqueued.push((number, event.ended)),
             (Op::Pop, Outcome::Ok) => {
-                if !self.popped.insert(number) {
+                if let Some((began, acknowledged)) = self.popped.insert(number, (event.began, event.ended)) {
                     // Its first pop is missing on the new master, or it was enqueued twice.
                     let what = format!("{name}: element {number} was popped twice");
-                    into.missing.push(Missing { what, began: event.began, acknowledged: event.began });
+                    into.missing.push(Missing { what, began, acknowledged });
                 }
             }
             (Op::Message, Outcome::Ok) => {
@@ -300,8 +303,8 @@ impl Witness {
         let now = Instant::now();
         let (name, popped) = (&self.name, &self.popped);
         self.enqueued.retain(|(number, ended)| {
-            if popped.contains(number) || waiting.contains(format!("{name}:{number}").as_str()) {
-                return !popped.contains(number);
+            if popped.contains_key(number) || waiting.contains(format!("{name}:{number}").as_str()) {
+                return !popped.contains_key(number);
             }
             // The pop may be on its way to us.
             if now.saturating_duration_since(*ended) < Duration::from_secs(2) {

@@ -66,7 +66,9 @@ pub async fn run(options: Options, namespace: Option<Namespace>) -> Result<usize
             for example in &findings.examples {
                 println!("      {example}");
             }
-            println!("      kept: {}", keep(&world, &options, index + 1).display());
+            let closed = world.closed_sessions().await;
+            println!("      sessions ended: {}", closed.replace('\n', ", "));
+            println!("      kept: {}", keep(&world, &options, index + 1, &closed).display());
         }
         table.add(Row { kind: fault.kind, findings, violations: broken.len(), gap });
         if failed_to_heal {
@@ -150,7 +152,7 @@ fn judge(world: &World, fault: &Fault, findings: &Findings, samples: &[Sample]) 
     unless_zero(findings.crossed, "replies or values of another request");
     unless_zero(findings.hung, "requests without an answer");
     unless_zero(findings.silent.len() as u64, "clients that nobody serves");
-    let tolerance = fault.kind.tolerance();
+    let tolerance = fault.tolerance();
     if tolerance != Tolerance::Everything {
         unless_zero(findings.doubled, "requests that ran twice");
         unless_zero(findings.stale, "reads answered by a node that was not the master");
@@ -164,10 +166,12 @@ fn judge(world: &World, fault: &Fault, findings: &Findings, samples: &[Sample]) 
             let foreign = findings.errors.iter().filter(|(word, _)| word.as_str() != "UNKNOWNRESULT");
             unless_zero(foreign.map(|(_, count)| count).sum(), "errors other than of lost replies");
             let published = publications(&world.proxy.log());
-            for missing in &findings.missing {
-                if let Some(why) = inexcusable(missing, samples, &published) {
-                    broken.push(format!("{} and is missing: {why}", missing.what));
-                }
+            let excuse = |missing: &&Missing| inexcusable(missing, samples, &published).is_some();
+            let inexcusable_ones: Vec<&Missing> = findings.missing.iter().filter(excuse).collect();
+            unless_zero(inexcusable_ones.len() as u64, "acknowledged writes missing without excuse");
+            for missing in inexcusable_ones.into_iter().take(5) {
+                let why = inexcusable(missing, samples, &published).unwrap_or_default();
+                broken.push(format!("{} and is missing: {why}", missing.what));
             }
         }
         Tolerance::Everything => {}
@@ -294,10 +298,11 @@ fn summary(fault: &Fault, findings: &Findings, took: Duration, gap: Option<i64>)
 }
 
 /// The logs of a failed fault, for later.
-fn keep(world: &World, options: &Options, number: usize) -> PathBuf {
+fn keep(world: &World, options: &Options, number: usize, closed: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{}-{number}", options.seed));
     let _ = fs::create_dir_all(&dir);
     let _ = fs::copy(world.proxy.log_path(), dir.join("proxy.log"));
+    let _ = fs::write(dir.join("closed.txt"), closed);
     for server in world.cluster.nodes().iter().chain(world.cluster.sentinels()) {
         let _ = fs::copy(server.log_path(), dir.join(format!("{}.log", server.name().replace(' ', "-"))));
     }

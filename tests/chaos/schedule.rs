@@ -126,10 +126,14 @@ impl Kind {
     pub fn needs_namespace(self) -> bool {
         matches!(self, Kind::HalfOpen | Kind::DnsFailure)
     }
+}
 
+impl Fault {
     /// What a client may see of it.
-    pub fn tolerance(self) -> Tolerance {
-        match self {
+    pub fn tolerance(&self) -> Tolerance {
+        match self.kind {
+            // Nobody tells this proxy of the failover: it sees it in what the master says, at its next heartbeat.
+            Kind::ProxyFromSentinels if self.twist => Tolerance::LostReplies,
             Kind::RestartEmpty => Tolerance::Everything,
             Kind::PlannedThenKill
             | Kind::Kill

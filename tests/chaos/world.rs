@@ -297,6 +297,13 @@ impl World {
         line.and_then(|value| value.trim().parse().ok()).ok_or(format!("no metric {name}"))
     }
 
+    /// How sessions ended so far, by reason.
+    pub async fn closed_sessions(&self) -> String {
+        let text = self.get("/metrics").await.unwrap_or_default();
+        let reasons = text.lines().filter_map(|line| line.strip_prefix("switchmaster_sessions_closed_total{reason="));
+        reasons.filter(|line| !line.ends_with(" 0")).collect::<Vec<_>>().join("\n")
+    }
+
     async fn status(&self) -> Result<serde_json::Value, String> {
         serde_json::from_str(&self.get("/status.json").await?).map_err(|error| error.to_string())
     }
