@@ -3,8 +3,10 @@
 CARGO ?= cargo
 DEMO_ARGS ?=
 ROUNDS ?= 10
+MATRIX_ARGS ?=
+FUZZ_SECONDS ?= 900
 
-.PHONY: help demo test prove lint bench
+.PHONY: help demo test prove lint bench matrix fuzz
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -12,6 +14,8 @@ help:
 	@echo "make prove   the failovers, ROUNDS=10 times each in a release build, and what was measured against what is promised"
 	@echo "make lint    formatting, clippy, documentation"
 	@echo "make bench   benchmarks"
+	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
+	@echo "make fuzz    fuzz the scanner and the ledger (FUZZ_SECONDS=900 each)"
 
 demo:
 	@ci/install-deps demo
@@ -41,3 +45,10 @@ lint:
 
 bench:
 	@if ls benches/*.rs >/dev/null 2>&1; then $(CARGO) bench --locked; else echo "no benchmarks yet"; fi
+
+matrix:
+	@ci/install-deps test
+	@ci/matrix $(MATRIX_ARGS)
+
+fuzz:
+	@ci/fuzz $(FUZZ_SECONDS)

@@ -3,7 +3,8 @@
 //! The only user of the `redis` crate. Nothing here retries, reconnects or decides; a connection that failed once
 //! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic.
 
-use std::collections::HashMap;
+mod reply;
+
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,9 @@ use tokio::task::JoinHandle;
 use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
-use crate::sentinel::report::{Claim, Info, NodeAnswer, Peer, ReplicaFact, Role, SentinelAnswer};
+use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
+
+use reply::{claim, error_of, fields, items, list, parse_info, peer, replica, reply_error, role, text};
 
 /// Why a Sentinel or a node could not be asked. Every variant names the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,15 +168,6 @@ fn redis_error(peer: &str, error: &redis::RedisError) -> Error {
             Error::Io(format!("{peer}: the connection was closed ({error})"))
         }
         None => Error::Reply(format!("{peer}: {error}")),
-    }
-}
-
-fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
-    let text = format!("{peer}: -{code} {detail}");
-    if matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || detail.starts_with("Client sent AUTH") {
-        Error::Auth(text)
-    } else {
-        Error::Reply(text)
     }
 }
 
@@ -340,83 +334,13 @@ impl Sentinel {
     }
 }
 
-async fn claim(
-    peer: &str,
-    name: &str,
-    before: &Value,
-    addr: &Value,
-    after: &Value,
-    map: &AddressMap,
-    limit: Duration,
-) -> Result<Claim, String> {
-    if let Value::ServerError(error) = before {
-        let words = error.details().unwrap_or_default();
-        return Err(if words.starts_with("No such master") {
-            format!("{peer} does not monitor a master named {name}")
-        } else {
-            format!("{peer}: -{} {words}", error.code())
-        });
-    }
-    let addr: Vec<String> = items(addr).iter().filter_map(text).collect();
-    let [host, port] = &addr[..] else { return Err(format!("{peer} does not say where {name} is")) };
-    let port = port.parse().map_err(|_| format!("{peer} names the port {port}"))?;
-    let reported = HostPort { host: host.clone(), port };
-    let (before, mut after) = (fields(before), fields(after));
-    if before.get("config-epoch") != after.get("config-epoch") {
-        return Err(format!("{peer} changed its mind while it answered"));
-    }
-    let epoch = after.get("config-epoch").and_then(|epoch| epoch.parse().ok());
-    let epoch = epoch.ok_or_else(|| format!("{peer} gives no config-epoch"))?;
-    let flags = after.remove("flags").unwrap_or_default();
-    let flag = |wanted: &str| flags.split(',').any(|flag| flag == wanted);
-    let number = |key: &str| after.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
-    Ok(Claim {
-        addr: map.resolve(&reported, limit).await.map_err(|error| error.to_string())?,
-        epoch,
-        run_id: after.get("runid").filter(|id| !id.is_empty()).cloned(),
-        s_down: flag("s_down"),
-        o_down: flag("o_down"),
-        disconnected: flag("disconnected"),
-        failover: flag("failover_in_progress"),
-        quorum: number("quorum"),
-        other_sentinels: number("num-other-sentinels"),
-        down_after: Duration::from_millis(number("down-after-milliseconds")),
-        failover_timeout: Duration::from_millis(number("failover-timeout")),
-    })
-}
-
-fn peer(entry: &Value) -> Option<Peer> {
-    let mut fields = fields(entry);
-    let flags = fields.remove("flags").unwrap_or_default();
-    Some(Peer {
-        addr: HostPort { host: fields.remove("ip")?, port: fields.get("port")?.parse().ok()? },
-        run_id: fields.remove("runid").unwrap_or_default(),
-        s_down: flags.split(',').any(|flag| flag == "s_down"),
-    })
-}
-
-async fn replica(entry: &Value, map: &AddressMap, limit: Duration) -> Option<ReplicaFact> {
-    let fields = fields(entry);
-    let reported = HostPort { host: fields.get("ip")?.clone(), port: fields.get("port")?.parse().ok()? };
-    let flags = fields.get("flags").map(String::as_str).unwrap_or_default();
-    let is = |key: &str, value: &str| fields.get(key).is_some_and(|found| found == value);
-    Some(ReplicaFact {
-        addr: map.resolve(&reported, limit).await.ok()?,
-        reported_master: is("role-reported", "master"),
-        down: flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")),
-        link_up: is("master-link-status", "ok"),
-        offset: fields.get("slave-repl-offset").and_then(|offset| offset.parse().ok()).unwrap_or_default(),
-        never_promoted: is("slave-priority", "0"),
-    })
-}
-
 /// A Redis node: ROLE and INFO over RESP2, which every version and every ACL of ours understands.
 pub struct Node {
     connection: Connection,
     map: AddressMap,
     number: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
-    pub refused: Option<String>,
+    refused: Option<String>,
     /// Told once: it has no password although we have one.
     pub notice: Option<String>,
 }
@@ -460,7 +384,10 @@ impl Node {
             commands.extend(Node::info_commands());
         }
         let replies = self.connection.ask(&commands, limit).await?;
-        let role = role(&self.connection.peer, replies.first(), &self.map)?;
+        let role = match (role(&self.connection.peer, replies.first(), &self.map)?, &self.refused) {
+            (Role::Unreadable(_), Some(refused)) => Role::Unreadable(refused.clone()),
+            (role, _) => role,
+        };
         let mut info = if with_info { parse_info(&replies[1..], &self.map) } else { None };
         if !with_info && last.is_none_or(|last| std::mem::discriminant(last) != std::mem::discriminant(&role)) {
             let replies = self.connection.ask(&Node::info_commands(), limit).await?;
@@ -477,121 +404,5 @@ impl Node {
     // One section each: INFO takes several only since 7.0.
     fn info_commands() -> [Cmd; 4] {
         ["server", "replication", "persistence", "keyspace"].map(|section| cmd(&["INFO", section]))
-    }
-}
-
-fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Result<Role, Error> {
-    let reply = reply.ok_or_else(|| Error::Reply(format!("{peer}: no reply to ROLE")))?;
-    if let Value::ServerError(error) = reply {
-        let words = format!("-{} {}", error.code(), error.details().unwrap_or_default());
-        return match error.code() {
-            "LOADING" | "BUSY" | "MASTERDOWN" => Ok(Role::Occupied(words)),
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Ok(Role::Unreadable(words)),
-            _ => Err(Error::Reply(format!("{peer}: {words}"))),
-        };
-    }
-    let strange = || Error::Reply(format!("{peer}: not an answer to ROLE"));
-    let parts = items(reply);
-    let kind = parts.first().and_then(text).ok_or_else(strange)?;
-    match (kind.as_str(), parts) {
-        ("master", [_, offset, replicas, ..]) => Ok(Role::Master {
-            offset: number(offset),
-            replicas: items(replicas)
-                .iter()
-                .filter_map(|replica| match items(replica) {
-                    [host, port, offset, ..] => Some((literal(map, host, port)?, number(offset))),
-                    _ => None,
-                })
-                .collect(),
-        }),
-        ("slave" | "replica", [_, host, port, state, offset, ..]) => Ok(Role::Replica {
-            master: literal(map, host, port),
-            link_up: text(state).as_deref() == Some("connected"),
-            offset: number(offset),
-        }),
-        _ => Err(strange()),
-    }
-}
-
-fn literal(map: &AddressMap, host: &Value, port: &Value) -> Option<SocketAddr> {
-    let port = u16::try_from(number(port)).ok()?;
-    map.literal(&HostPort { host: text(host)?, port })
-}
-
-fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
-    let mut info = Info::default();
-    for section in replies {
-        let section = text(section)?;
-        for line in section.lines() {
-            let Some((key, value)) = line.split_once(':') else { continue };
-            match key {
-                "run_id" => info.run_id = value.to_owned(),
-                "master_replid" => info.replid = value.to_owned(),
-                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(value.to_owned()),
-                "second_repl_offset" => info.second_offset = value.parse().ok(),
-                "loading" => info.loading = value != "0",
-                _ if key.starts_with("slave") && value.starts_with("ip=") => info.lags.extend(lag(value, map)),
-                _ if key.starts_with("db") => {
-                    let keys = value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok());
-                    info.keys += keys.unwrap_or_default();
-                }
-                _ => {}
-            }
-        }
-    }
-    (!info.run_id.is_empty() && !info.replid.is_empty()).then_some(info)
-}
-
-/// `ip=…,port=…,state=online,offset=…,lag=0`
-fn lag(value: &str, map: &AddressMap) -> Option<(SocketAddr, u64)> {
-    let parts: HashMap<&str, &str> = value.split(',').filter_map(|part| part.split_once('=')).collect();
-    if parts.get("state") != Some(&"online") {
-        return None;
-    }
-    let at = HostPort { host: (*parts.get("ip")?).to_owned(), port: parts.get("port")?.parse().ok()? };
-    Some((map.literal(&at)?, parts.get("lag")?.parse().ok()?))
-}
-
-fn error_of(peer: &str, reply: &Value) -> Option<Error> {
-    match reply {
-        Value::ServerError(error) => Some(reply_error(peer, error.code(), error.details().unwrap_or_default())),
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
-        Value::Int(number) => Some(number.to_string()),
-        Value::Okay => Some("OK".into()),
-        _ => None,
-    }
-}
-
-/// A number; what is none, or is negative, is 0.
-fn number(value: &Value) -> u64 {
-    text(value).and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
-fn items(value: &Value) -> &[Value] {
-    match value {
-        Value::Array(items) | Value::Set(items) => items,
-        _ => &[],
-    }
-}
-
-fn list(value: &Value) -> Option<Vec<Value>> {
-    matches!(value, Value::Array(_) | Value::Set(_)).then(|| items(value).to_vec())
-}
-
-/// The fields of a Sentinel entry: a map in RESP3, a flat array in RESP2.
-fn fields(value: &Value) -> HashMap<String, String> {
-    match value {
-        Value::Map(pairs) => pairs.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
-        Value::Array(items) => {
-            items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
-        }
-        _ => HashMap::new(),
     }
 }

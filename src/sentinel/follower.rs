@@ -16,6 +16,9 @@ use crate::sentinel::report::{FromSentinel, Input, SentinelAnswer};
 /// For connecting and for each answer.
 pub(super) const LIMIT: Duration = Duration::from_millis(1500);
 
+/// A subscription that hears nothing looks like a dead one: ask at least this often.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
 /// What every follower and prober knows.
 pub(super) struct Shared {
     pub(super) map: AddressMap,
@@ -92,14 +95,15 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let mut sentinel = Sentinel::connect(&self.at, self.shared.auth.as_ref(), LIMIT).await?;
+        let mut sentinel = Sentinel::connect(&self.shared.map.map(&self.at), self.shared.auth.as_ref(), LIMIT).await?;
         self.tell(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
             self.tell(FromSentinel::Notice(notice)).await;
         }
         let mut pace = self.shared.pace.clone();
         let mut names = self.shared.name.clone();
-        let mut spoken = self.ask(&mut sentinel, &names).await?;
+        let mut polled = self.ask(&mut sentinel, &names).await?;
+        let mut pinged = polled;
         loop {
             let name = names.borrow_and_update().clone();
             let every = *pace.borrow_and_update();
@@ -108,9 +112,11 @@ impl Task {
                     Some(event) => self.tell_event(event).await,
                     None => return Err(client::Error::Io(format!("Sentinel {} closed the connection", client::show(&self.at)))),
                 },
-                () = self.poll.notified() => spoken = self.ask(&mut sentinel, &names).await?,
-                () = tokio::time::sleep_until((spoken + every.min(Duration::from_secs(1))).into()) => {
-                    spoken = self.ask(&mut sentinel, &names).await?;
+                () = self.poll.notified() => polled = self.ask(&mut sentinel, &names).await?,
+                () = tokio::time::sleep_until((polled + every).into()) => polled = self.ask(&mut sentinel, &names).await?,
+                () = tokio::time::sleep_until((polled.max(pinged) + ALIVE_EVERY).into()) => {
+                    pinged = Instant::now();
+                    sentinel.ping(LIMIT).await?;
                 }
                 Some(Order::Failover(reply)) = self.orders.recv() => {
                     let name = name.unwrap_or_default();
@@ -118,7 +124,7 @@ impl Task {
                     let _ = reply.send(result.map_err(|error| error.to_string()));
                 }
                 Ok(()) = pace.changed() => {}
-                Ok(()) = names.changed() => spoken = self.ask(&mut sentinel, &names).await?,
+                Ok(()) = names.changed() => polled = self.ask(&mut sentinel, &names).await?,
             }
         }
     }

@@ -27,11 +27,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metrics::{counter, gauge, histogram};
+use metrics::histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
+use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
@@ -41,6 +42,9 @@ use crate::sentinel::report::Input;
 use crate::sentinel::snapshot::Snapshot;
 use crate::sentinel::view::{Output, Settings, View};
 use crate::topology::{Report, Topology};
+
+/// Durations of a failover's phases, label `phase`: hold, promotion, confirm. What is counted or is true now goes
+/// through the [`Snapshot`] instead.
 
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
@@ -207,14 +211,13 @@ impl Task {
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
-        let mut shown_published = false;
         loop {
+            let before = self.topology.generation();
             self.carry_out();
             self.reconcile();
-            self.show(std::mem::take(&mut shown_published));
+            self.show(before != self.topology.generation());
             let now = Instant::now();
             let wake = self.view.next_tick(now);
-            let before = self.topology.generation();
             tokio::select! {
                 biased;
                 Some(message) = messages.recv() => match message {
@@ -231,7 +234,6 @@ impl Task {
                 replies = seen;
                 self.view.handle(Instant::now(), Input::RelayAlive);
             }
-            shown_published = before != self.topology.generation();
         }
     }
 
@@ -239,9 +241,6 @@ impl Task {
         for output in self.view.take() {
             match output {
                 Output::Publish(entry) => {
-                    if let Some(master) = &entry.master {
-                        gauge!("switchmaster_master_epoch").set(master.epoch as f64);
-                    }
                     if let Err(stale) = self.topology.publish(entry) {
                         tracing::error!("not published: {stale}");
                     }
@@ -264,19 +263,13 @@ impl Task {
                     _ => tracing::info!("{text}"),
                 },
                 Output::FailedOver { kind, promotion, commit, early } => {
-                    counter!("switchmaster_failovers_total", "kind" => kind).increment(1);
-                    histogram!("switchmaster_failover_phase_seconds", "phase" => "commit").record(commit);
+                    tracing::debug!(kind, early, "failed over");
+                    histogram!(FAILOVER_PHASE_SECONDS, "phase" => "hold").record(commit);
                     if let Some(promotion) = promotion {
-                        histogram!("switchmaster_failover_phase_seconds", "phase" => "promotion").record(promotion);
-                    }
-                    if early {
-                        counter!("switchmaster_early_commits_total").increment(1);
+                        histogram!(FAILOVER_PHASE_SECONDS, "phase" => "promotion").record(promotion);
                     }
                 }
-                Output::Confirmed(after) => {
-                    histogram!("switchmaster_failover_phase_seconds", "phase" => "confirm").record(after);
-                }
-                Output::EarlyWrong => counter!("switchmaster_early_commits_wrong_total").increment(1),
+                Output::Confirmed(after) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => "confirm").record(after),
             }
         }
     }
@@ -316,10 +309,6 @@ impl Task {
         self.shown = Some(now);
         let mut snapshot = self.view.snapshot(now);
         snapshot.master_name.clone_from(&self.name.borrow());
-        gauge!("switchmaster_sentinels_agreeing").set(snapshot.agreeing as f64);
-        gauge!("switchmaster_sentinels_known").set(snapshot.known as f64);
-        gauge!("switchmaster_sentinels_connected")
-            .set(snapshot.sentinels.iter().filter(|sentinel| sentinel.connected).count() as f64);
         self.status.send_replace(snapshot);
     }
 
@@ -402,5 +391,23 @@ fn from_session(report: Report) -> Input {
         Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
         Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
         Report::Credentials(credentials) => Input::Credentials(credentials),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watch_task_may_run_on_a_thread_of_its_own() {
+        fn movable<T: Send>(_: T) {}
+        let started = |parts: Parts| {
+            let (topology, reports) = Topology::new();
+            let (_, commands) = mpsc::channel(1);
+            let (status, _) = watch::channel(Snapshot::default());
+            let (_, drain) = drain::channel();
+            movable(run(parts, topology, reports, || 0, commands, status, drain));
+        };
+        let _ = started;
     }
 }

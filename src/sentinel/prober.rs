@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::secret::Credentials;
 use crate::sentinel::client::{Error, Node};
 use crate::sentinel::follower::{Message, Shared};
-use crate::sentinel::report::{FromNode, Input};
+use crate::sentinel::report::{FromNode, Input, Role};
 use crate::sentinel::view::Watch;
 
 /// For an answer. A master in a long script is silent for longer; the decision knows by then.
@@ -20,6 +20,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(1);
 /// INFO (lineage, lags, keys) beside every so many milliseconds of ROLEs.
 const INFO_EVERY: Duration = Duration::from_secs(1);
+
+/// Refused credentials are tried again this often: the password may have been set right on the node.
+const AUTH_AGAIN: Duration = Duration::from_secs(5);
 
 /// A running prober; dropping it ends the task.
 pub(super) struct Prober {
@@ -67,6 +70,8 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
+        // After a hang-up the first dials follow quickly: a dying process may still accept one and reset it.
+        let mut quick = 0;
         loop {
             let began = Instant::now();
             let Err((error, answered)) = self.probe().await;
@@ -77,7 +82,12 @@ impl Task {
                 other => FromNode::Silent(other.to_string()),
             })
             .await;
-            if !hung_up {
+            if hung_up {
+                quick = 5;
+            } else if quick > 0 {
+                quick -= 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            } else {
                 self.pause(began).await;
             }
         }
@@ -93,6 +103,7 @@ impl Task {
         if let Some(notice) = node.notice.take() {
             self.tell(FromNode::Notice(notice)).await;
         }
+        let connected = Instant::now();
         let mut last = None;
         let mut informed: Option<Instant> = None;
         let mut answered = false;
@@ -109,6 +120,10 @@ impl Task {
             tokio::select! {
                 () = node.closed() => return Err((Error::Io(format!("Redis {} closed the connection", self.addr)), true)),
                 () = self.pause(began) => {}
+            }
+            let unreadable = matches!(last, Some(Role::Unreadable(_))) && credentials.is_some();
+            if unreadable && connected.elapsed() > AUTH_AGAIN {
+                return Err((Error::Auth(format!("Redis {} does not take our credentials", self.addr)), true));
             }
             if self.credentials.has_changed().unwrap_or(false) || self.how.borrow().trusted != trusted {
                 // Authenticate anew; not a hang-up of the node's.

@@ -128,6 +128,9 @@ pub struct Counters {
     pub early_commits_wrong: u64,
     /// The last failover: from the hold to the commit.
     pub last_hold_ms: Option<u64>,
+    /// The last failover: bytes of the old master's stream, as far as it was seen, that the new one does not have;
+    /// 0 or less is none.
+    pub last_offset_gap_bytes: Option<i64>,
     /// The last early commit: from the commit to its epoch.
     pub last_confirm_ms: Option<u64>,
 }

@@ -1,11 +1,14 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/decide.rs` holds the transitions,
-//! `view/show.rs` what people see.
+//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
+//! hold the transitions, `view/evidence.rs` what is believed, `view/show.rs` what people see.
 
 mod decide;
+mod evidence;
+mod following;
 mod show;
+mod switching;
 #[cfg(test)]
 mod tests;
 
@@ -76,8 +79,6 @@ pub enum Output {
     },
     /// The epoch has confirmed an early commit, this long after it.
     Confirmed(Duration),
-    /// An early commit was undone.
-    EarlyWrong,
 }
 
 /// How a node should be asked.
@@ -141,7 +142,7 @@ pub struct View {
     outputs: Vec<Output>,
 }
 
-/// Where the decision stands. The transitions, all in `view/decide.rs`:
+/// Where the decision stands. The transitions, by name:
 ///
 /// ```text
 /// Searching ──verified──► Following ◄──same process answers── Silent
@@ -163,7 +164,7 @@ enum State {
         gone: bool,
     },
     /// A failover is under way.
-    Switching(Failover),
+    Switching(Box<Failover>),
 }
 
 /// A failover under way.
@@ -171,7 +172,9 @@ enum State {
 struct Failover {
     /// When this candidate was first held for.
     since: Instant,
-    /// The old master was silent or called down when it began.
+    /// The old master answered us when it began.
+    lives: bool,
+    /// It was silent then, or a Sentinel had called it down.
     crash: bool,
     candidate: Option<SocketAddr>,
     /// The Sentinel that runs it, when we hear it.
@@ -195,6 +198,8 @@ struct Failover {
 struct Provisional {
     since: Instant,
     previous: Master,
+    /// The Sentinel that runs the failover: nobody else knows of the promotion yet.
+    leader: Option<HostPort>,
 }
 
 /// The master's process.
@@ -311,7 +316,11 @@ impl View {
                 self.ask_master();
             }
             Input::SessionAuthRefused { term, error } if term == self.term => {
-                self.notice(format!("the master refuses the credentials of a client: {error}"));
+                let addr = self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string());
+                let text = format!("{addr} refuses the credentials of a client, whose session ends: {error}");
+                if self.notices.len() < 32 && self.notices.insert(text.clone()) {
+                    self.log(tracing::Level::ERROR, text);
+                }
             }
             Input::SessionEof { .. }
             | Input::SessionDialFailed { .. }
@@ -367,7 +376,9 @@ impl View {
             entry.trusted |= trusted;
         };
         if let Some(master) = &self.master {
-            let unusual = now < self.unusual_until || self.provisional.is_some();
+            // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
+            let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
+            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
             let every = match &self.state {
                 State::Following if unusual => STEADY.min(self.settings.heartbeat),
                 State::Following => self.settings.heartbeat,
@@ -441,8 +452,9 @@ impl View {
                 if let State::Switching(failover) = &mut self.state
                     && failover.leader.as_ref() == Some(&from)
                 {
+                    // Perhaps only we lost it, and it goes on: a promotion that is to come has its time.
                     failover.leader = None;
-                    failover.ending.get_or_insert(now);
+                    failover.ending.get_or_insert(failover.since + switching::PROMOTED_WITHIN);
                 }
             }
             FromSentinel::Notice(text) => self.notice(text),

@@ -25,8 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// A reply to a restored request is never longer than this (HELLO's is the longest).
-const LONGEST_REPLY: usize = 64 * 1024;
+/// All replies to the requests of a restoration together, and what the server says unasked meanwhile.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why no backend could be had.
 #[derive(Debug)]
@@ -39,25 +39,40 @@ pub enum AttachError {
     NotRestored(String),
 }
 
+/// A backend in the session's state.
+#[derive(Debug)]
+pub struct Attached {
+    /// The connection.
+    pub stream: TcpStream,
+    /// What the server said unasked meanwhile: messages of restored subscriptions. For the client.
+    pub unasked: Vec<u8>,
+}
+
 /// Dials `addr` and restores the state there, again and again until the deadline.
 pub async fn attach(
     worker: Arc<Worker>,
     addr: SocketAddr,
     term: u64,
     restore: Restore,
-) -> Result<TcpStream, AttachError> {
+) -> Result<Attached, AttachError> {
     let deadline = Instant::now() + ATTACH_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
         let attempt = async {
             let _turn = worker.dials.acquire().await;
+            worker.relay.dials.add(1);
             let stream = timeout_at(Instant::now() + CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
             socket::tune(&SockRef::from(&stream))?;
             Ok::<_, io::Error>(stream)
         };
         let error = match attempt.await {
             Ok(stream) => match timeout_at(deadline, replay(stream, &restore)).await {
-                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Ok(attached)) => {
+                    if restore.loads_scripts() {
+                        worker.scripts.loaded(term);
+                    }
+                    return Ok(attached);
+                }
                 Ok(Err(Refusal::Broken(error))) => error,
                 Ok(Err(Refusal::NotNow(line))) => {
                     worker.topology.report(Report::Refused { term, prefix: line.clone() });
@@ -70,7 +85,10 @@ pub async fn attach(
                 Ok(Err(Refusal::Other(line))) => return Err(AttachError::NotRestored(line)),
                 Err(elapsed) => io::Error::from(elapsed),
             },
-            Err(error) => error,
+            Err(error) => {
+                worker.relay.dial_failures.add(1);
+                error
+            }
         };
         worker.topology.report(Report::DialFailed { term, error: error.to_string() });
         if Instant::now() + pause > deadline {
@@ -94,32 +112,68 @@ impl From<io::Error> for Refusal {
     }
 }
 
-async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<TcpStream, Refusal> {
-    if restore.expect.is_empty() {
-        return Ok(stream);
+async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Refusal> {
+    let mut unasked = Vec::new();
+    if restore.requests.is_empty() {
+        return Ok(Attached { stream, unasked });
     }
     stream.write_all(&restore.requests).await?;
     let mut scanner = ReplyScanner::default();
     let (mut buffer, mut start, mut scanned) = (Vec::with_capacity(1024), 0, 0);
-    for expect in &restore.expect {
-        let reply = loop {
-            match scanner.scan(&buffer[scanned..]) {
-                Scan::Frame(length) => {
-                    let end = scanned + length;
-                    let reply = start..end;
-                    (start, scanned) = (end, end);
-                    break reply;
+    let mut expected = restore.expect.iter();
+    while let Some(expect) = expected.as_slice().first() {
+        match scanner.scan(&buffer[scanned..]) {
+            Scan::Frame(length) => {
+                scanned += length;
+                let reply = &buffer[start..scanned];
+                start = scanned;
+                match announcement(reply) {
+                    Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
+                        unasked.extend_from_slice(reply);
+                    }
+                    _ => {
+                        check(*expect, reply)?;
+                        expected.next();
+                    }
                 }
-                Scan::Partial => scanned = buffer.len(),
-                Scan::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why).into()),
+                continue;
             }
-            if buffer.len() - start > LONGEST_REPLY || stream.read_buf(&mut buffer).await? == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
-        };
-        check(*expect, &buffer[reply])?;
+            Scan::Partial => scanned = buffer.len(),
+            Scan::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why).into()),
+        }
+        if buffer.len() > MOST_BYTES || stream.read_buf(&mut buffer).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
     }
-    Ok(stream)
+    unasked.extend_from_slice(&buffer[start..]);
+    Ok(Attached { stream, unasked })
+}
+
+/// The first word of a push, or of what RESP2 sends to subscribers in the shape of a reply; `None` for a reply.
+pub fn announcement(frame: &[u8]) -> Option<&[u8]> {
+    let word = element(frame, 0)?;
+    let is_push = frame.first() == Some(&b'>');
+    let is_pubsub = matches!(word, b"message" | b"pmessage" | b"smessage") || word.ends_with(b"subscribe");
+    (is_push || is_pubsub).then_some(word)
+}
+
+/// The bulk string at `index` of a flat array or push; also of its whole beginning, if that is all there is.
+pub fn element(frame: &[u8], index: usize) -> Option<&[u8]> {
+    let mut rest = frame.strip_prefix(b"*").or_else(|| frame.strip_prefix(b">"))?;
+    rest = &rest[rest.iter().position(|byte| *byte == b'\n')? + 1..];
+    for at in 0.. {
+        let end = rest.iter().position(|byte| *byte == b'\r')?;
+        let length: usize = std::str::from_utf8(rest.get(1..end)?).ok()?.parse().ok()?;
+        if rest.first() != Some(&b'$') {
+            return None;
+        }
+        let body = rest.get(end + 2..)?;
+        if at == index {
+            return body.get(..length);
+        }
+        rest = body.get(length + 2..)?;
+    }
+    None
 }
 
 fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
@@ -129,7 +183,7 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::NotNow(line()));
     }
     match expect {
-        Expect::Anything => Ok(()),
+        Expect::Anything | Expect::Loaded => Ok(()),
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(()),
         Expect::Queued => Err(Refusal::Other(line())),
         Expect::Authenticated if has_no_password(reply) => {
@@ -140,12 +194,12 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         Expect::Accepted if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => {
             Err(Refusal::Auth(line()))
         }
-        Expect::Accepted if is_error => Err(Refusal::Other(line())),
-        Expect::Authenticated | Expect::Accepted => Ok(()),
+        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
+        Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(()),
     }
 }
 
-/// The node has no password at all: it takes everybody (acl.c, `addAuthErrReply`'s neighbour in authCommand).
+/// The node has no password at all: it takes everybody (Redis 7.0 acl.c, authCommand).
 pub fn has_no_password(reply: &[u8]) -> bool {
     reply.starts_with(b"-ERR AUTH <password> called without any password configured")
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::OnLostReply;
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
-use crate::resp::request::{Args, with_arg};
+use crate::resp::request::{Args, encode, with_arg};
 use crate::session::CloseReason;
 
 /// A request is sent again at most this often: a poison read must not kill master after master.
@@ -45,11 +45,11 @@ struct Book {
 
 impl Book {
     fn unanswered_bytes(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.answer.is_none()).map(|entry| entry.size).sum()
+        self.entries.iter().filter(|entry| !entry.is_answered()).map(|entry| entry.size).sum()
     }
 
     fn count_answered(&mut self) {
-        while self.entries.get(self.answered).is_some_and(|entry| entry.answer.is_some()) {
+        while self.entries.get(self.answered).is_some_and(Entry::is_answered) {
             self.answered += 1;
         }
     }
@@ -68,13 +68,23 @@ struct Entry {
     whole: bool,
     /// It was sent inside MULTI: the server queues it.
     queued: bool,
+    /// Replies still owed: several for SUBSCRIBE; 0 when that is known only at its turn (UNSUBSCRIBE without names).
+    owed: u32,
     /// When a blocking command was sent: it goes on with the time that is left.
     since: Option<Instant>,
     answer: Option<Box<Answer>>,
 }
 
+impl Entry {
+    fn is_answered(&self) -> bool {
+        !matches!(self.answer.as_deref(), None | Some(Answer::Part(_)))
+    }
+}
+
 #[derive(Debug)]
 enum Answer {
+    /// Some of the several replies that are owed, held back behind others.
+    Part(Vec<u8>),
     /// Deliver it as soon as it is at the front.
     Ready(Vec<u8>),
     /// The server's reply, held back until it is known whether the next master has the write.
@@ -181,9 +191,27 @@ impl Ledger {
             replays: 0,
             whole,
             queued,
-            since: (effect.class == Class::Blocking).then(Instant::now),
+            owed: 1,
+            // Inside MULTI nothing blocks.
+            since: (effect.class == Class::Blocking && !queued).then(Instant::now),
             answer: None,
         });
+    }
+
+    /// The request noted last gets this many replies; 0: as many as there are subscriptions at its turn.
+    pub fn owe(&mut self, replies: u32) {
+        if let Some(last) = self.0.as_mut().and_then(|book| book.entries.back_mut()) {
+            last.owed = replies;
+        }
+    }
+
+    /// The request noted last is not sent: this is its answer.
+    pub fn answer_last(&mut self, reply: &[u8]) {
+        let Some(book) = &mut self.0 else { return };
+        if let Some(last) = book.entries.back_mut() {
+            last.answer = Some(Box::new(Answer::Ready(reply.to_vec())));
+        }
+        book.count_answered();
     }
 
     /// More bytes of the request noted last, which is larger than one read.
@@ -233,6 +261,21 @@ impl Ledger {
         self.recycle();
     }
 
+    /// One of the replies that the next unanswered request is owed has come; `count` tells how many there will be if
+    /// that was not known before. Returns true if it was the last, and the request has been forgotten.
+    pub fn settle_one(&mut self, count: impl FnOnce() -> u32) -> bool {
+        let Some(entry) = self.0.as_mut().and_then(|book| book.entries.front_mut()) else { return false };
+        if entry.owed == 0 {
+            entry.owed = count();
+        }
+        entry.owed = entry.owed.saturating_sub(1);
+        let last = entry.owed == 0;
+        if last {
+            self.settle();
+        }
+        last
+    }
+
     /// The front request's retained bytes.
     pub fn front_request(&self) -> Vec<u8> {
         let Some(book) = &self.0 else { return Vec::new() };
@@ -243,6 +286,56 @@ impl Ledger {
     /// Holds back the backend's reply to the next unanswered request.
     pub fn withhold(&mut self, reply: &[u8], at: Instant, refused: bool) {
         self.answer(Answer::Withheld { reply: reply.to_vec(), at, refused });
+    }
+
+    /// The same for one of the several replies that are owed; see [`Ledger::settle_one`].
+    pub fn withhold_one(&mut self, reply: &[u8], at: Instant, count: impl FnOnce() -> u32) {
+        let Some(book) = &mut self.0 else { return };
+        let Some(entry) = book.entries.get_mut(book.answered) else { return };
+        if entry.owed == 0 {
+            entry.owed = count();
+        }
+        entry.owed = entry.owed.saturating_sub(1);
+        let mut replies = match entry.answer.take().map(|answer| *answer) {
+            Some(Answer::Part(replies)) => replies,
+            _ => Vec::new(),
+        };
+        replies.extend_from_slice(reply);
+        let answer = match entry.owed {
+            0 => Answer::Withheld { reply: replies, at, refused: false },
+            _ => Answer::Part(replies),
+        };
+        entry.answer = Some(Box::new(answer));
+        book.count_answered();
+    }
+
+    /// The front request's replies that were held back behind others, now that nothing is ahead of them.
+    pub fn take_part(&mut self) -> Option<Vec<u8>> {
+        let entry = self.0.as_mut()?.entries.front_mut()?;
+        match entry.answer.take().map(|answer| *answer) {
+            Some(Answer::Part(replies)) => Some(replies),
+            answer => {
+                entry.answer = answer.map(Box::new);
+                None
+            }
+        }
+    }
+
+    /// Takes back the refusals, if there is nothing else in the ledger, and returns the requests to send again.
+    pub fn retry_refused(&mut self) -> Option<Vec<u8>> {
+        let book = self.0.as_mut()?;
+        let refused = |entry: &Entry| {
+            matches!(entry.answer.as_deref(), Some(Answer::Withheld { refused: true, .. }))
+                && u64::from(entry.kept) == entry.size
+        };
+        if !book.entries.iter().all(refused) {
+            return None;
+        }
+        for entry in &mut book.entries {
+            entry.answer = None;
+        }
+        book.answered = 0;
+        Some(book.retained.iter().copied().collect())
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -283,7 +376,7 @@ impl Ledger {
     pub fn take_front(&mut self) -> Option<Front> {
         let book = self.0.as_mut()?;
         let answer = book.entries.front()?.answer.as_deref()?;
-        if let Answer::Withheld { .. } = answer {
+        if let Answer::Withheld { .. } | Answer::Part(_) = answer {
             return None;
         }
         let entry = book.entries.pop_front()?;
@@ -293,7 +386,7 @@ impl Ledger {
         let front = match entry.answer.map(|answer| *answer) {
             Some(Answer::Ready(reply)) => Front::Reply { reply, effect: entry.effect, request, queued: entry.queued },
             Some(Answer::Close(reason)) => Front::Close(reason),
-            Some(Answer::Withheld { .. }) | None => unreachable!("looked at above"),
+            Some(Answer::Withheld { .. } | Answer::Part(_)) | None => unreachable!("looked at above"),
         };
         self.recycle();
         Some(front)
@@ -313,21 +406,33 @@ impl Ledger {
         for mut entry in entries {
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
             kept_from += entry.kept as usize;
+            let part = entry.answer.take_if(|answer| matches!(**answer, Answer::Part(_)));
             let mut answer = fates.of(&mut entry, &mut verdict);
             if answer.is_none()
-                && let Some(since) = entry.since
+                && entry.whole
+                && let Some(since) = &mut entry.since
             {
-                match with_time_left(&request, judgement.now.saturating_duration_since(since)) {
+                // What is told to the new master is what is left from now on.
+                let waited = judgement.now.saturating_duration_since(std::mem::replace(since, judgement.now));
+                match with_time_left(&request, waited) {
                     Some(shorter) => request = shorter.into(),
                     None => answer = Some(Answer::Ready(nothing(judgement.resp3))),
                 }
+            }
+            if answer.is_none()
+                && let Some(rest) = without_confirmed(&request, entry.effect, entry.owed)
+            {
+                request = rest.into();
+            }
+            if answer.is_none() && entry.whole && entry.kept > 0 {
                 (entry.size, entry.kept) = (request.len() as u64, request.len() as u32);
             }
             if answer.is_none() {
                 verdict.again.extend_from_slice(&request);
                 verdict.replayed += u64::from(entry.whole);
             }
-            entry.answer = answer.map(Box::new);
+            // What was confirmed stays confirmed: its names are not sent again.
+            entry.answer = answer.map(Box::new).or(part);
             book.retained.extend(request.iter());
             RETAINED.set(RETAINED.get() + request.len());
             book.entries.push_back(entry);
@@ -348,9 +453,9 @@ impl Ledger {
             let may_have_run = match entry.answer.as_deref() {
                 Some(Answer::Ready(_) | Answer::Close(_)) => continue,
                 Some(Answer::Withheld { refused, .. }) => !refused,
-                None => sent >= entry.size,
+                None | Some(Answer::Part(_)) => sent >= entry.size,
             };
-            sent = sent.saturating_sub(if entry.answer.is_none() { entry.size } else { 0 });
+            sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
             let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) || entry.queued;
             entry.answer = Some(Box::new(match entry.effect.class {
                 Class::Blocking if !entry.queued => Answer::Ready(nothing(resp3)),
@@ -424,7 +529,7 @@ impl Fates {
                 };
                 match entry.effect.duty {
                     // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
-                    Duty::Wait if fully_sent => Some(Answer::Ready(b":0\r\n".to_vec())),
+                    Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
                     Duty::Exec if fully_sent => {
                         self.broken = true;
                         verdict.lost += 1;
@@ -446,7 +551,8 @@ impl Fates {
         if entry.kept as u64 == entry.size && entry.replays <= MAX_REPLAYS {
             return None;
         }
-        if entry.kept as u64 == entry.size {
+        // The rest of one that is not whole is still to come: no answer would fit there.
+        if entry.kept as u64 == entry.size && entry.whole {
             return self.lost(entry, verdict);
         }
         verdict.lost += 1;
@@ -470,11 +576,13 @@ fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> An
     }
 }
 
-/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever".
+/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever", and
+/// what is no time-out is left for the server to refuse.
 fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
     let Some((index, unit)) = blocking_timeout(request) else { return Some(request.to_vec()) };
-    let timeout: f64 = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok())?;
-    if timeout == 0.0 {
+    let timeout = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok());
+    let timeout: f64 = timeout.unwrap_or_default();
+    if timeout <= 0.0 || !timeout.is_finite() {
         return Some(request.to_vec());
     }
     let left = match unit {
@@ -485,6 +593,23 @@ fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
         let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
         with_arg(request, index, left.as_bytes())
     })
+}
+
+/// SUBSCRIBE and the like, of whose names some were confirmed: the names whose confirmation is still owed.
+fn without_confirmed(request: &[u8], effect: Effect, owed: u32) -> Option<Vec<u8>> {
+    if !effect.duty.is_pubsub() || owed == 0 {
+        return None;
+    }
+    let args: Vec<Cow<'_, [u8]>> = Args::new(request).collect();
+    let names = args.len().checked_sub(1)?;
+    let confirmed = names.checked_sub(owed as usize)?;
+    let left: Vec<&[u8]> = args.iter().take(1).chain(args.iter().skip(1 + confirmed)).map(|arg| arg.as_ref()).collect();
+    Some(encode(&left))
+}
+
+/// What WAIT and WAITAOF answer when nothing was written on this master yet.
+pub fn no_replica(effect: Effect) -> &'static [u8] {
+    if effect.command.name == "WAITAOF" { b"*2\r\n:0\r\n:0\r\n" } else { b":0\r\n" }
 }
 
 fn release_retained(bytes: usize) {

@@ -17,6 +17,7 @@ pub mod ledger;
 mod pipe;
 pub mod registry;
 mod relay;
+pub mod scripts;
 pub mod state;
 
 use std::future::poll_fn;
@@ -36,18 +37,22 @@ use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
 use crate::topology::{Entry, Phase, Report, Topology};
 
-use backend::AttachError;
+use backend::{AttachError, Attached};
 use ledger::{Judgement, Ledger};
 use pipe::Unsent;
 use registry::{Ticket, Urgency};
+use scripts::Scripts;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
+/// What a client that caches is told after a move: some invalidations were missed, so nothing cached is sure.
+const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What the sessions of one worker thread share.
+/// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
 pub struct Worker {
     /// Where the master is.
@@ -56,12 +61,16 @@ pub struct Worker {
     pub relay: Arc<metrics::Relay>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
+    /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
+    pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
     pub retain_bytes: usize,
     /// The same for all sessions of this thread.
     pub retain_total: usize,
     /// Dials under way: kept below the master's backlog.
-    pub dials: Semaphore,
+    pub dials: Arc<Semaphore>,
+    /// The scripts that clients have loaded; shared by all threads.
+    pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
     /// The credentials that the configuration names.
@@ -194,6 +203,9 @@ struct Session {
     /// Bytes pass untouched from here on, and the session ends at a failover: why.
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
+    reply_mode: ReplyMode,
+    /// When this session last left a master for another.
+    moved_at: Option<Instant>,
     drain_round: u32,
     /// Since when requests of this client wait for the gate.
     held_since: Option<Instant>,
@@ -221,10 +233,28 @@ struct Flags {
     barrier: bool,
     /// Part of the front reply was delivered.
     partly_delivered: bool,
+    /// Part of something that the server said unasked was delivered.
+    passing_unasked: bool,
+    /// The server speaks unasked, or may: each frame is looked at.
+    listening: bool,
+    /// Some requests got no reply because the client wanted none: the bytes in flight cannot be counted by them.
+    unanswered: bool,
+    /// Nothing was written on the present backend since the session moved: WAIT has nothing to wait for.
+    nothing_written: bool,
+    /// The refusal at hand is -NOREPLICAS just after a switch.
+    too_few_replicas: bool,
     /// `to_backend` holds requests that are sent again: they wait for an open gate as new ones do.
     resending: bool,
     /// A request was begun since the last round of the drain.
     active: bool,
+}
+
+/// What the client wants to be answered (CLIENT REPLY), as of the last request sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyMode {
+    On,
+    Off,
+    SkipNext,
 }
 
 /// What the topology's phase means for this session.
@@ -247,7 +277,7 @@ enum Lane {
     },
 }
 
-type Attaching = Pin<Box<dyn Future<Output = Result<TcpStream, AttachError>> + Send>>;
+type Attaching = Pin<Box<dyn Future<Output = Result<Attached, AttachError>> + Send>>;
 
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -268,7 +298,7 @@ impl Session {
             ticket: None,
             generation: entry.generation,
             term: entry.term,
-            gate: gate_of(&entry),
+            gate: gate_of(&entry, &worker),
             lane: Lane::None,
             requests: RequestScanner::default(),
             replies: ReplyScanner::default(),
@@ -282,6 +312,8 @@ impl Session {
             refused_at: None,
             tunnel: None,
             closing: None,
+            reply_mode: ReplyMode::On,
+            moved_at: None,
             drain_round: 0,
             held_since: None,
             flags: Flags::default(),
@@ -315,7 +347,7 @@ impl Session {
     }
 
     fn set_urgency(&self) {
-        let urgency = if self.tunnel.is_some() {
+        let urgency = if self.tunnel.is_some() || self.flags.listening {
             Urgency::Attached
         } else if self.ledger.is_empty() && self.inbox.is_empty() && !matches!(self.lane, Lane::Lost { .. }) {
             Urgency::Idle
@@ -350,7 +382,9 @@ impl Session {
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
     fn observe(&mut self) -> Result<(), CloseReason> {
         self.observe_drain()?;
-        let unsettled = self.refused_at.is_some() || matches!(self.lane, Lane::Lost { .. });
+        let unsettled = self.refused_at.is_some()
+            || matches!(self.lane, Lane::Lost { .. })
+            || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
         if self.worker.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
@@ -359,7 +393,7 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = gate_of(&entry);
+        self.gate = gate_of(&entry, &self.worker);
         match self.gate {
             Gate::Open => self.settle_doubts(),
             Gate::Held { .. } => {}
@@ -371,6 +405,13 @@ impl Session {
     /// The gate is open in the term of the lane: the node is the master that it was.
     fn settle_doubts(&mut self) {
         let topology = &self.worker.topology;
+        if self.flags.too_few_replicas && self.refused_at.is_some_and(|at| topology.proven_since(at)) {
+            self.flags.too_few_replicas = false;
+            if let Some(again) = self.ledger.retry_refused() {
+                self.refused_at = None;
+                self.to_backend.push(&again);
+            }
+        }
         if self.refused_at.is_none_or(|at| topology.proven_since(at)) {
             // It said what it said as the master: the client gets to see it.
             self.refused_at = None;
@@ -416,13 +457,15 @@ impl Session {
             now: Instant::now(),
             resp3: self.state.is_resp3(),
             policy: self.worker.on_lost_reply,
-            unsent: self.to_backend.len() as u64,
+            unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
         });
         self.drop_lane();
         self.to_backend.push(&verdict.again);
         self.flags.resending = true;
+        self.flags.nothing_written = true;
+        self.moved_at = Some(Instant::now());
         let relay = &self.worker.relay;
         relay.moved.add(1);
         relay.replayed.add(verdict.replayed);
@@ -438,6 +481,8 @@ impl Session {
         self.to_backend.clear();
         self.refused_at = None;
         self.flags.partly_delivered = false;
+        self.flags.passing_unasked = false;
+        self.flags.too_few_replicas = false;
         self.state.backend_lost();
     }
 
@@ -461,7 +506,10 @@ impl Session {
     /// Makes a backend when there is something to send and somewhere to send it.
     fn attach(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if let Lane::None = self.lane {
-            let wanted = !self.inbox.is_empty() || !self.to_backend.is_empty() || self.ledger.awaits_backend();
+            let wanted = !self.inbox.is_empty()
+                || !self.to_backend.is_empty()
+                || self.ledger.awaits_backend()
+                || (self.flags.listening && self.state.is_listening());
             if self.gate != Gate::Open || self.closing.is_some() || !wanted {
                 return Ok(false);
             }
@@ -470,14 +518,24 @@ impl Session {
                 cx.waker().wake_by_ref(); // just changed: look again
                 return Ok(false);
             };
-            let attaching = backend::attach(self.worker.clone(), master.addr, self.term, self.state.restore());
+            let mut restore = self.state.restore(&self.worker.scripts.missing(self.term));
+            if self.reply_mode == ReplyMode::SkipNext {
+                restore.requests.extend_from_slice(SKIP);
+            }
+            let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
             self.lane = Lane::Attaching(Box::pin(attaching));
         }
         let Lane::Attaching(attaching) = &mut self.lane else { return Ok(false) };
         match attaching.as_mut().poll(cx) {
             Poll::Pending => Ok(false),
-            Poll::Ready(Ok(stream)) => {
+            Poll::Ready(Ok(Attached { stream, unasked })) => {
                 self.lane = Lane::Up(stream);
+                if self.state.is_tracking() {
+                    self.to_client.push(INVALIDATE_ALL);
+                }
+                if !unasked.is_empty() {
+                    self.pass_replies(cx, &unasked)?;
+                }
                 Ok(true)
             }
             Poll::Ready(Err(error)) => Err(match error {
@@ -504,8 +562,12 @@ impl Session {
     }
 }
 
-fn gate_of(entry: &Entry) -> Gate {
+fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
+    let outage = entry.outage_since.map(|since| since.elapsed());
     match entry.phase {
+        Phase::Suspect | Phase::Switching if worker.hold_timeout.is_some_and(|limit| outage > Some(limit)) => {
+            Gate::Failing
+        }
         Phase::Failing => Gate::Failing,
         Phase::Stable if entry.master.is_some() => Gate::Open,
         Phase::Switching => Gate::Held { withhold: true },

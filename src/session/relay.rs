@@ -4,11 +4,11 @@
 //! else (held bytes, withheld replies, what a socket would not take) is the exception and costs a copy.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::ledger::{Front, Ledger, nothing};
+use super::ledger::{Front, Ledger, no_replica, nothing};
 use super::pipe::{self, Scratch};
-use super::{CloseReason, Gate, Lane, Session, backend};
+use super::{CloseReason, Gate, Lane, ReplyMode, Session, backend};
 use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
@@ -24,6 +24,8 @@ const MOST_IN_FLIGHT: usize = 16 * 1024;
 const WITHHELD_BYTES: usize = 1024 * 1024;
 /// A reply that changes the session's state is looked at whole up to this size.
 const STATE_REPLY: usize = 64 * 1024;
+/// How long after a switch -NOREPLICAS means "not yet".
+const REPLICAS_RETURN: Duration = Duration::from_secs(5);
 /// A longer error line is passed on unseen.
 const ERROR_LINE: usize = 4 * 1024;
 
@@ -35,8 +37,20 @@ enum Admission {
     SendInstead(&'static [u8]),
     /// Not before what is outstanding has been answered.
     Wait,
+    /// Answered here.
+    Answered,
     /// Send it on, and from here on look at nothing.
     Tunnel,
+}
+
+/// What a frame of the backend is.
+enum Frame {
+    /// The reply to the next request, which is this and was queued by MULTI or not.
+    Reply(Effect, bool),
+    /// One of the confirmations that a SUBSCRIBE or UNSUBSCRIBE is owed.
+    Confirmation(Duty),
+    /// Said unasked: a push, a message, a line of MONITOR, the words with which a server refuses a connection.
+    Unasked,
 }
 
 impl Session {
@@ -53,7 +67,8 @@ impl Session {
             return Err(reason);
         }
         let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
-        if self.ledger.withheld_bytes() > WITHHELD_BYTES {
+        let held_back = self.ledger.has_answers() || self.gate == Gate::Held { withhold: true };
+        if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
             return Ok(moved);
         }
         let mut scratch = Scratch::take();
@@ -97,7 +112,7 @@ impl Session {
         Ok(moved)
     }
 
-    fn pass_replies(&mut self, cx: &mut Context<'_>, fresh: &[u8]) -> Result<(), CloseReason> {
+    pub(super) fn pass_replies(&mut self, cx: &mut Context<'_>, fresh: &[u8]) -> Result<(), CloseReason> {
         if self.reply_tail.is_empty() {
             return self.tap_replies(cx, fresh, 0);
         }
@@ -117,9 +132,8 @@ impl Session {
             match self.replies.scan(&data[at..]) {
                 Scan::Frame(length) => {
                     at += length;
-                    let is_push = self.replies.kind() == b'>';
-                    match self.ledger.expected().filter(|_| !is_push) {
-                        Some((effect, queued)) => {
+                    match self.sort(&data[start..at]) {
+                        Frame::Reply(effect, queued) => {
                             replies += 1;
                             if self.is_plain(effect, queued) {
                                 self.ledger.settle();
@@ -129,8 +143,14 @@ impl Session {
                                 self.judge_reply(effect, queued, data, start, at, &mut out);
                             }
                         }
-                        // A push, or the words with which a server refuses a connection.
-                        None => out.pass(self, data, start, at),
+                        Frame::Confirmation(duty) => {
+                            replies += 1;
+                            self.confirm(duty, data, start, at, &mut out);
+                        }
+                        Frame::Unasked => {
+                            self.flags.passing_unasked = false;
+                            out.pass(self, data, start, at);
+                        }
                     }
                     start = at;
                 }
@@ -139,7 +159,9 @@ impl Session {
                     if self.must_be_whole(&data[start..]) {
                         self.reply_tail = data[start..].to_vec();
                     } else {
-                        self.flags.partly_delivered |= self.replies.kind() != b'>';
+                        let unasked = matches!(self.sort(&data[start..]), Frame::Unasked);
+                        self.flags.passing_unasked |= unasked;
+                        self.flags.partly_delivered |= !unasked;
                         out.pass(self, data, start, at);
                     }
                     start = at;
@@ -165,6 +187,44 @@ impl Session {
         sent.map_err(|_| CloseReason::ClientClosed)
     }
 
+    /// What the frame at hand is; of a longer one at least the first element is there.
+    fn sort(&self, frame: &[u8]) -> Frame {
+        let kind = self.replies.kind();
+        let Some((effect, queued)) = self.ledger.expected() else { return Frame::Unasked };
+        if !self.flags.listening || self.flags.partly_delivered {
+            return if kind == b'>' { Frame::Unasked } else { Frame::Reply(effect, queued) };
+        }
+        if self.flags.passing_unasked {
+            return Frame::Unasked;
+        }
+        match backend::announcement(frame) {
+            Some(word) if effect.duty.is_pubsub() && word.ends_with(b"subscribe") => Frame::Confirmation(effect.duty),
+            Some(_) => Frame::Unasked,
+            None if self.state.is_monitoring() && is_monitor_line(frame) => Frame::Unasked,
+            None if kind == b'>' => Frame::Unasked,
+            None => Frame::Reply(effect, queued),
+        }
+    }
+
+    /// One of the confirmations of a SUBSCRIBE or UNSUBSCRIBE.
+    fn confirm(&mut self, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Passed) {
+        let frame = &data[start..end];
+        let count = self.state.confirmations(duty);
+        if self.ledger.has_answers() {
+            // The state follows at once: nothing is judged before the replies ahead of it.
+            self.ledger.withhold_one(frame, Instant::now(), || count);
+        } else {
+            if let Some(held) = self.ledger.take_part() {
+                out.replace(self, data, &held);
+            }
+            self.ledger.settle_one(|| count);
+            out.pass(self, data, start, end);
+        }
+        if let (Some(word), Some(name)) = (backend::element(frame, 0), backend::element(frame, 1)) {
+            self.state.confirmed(word, name);
+        }
+    }
+
     /// The reply at hand may simply be passed on.
     fn is_plain(&self, effect: Effect, queued: bool) -> bool {
         !changes_session(effect.duty)
@@ -181,10 +241,17 @@ impl Session {
 
     /// The beginning of a reply at the end of a read: keep it until the rest is there?
     fn must_be_whole(&self, tail: &[u8]) -> bool {
-        if self.flags.partly_delivered {
+        if self.flags.partly_delivered || self.flags.passing_unasked {
             return false;
         }
-        if self.ledger.has_answers() {
+        if self.flags.listening && matches!(self.replies.kind(), b'*' | b'>') {
+            return match backend::announcement(tail) {
+                Some(word) if word.ends_with(b"subscribe") => tail.len() <= STATE_REPLY,
+                Some(_) => false,
+                None => backend::element(tail, 0).is_none() && tail.len() <= ERROR_LINE,
+            };
+        }
+        if self.ledger.has_answers() && self.replies.kind() != b'>' {
             return true;
         }
         match self.ledger.expected() {
@@ -202,13 +269,17 @@ impl Session {
     fn judge_reply(&mut self, effect: Effect, queued: bool, data: &[u8], start: usize, end: usize, out: &mut Passed) {
         let reply = &data[start..end];
         if !self.flags.partly_delivered {
-            let refused = is_refusal(reply, effect, self.refused_at.is_some());
+            self.flags.too_few_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas();
+            let refused = self.flags.too_few_replicas || is_refusal(reply, effect, self.refused_at.is_some());
             if refused || self.ledger.has_answers() || self.withholds(effect, queued) {
                 let now = Instant::now();
                 self.ledger.withhold(reply, now, refused);
                 self.worker.relay.withheld.add(1);
                 if refused && self.refused_at.is_none() {
                     self.refused_at = Some(now);
+                    if self.flags.too_few_replicas {
+                        return;
+                    }
                     let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
                     let prefix = String::from_utf8_lossy(prefix).into_owned();
                     self.worker.topology.report(Report::Refused { term: self.term, prefix });
@@ -227,6 +298,12 @@ impl Session {
         }
     }
 
+    /// Just after a switch the replicas of the new master are still on their way (`min-replicas-to-write`): a refused
+    /// write is sent again, unless something behind it may have run.
+    fn may_wait_for_replicas(&self) -> bool {
+        self.moved_at.is_some_and(|at| at.elapsed() < REPLICAS_RETURN) && self.ledger.len() == 1
+    }
+
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.
     fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
         if !changes_session(effect.duty) && !queued {
@@ -235,9 +312,10 @@ impl Session {
         if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_configured_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
-            return Some(b"+OK\r\n".to_vec());
+            self.state.delivered(effect, queued, request, OK);
+            return Some(OK.to_vec());
         }
-        let instead = (effect.duty == Duty::Exec && reply == b"+OK\r\n").then(|| nothing(self.state.is_resp3()));
+        let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)
             && self.worker.learn_credentials
         {
@@ -247,6 +325,10 @@ impl Session {
             Duty::Multi if reply.first() == Some(&b'-') && !self.state.in_transaction() => {
                 self.flags.multi = false;
                 self.state.give_up("a refused MULTI");
+            }
+            Duty::Reset => {
+                self.reply_mode = ReplyMode::On;
+                self.flags.multi = false;
             }
             Duty::Quit => _ = self.closing.get_or_insert(CloseReason::ClientClosed),
             _ => {}
@@ -406,6 +488,7 @@ impl Session {
                                 at = start;
                                 break;
                             }
+                            Admission::Answered => out.leave_out(self, data),
                             Admission::Tunnel => out.send(self, data, start, data.len()),
                         }
                         requests += 1;
@@ -469,6 +552,12 @@ impl Session {
             return Admission::Send;
         }
         let effect = classify(bytes);
+        if effect.duty == Duty::Client && is_reply_mode(effect) {
+            return self.set_reply_mode(effect, bytes);
+        }
+        if self.reply_mode != ReplyMode::On {
+            return self.admit_unanswered(effect, bytes);
+        }
         match effect.duty {
             Duty::None => {}
             Duty::Auth | Duty::Hello => {
@@ -490,11 +579,28 @@ impl Session {
                 self.flags.multi = false;
                 return Admission::Send;
             }
-            Duty::Monitor => return self.tunnel("MONITOR"),
+            Duty::Monitor if !self.flags.multi => self.flags.listening = true,
+            Duty::Wait if self.flags.nothing_written && !self.flags.multi => {
+                self.ledger.push(effect, &[], true, false, true);
+                self.ledger.answer_last(no_replica(effect));
+                return Admission::Answered;
+            }
+            Duty::Client if effect.command.name == "CLIENT|TRACKING" => self.flags.listening = true,
+            Duty::Eval | Duty::Script => self.learn_script(effect, bytes),
             Duty::Replication => return self.tunnel("replication"),
-            duty if is_pubsub(duty) => return self.tunnel("pub/sub"),
-            Duty::Client if sets_reply_mode(bytes) => return self.tunnel("CLIENT REPLY"),
+            duty if (duty.is_pubsub() || duty == Duty::Monitor) && self.flags.multi => {
+                return self.tunnel("a subscription inside MULTI");
+            }
+            duty if duty.is_pubsub() => {
+                self.flags.listening = true;
+                self.ledger.push(effect, bytes, true, false, true);
+                self.ledger.owe(Args::new(bytes).count() as u32 - 1);
+                return Admission::Send;
+            }
             _ => {}
+        }
+        if self.flags.nothing_written && !matches!(effect.class, Class::Read | Class::Connection) {
+            self.flags.nothing_written = false;
         }
         let queued = self.flags.multi && !matches!(effect.duty, Duty::Multi | Duty::Watch | Duty::Quit);
         let keep = changes_session(effect.duty) || self.may_retain(bytes.len());
@@ -502,10 +608,54 @@ impl Session {
         Admission::Send
     }
 
+    /// CLIENT REPLY: OFF and SKIP get no reply themselves.
+    fn set_reply_mode(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
+        let mode = Args::new(bytes).nth(2).map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
+        if self.flags.multi || self.flags.listening {
+            return self.tunnel("CLIENT REPLY in another mode");
+        }
+        match mode.as_slice() {
+            b"OFF" => self.reply_mode = ReplyMode::Off,
+            b"SKIP" if self.reply_mode == ReplyMode::On => self.reply_mode = ReplyMode::SkipNext,
+            b"SKIP" => {}
+            _ => {
+                self.reply_mode = ReplyMode::On;
+                self.ledger.push(effect, bytes, true, false, true);
+            }
+        }
+        self.flags.unanswered |= self.reply_mode != ReplyMode::On;
+        self.state.set_silent(self.reply_mode == ReplyMode::Off);
+        Admission::Send
+    }
+
+    /// A request that the client wants no reply to: what it does to the session is taken to succeed.
+    fn admit_unanswered(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
+        if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Multi | Duty::Monitor | Duty::Replication) {
+            return self.tunnel("CLIENT REPLY in another mode");
+        }
+        if self.reply_mode == ReplyMode::SkipNext {
+            self.reply_mode = ReplyMode::On;
+        }
+        if changes_session(effect.duty) {
+            self.state.delivered(effect, false, bytes, OK);
+        }
+        Admission::Send
+    }
+
+    fn learn_script(&self, effect: Effect, bytes: &[u8]) {
+        let scripts = &self.worker.scripts;
+        match (effect.duty, effect.command.name) {
+            (Duty::Eval, _) => _ = Args::new(bytes).nth(1).map(|body| scripts.learn(&body, self.term)),
+            (_, "SCRIPT|LOAD") => _ = Args::new(bytes).nth(2).map(|body| scripts.learn(&body, self.term)),
+            (_, "SCRIPT|FLUSH") => scripts.forget(),
+            _ => {}
+        }
+    }
+
     /// A large request begins; the rest of it is still to come.
     fn admit_head(&mut self, head: &[u8]) {
         let effect = classify(head);
-        if is_pubsub(effect.duty) || matches!(effect.duty, Duty::Monitor | Duty::Replication) {
+        if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication) {
             return self.enter_tunnel("a large request that changes the connection");
         }
         self.flags.streaming = true;
@@ -555,6 +705,7 @@ impl Session {
     }
 }
 
+const OK: &[u8] = b"+OK\r\n";
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What of a read goes out: a run from its beginning, sent from where it is, until something must be left out or
@@ -593,6 +744,10 @@ impl Passed {
         session.to_backend.push(instead);
     }
 
+    fn leave_out(&mut self, session: &mut Session, data: &[u8]) {
+        self.copy(&mut session.to_backend, data);
+    }
+
     fn copy(&mut self, unsent: &mut pipe::Unsent, data: &[u8]) {
         if !self.copied {
             unsent.push(&data[..self.end]);
@@ -606,20 +761,13 @@ fn changes_session(duty: Duty) -> bool {
     !matches!(duty, Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking)
 }
 
-fn is_pubsub(duty: Duty) -> bool {
-    matches!(
-        duty,
-        Duty::Subscribe
-            | Duty::Psubscribe
-            | Duty::Ssubscribe
-            | Duty::Unsubscribe
-            | Duty::Punsubscribe
-            | Duty::Sunsubscribe
-    )
+fn is_reply_mode(effect: Effect) -> bool {
+    effect.command.name == "CLIENT|REPLY"
 }
 
-fn sets_reply_mode(request: &[u8]) -> bool {
-    Args::new(request).nth(1).is_some_and(|name| name.eq_ignore_ascii_case(b"REPLY"))
+/// `+1700000000.123456 [0 127.0.0.1:1234] "get" "a"`
+fn is_monitor_line(frame: &[u8]) -> bool {
+    frame.first() == Some(&b'+') && frame.get(1).is_some_and(u8::is_ascii_digit)
 }
 
 /// The server's own words for "I am not, or not yet, the master"; anything else is the application's.

@@ -4,6 +4,7 @@
 //! cannot be restored is named in `untracked`, and such a session ends at a failover instead of being guessed.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
@@ -21,6 +22,10 @@ pub struct State {
     watch_broken: bool,
     watching: bool,
     untracked: Option<&'static str>,
+    /// MONITOR was accepted.
+    monitoring: bool,
+    /// CLIENT REPLY OFF is in force.
+    silent: bool,
     /// What most sessions do not have.
     rare: Option<Box<Rare>>,
 }
@@ -31,7 +36,17 @@ struct Rare {
     /// CLIENT SETNAME, SETINFO and the like: the last request of each kind, sent again as it was.
     client: Vec<(Vec<u8>, Vec<u8>)>,
     transaction: Option<Transaction>,
+    /// Subscribed channels, patterns and shard channels.
+    subscriptions: [BTreeSet<Vec<u8>>; 3],
+    /// The CLIENT TRACKING ON that is in force, as it was sent.
+    tracking: Option<Vec<u8>>,
 }
+
+/// Subscriptions of one connection that are kept for a move.
+const MOST_SUBSCRIPTIONS: usize = 10_000;
+/// Bytes of an open transaction that are kept for a move.
+const TRANSACTION_BYTES: usize = 1024 * 1024;
+const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
 
 /// An open MULTI.
 #[derive(Debug, Default)]
@@ -63,6 +78,10 @@ pub enum Expect {
     Anything,
     /// `+QUEUED`.
     Queued,
+    /// The confirmation of a subscription; messages may come before it.
+    Subscribed,
+    /// A script was loaded; an error means that it was not, and nothing else.
+    Loaded,
 }
 
 impl State {
@@ -94,6 +113,62 @@ impl State {
     /// Whether the next EXEC must answer nil.
     pub fn is_watch_broken(&self) -> bool {
         self.watch_broken
+    }
+
+    /// Whether the server speaks unasked: subscriptions, MONITOR or invalidations. Then a backend is needed always.
+    pub fn is_listening(&self) -> bool {
+        self.monitoring || self.rare.as_ref().is_some_and(|rare| rare.tracking.is_some()) || self.subscriptions() > 0
+    }
+
+    /// Whether MONITOR is in force.
+    pub fn is_monitoring(&self) -> bool {
+        self.monitoring
+    }
+
+    /// Whether invalidations were missed when a backend is lost.
+    pub fn is_tracking(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.tracking.is_some())
+    }
+
+    /// Channels, patterns and shard channels together.
+    pub fn subscriptions(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.subscriptions.iter().map(BTreeSet::len).sum())
+    }
+
+    /// How many confirmations an UNSUBSCRIBE without names gets: one for each subscription of its kind, at least one.
+    pub fn confirmations(&self, duty: Duty) -> u32 {
+        let kind = match duty {
+            Duty::Unsubscribe => 0,
+            Duty::Punsubscribe => 1,
+            _ => 2,
+        };
+        self.rare.as_ref().map_or(1, |rare| rare.subscriptions[kind].len().max(1) as u32)
+    }
+
+    /// The client has been given the confirmation `word channel`.
+    pub fn confirmed(&mut self, word: &[u8], name: &[u8]) {
+        let (kind, subscribed) = match word {
+            b"subscribe" => (0, true),
+            b"psubscribe" => (1, true),
+            b"ssubscribe" => (2, true),
+            b"unsubscribe" => (0, false),
+            b"punsubscribe" => (1, false),
+            _ => (2, false),
+        };
+        let names = &mut self.rare().subscriptions[kind];
+        if subscribed {
+            names.insert(name.to_vec());
+        } else {
+            names.remove(name);
+        }
+        if self.subscriptions() > MOST_SUBSCRIPTIONS {
+            self.give_up("too many subscriptions");
+        }
+    }
+
+    /// CLIENT REPLY OFF or ON has been sent.
+    pub fn set_silent(&mut self, silent: bool) {
+        self.silent = silent;
     }
 
     /// The backend is gone, and with it what it watched.
@@ -160,6 +235,7 @@ impl State {
                 self.watch_broken = false;
             }
             Duty::Reset => self.reset(),
+            Duty::Monitor => self.monitoring = true,
             _ => {}
         }
         None
@@ -174,7 +250,7 @@ impl State {
             transaction.requests.extend_from_slice(request);
             transaction.queued += 1;
             transaction.db = selected.or(transaction.db);
-            if request.is_empty() {
+            if request.is_empty() || transaction.requests.len() > TRANSACTION_BYTES {
                 self.give_up("a transaction too large to keep");
             } else if !matches!(effect.duty, Duty::None | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script) {
                 self.give_up("a command inside MULTI that changes the connection");
@@ -221,9 +297,18 @@ impl State {
             b"SETNAME" | b"NO-EVICT" | b"NO-TOUCH" | b"MAINT_NOTIFICATIONS" | b"IMPORT-SOURCE" => {
                 self.remember(kind, request);
             }
-            b"TRACKING" | b"CACHING" => self.give_up("client-side caching"),
+            b"TRACKING" => self.tracking(request),
             _ => {}
         }
+    }
+
+    fn tracking(&mut self, request: &[u8]) {
+        let args: Vec<Vec<u8>> = Args::new(request).skip(2).map(|arg| arg.to_ascii_uppercase()).collect();
+        if args.iter().any(|arg| arg == b"REDIRECT") {
+            return self.give_up("invalidations redirected to another connection");
+        }
+        let on = args.first().is_some_and(|arg| arg == b"ON");
+        self.rare().tracking = on.then(|| request.to_vec());
     }
 
     fn remember(&mut self, kind: Vec<u8>, request: &[u8]) {
@@ -246,8 +331,9 @@ impl State {
         self.rare.get_or_insert_default()
     }
 
-    /// The requests that bring a fresh connection to this state; none if it is that of a fresh connection.
-    pub fn restore(&self) -> Restore {
+    /// The requests that bring a fresh connection to this state; none if it is that of a fresh connection. `scripts`
+    /// are loaded on the way.
+    pub fn restore(&self, scripts: &[Vec<u8>]) -> Restore {
         let mut restore = Restore::default();
         if let Some(credentials) = self.rare.as_ref().and_then(|rare| rare.credentials.as_ref()) {
             let password = credentials.password.reveal().as_bytes();
@@ -262,10 +348,24 @@ impl State {
         if self.db != 0 {
             restore.add(&[b"SELECT", self.db.to_string().as_bytes()], Expect::Accepted);
         }
+        for script in scripts {
+            restore.add(&[b"SCRIPT", b"LOAD", script], Expect::Loaded);
+        }
         if let Some(rare) = &self.rare {
             for (_, request) in &rare.client {
                 restore.requests.extend_from_slice(request);
                 restore.expect.push(Expect::Anything);
+            }
+            if let Some(tracking) = &rare.tracking {
+                restore.requests.extend_from_slice(tracking);
+                restore.expect.push(Expect::Accepted);
+            }
+            for (command, names) in SUBSCRIBE.into_iter().zip(&rare.subscriptions) {
+                if !names.is_empty() {
+                    let args: Vec<&[u8]> = std::iter::once(command).chain(names.iter().map(Vec::as_slice)).collect();
+                    restore.add(&args, Expect::Subscribed);
+                    restore.expect.extend(std::iter::repeat_n(Expect::Subscribed, names.len() - 1));
+                }
             }
             if let Some(transaction) = &rare.transaction {
                 restore.requests.extend_from_slice(&transaction.requests);
@@ -273,11 +373,22 @@ impl State {
                 restore.expect.extend(std::iter::repeat_n(Expect::Queued, transaction.queued));
             }
         }
+        if self.monitoring {
+            restore.add(&[b"MONITOR"], Expect::Accepted);
+        }
+        if self.silent {
+            restore.requests.extend_from_slice(&request::encode(&[b"CLIENT", b"REPLY", b"OFF"]));
+        }
         restore
     }
 }
 
 impl Restore {
+    /// Whether scripts are among it.
+    pub fn loads_scripts(&self) -> bool {
+        self.expect.contains(&Expect::Loaded)
+    }
+
     fn add(&mut self, args: &[&[u8]], expect: Expect) {
         let request = Zeroizing::new(request::encode(args));
         self.requests.extend_from_slice(&request);

@@ -37,7 +37,7 @@ impl Cluster {
         cluster.start_node(Some(master));
         cluster.start_node(Some(master));
         for _ in 0..3 {
-            cluster.start_sentinel(master);
+            cluster.start_sentinel(&[("mymaster", master)], "");
         }
         let port = cluster.sentinels[0].0;
         wait_for("the Sentinels know each other and the replicas", || {
@@ -65,26 +65,39 @@ impl Cluster {
         let child = self.spawn("redis-server", port, &text);
         let password = self.password;
         wait_for("a node answers", || !ask(port, password, "PING").is_empty());
-        if let Some(master) = replica_of {
+        if replica_of.is_some() {
             wait_for("a replica is in sync", || {
                 ask(port, password, "INFO replication").iter().any(|line| line == "master_link_status:up")
             });
-            let _ = master;
         }
         self.nodes.push((port, child));
         port
     }
 
-    fn start_sentinel(&mut self, master: u16) {
+    fn start_sentinel(&mut self, masters: &[(&str, u16)], more: &str) -> u16 {
         let port = free_port();
-        let mut text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 2\nsentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 10000\n"
-        );
-        if let Some(password) = self.password {
-            text += &format!("sentinel auth-pass mymaster {password}\n");
+        let mut text = format!("port {port}\nbind 127.0.0.1\n{more}");
+        for (name, master) in masters {
+            text += &format!(
+                "sentinel monitor {name} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 10000\n"
+            );
+            if let Some(password) = self.password {
+                text += &format!("sentinel auth-pass {name} {password}\n");
+            }
         }
         let child = self.spawn("redis-sentinel", port, &text);
+        wait_for("a Sentinel answers", || !ask(port, None, "PING").is_empty());
         self.sentinels.push((port, child));
+        port
+    }
+
+    /// One master and one Sentinel, which has these lines in its configuration too.
+    fn small(sentinel: &str) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Cluster { dir, nodes: Vec::new(), sentinels: Vec::new(), password: None };
+        let master = cluster.start_node(None);
+        cluster.start_sentinel(&[("mymaster", master)], sentinel);
+        cluster
     }
 
     fn spawn(&self, program: &str, port: u16, text: &str) -> Child {
@@ -143,6 +156,7 @@ struct Following {
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
     status: watch::Receiver<Snapshot>,
     commands: mpsc::Sender<Command>,
+    ended: Arc<Mutex<Option<Result<(), sentinel::Error>>>>,
     _signal: drain::Signal,
 }
 
@@ -171,11 +185,14 @@ impl Following {
             own: Vec::new(),
         };
         change(&mut parts);
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (topology, reports) = Topology::new();
         let (commands, command_receiver) = mpsc::channel(4);
         let (status_sender, status) = watch::channel(Snapshot::default());
         let (signal, drain) = drain::channel();
         let entries = Arc::new(Mutex::new(Vec::new()));
+        let ended = Arc::new(Mutex::new(None));
+        let end = ended.clone();
         let (seen, watched, watching) = (entries.clone(), topology.clone(), topology.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -191,12 +208,12 @@ impl Following {
                         }
                     }
                 });
-                sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain)
-                    .await
-                    .expect("runs for ever");
+                let result =
+                    sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain).await;
+                *end.lock().expect("no panic") = Some(result);
             });
         });
-        Following { topology, entries, status, commands, _signal: signal }
+        Following { topology, entries, status, commands, ended, _signal: signal }
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut(&Entry) -> bool) -> Arc<Entry> {
@@ -305,4 +322,177 @@ fn a_killed_master_is_replaced_before_switch_master() {
     assert_eq!(heard, 0, "before any +switch-master");
     assert_eq!(new.replicated_until, None);
     assert_eq!(following.status.borrow().counters.crash, 1);
+}
+
+#[test]
+fn a_stopped_master_is_left_and_does_not_come_back() {
+    let cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    let from = Instant::now();
+    Cluster::signal(&cluster.nodes[0].1, "STOP");
+    following.until("suspect", |entry| entry.phase != Phase::Stable);
+    let suspected = from.elapsed();
+    following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    Cluster::signal(&cluster.nodes[0].1, "CONT");
+    following.stable();
+    std::thread::sleep(Duration::from_secs(2));
+    following.show("stop", from);
+    let after = following.stable();
+    assert_eq!(after.term, before.term + 1);
+    assert_ne!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
+    assert!(suspected > Duration::from_millis(400) && suspected < Duration::from_millis(1500), "{suspected:?}");
+}
+
+#[test]
+fn a_master_restarted_in_place_is_a_new_term_in_the_same_place() {
+    let mut cluster = Cluster::start(None);
+    for (port, _) in &cluster.sentinels {
+        ask(*port, None, "SENTINEL SET mymaster down-after-milliseconds 10000");
+    }
+    ask(cluster.nodes[0].0, None, "SET key value");
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    let port = cluster.nodes[0].0;
+    let from = Instant::now();
+    cluster.nodes[0].1.kill().expect("killed");
+    cluster.nodes[0].1.wait().expect("ended");
+    following.until("suspect", |entry| entry.phase == Phase::Suspect);
+    cluster.nodes[0].1 = Process::new("redis-server")
+        .arg("conf")
+        .current_dir(cluster.dir.path().join(port.to_string()))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let after = following.until("the new process", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    following.show("restart", from);
+    assert_eq!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
+    assert_ne!(after.master.as_ref().expect("a master").run_id, before.master.as_ref().expect("a master").run_id);
+    wait_for("the loss is told", || following.status.borrow().warnings.iter().any(|warning| warning.contains("EMPTY")));
+}
+
+#[test]
+fn without_the_password_sentinel_is_followed_and_a_clients_password_is_learnt() {
+    let cluster = Cluster::start(Some("secret"));
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("it is told", || following.status.borrow().warnings.iter().any(|warning| warning.contains("password")));
+    let from = Instant::now();
+    following.failover();
+    following.until("a new term by the epoch", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    following.show("no password", from);
+    let credentials = Credentials { username: None, password: Secret::new("secret") };
+    following.topology.report(switchmaster::topology::Report::Credentials(credentials));
+    wait_for("the password is learnt", || {
+        following.status.borrow().credentials == CredentialsState::Learned
+            && following.status.borrow().master.as_ref().is_some_and(|master| master.run_id.is_some())
+    });
+    assert_eq!(following.topology.current().term, before.term + 1);
+}
+
+#[test]
+fn frozen_and_dead_sentinels_change_nothing() {
+    let mut cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    Cluster::signal(&cluster.sentinels[0].1, "STOP");
+    wait_for("the frozen one is lost", || {
+        following.status.borrow().sentinels.iter().filter(|sentinel| sentinel.connected).count() == 2
+    });
+    for (_, child) in &mut cluster.sentinels[1..] {
+        child.kill().expect("killed");
+    }
+    wait_for("all are lost", || following.status.borrow().sentinels.iter().all(|sentinel| !sentinel.connected));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(following.topology.current().phase, Phase::Stable);
+    assert_eq!(following.topology.current().term, before.term);
+    assert_eq!(following.status.borrow().ready.state, ReadyState::Degraded);
+    Cluster::signal(&cluster.sentinels[0].1, "CONT");
+    wait_for("it is back", || following.status.borrow().sentinels.iter().any(|sentinel| sentinel.connected));
+}
+
+#[test]
+fn fail_backs_are_followed_and_never_wrong() {
+    let cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    for round in 0..3 {
+        let before = following.stable();
+        let from = Instant::now();
+        wait_for("Sentinel takes another failover", || {
+            let (reply, answer) = oneshot::channel();
+            following.commands.blocking_send(Command::Failover { reply }).expect("the task runs");
+            let taken = answer.blocking_recv().expect("answered").is_ok();
+            taken && {
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while following.topology.current().term == before.term && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                following.topology.current().term > before.term
+            }
+        });
+        following.stable();
+        following.show(&format!("fail-back {round}"), from);
+    }
+    assert_eq!(following.status.borrow().counters.early_commits_wrong, 0);
+}
+
+fn sentinel_password(username: Option<&str>, password: &str) -> impl FnOnce(&mut Parts) {
+    let credentials = Credentials { username: username.map(Into::into), password: Secret::new(password) };
+    move |parts| {
+        // One Sentinel with a quorum of two: its claim alone must do, as in a set-up of one.
+        parts.sentinel.auth = Some(credentials);
+        parts.sentinel.master_name = Some("mymaster".into());
+    }
+}
+
+#[test]
+fn sentinels_take_a_password_an_acl_user_or_none_at_all() {
+    let acl = "user proxy on >pw -@all +auth +hello +ping +info +role +client|setname +subscribe +psubscribe +unsubscribe +punsubscribe +sentinel|master +sentinel|masters +sentinel|replicas +sentinel|slaves +sentinel|sentinels +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|myid &*\n";
+    for (lines, username, password) in
+        [("requirepass pw\n", None, "pw"), (acl, Some("proxy"), "pw"), ("", None, "superfluous")]
+    {
+        let cluster = Cluster::small(lines);
+        let following = Following::start_with(&cluster, None, sentinel_password(username, password));
+        assert_eq!(following.stable().master.as_ref().expect("a master").addr, cluster.addr(0));
+        let warned = || following.status.borrow().warnings.iter().any(|warning| warning.contains("needs no password"));
+        wait_for("a snapshot shows the master", || following.status.borrow().master.is_some());
+        assert_eq!(warned(), password == "superfluous", "{:?}", following.status.borrow().warnings);
+    }
+    let cluster = Cluster::small("requirepass pw\n");
+    let following = Following::start_with(&cluster, None, sentinel_password(None, "wrong"));
+    let address = format!("127.0.0.1:{}", cluster.sentinels[0].0);
+    wait_for("the refusal is told with its address", || {
+        let warnings = following.status.borrow().warnings.clone();
+        warnings.iter().any(|warning| warning.contains("WRONGPASS") && warning.contains(&address))
+    });
+}
+
+#[test]
+fn names_are_resolved_and_our_own_address_is_refused() {
+    let cluster = Cluster::small("");
+    let following = Following::start_with(&cluster, None, |parts| parts.sentinel.addrs[0].host = "localhost".into());
+    following.stable();
+    let own = SocketAddr::from(([0, 0, 0, 0], cluster.addr(0).port()));
+    let following = Following::start_with(&cluster, None, |parts| parts.own = vec![own]);
+    wait_for("the loop is told", || {
+        following.status.borrow().warnings.iter().any(|warning| warning.contains("this proxy"))
+    });
+    assert_eq!(following.topology.current().master, None);
+}
+
+#[test]
+fn several_masters_without_a_name_are_an_error_that_lists_them() {
+    let mut cluster = Cluster::small("");
+    let master = cluster.nodes[0].0;
+    let port = cluster.start_sentinel(&[("one", master), ("two", master)], "");
+    let following = Following::start_with(&cluster, None, |parts| parts.sentinel.addrs[0].port = port);
+    wait_for("it has ended", || following.ended.lock().expect("no panic").is_some());
+    let ended = following.ended.lock().expect("no panic").clone();
+    assert_eq!(ended, Some(Err(sentinel::Error::SeveralMasters(vec!["one".into(), "two".into()]))));
 }

@@ -1,1 +1,764 @@
-//! no tests yet
+//! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
+
+use super::*;
+use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
+
+const MASTER: usize = 0;
+const CANDIDATE: usize = 1;
+const OTHER: usize = 2;
+
+/// A view with a clock; what it publishes is kept.
+struct World {
+    view: View,
+    now: Instant,
+    entries: Vec<Entry>,
+    logs: Vec<String>,
+    proofs: Vec<Instant>,
+    /// Connection numbers of the nodes: another number is another connection.
+    connections: [u64; 3],
+    run_ids: [String; 3],
+}
+
+fn addr(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, node as u8 + 1], 6379))
+}
+
+fn sentinel(index: usize) -> HostPort {
+    HostPort { host: format!("10.0.1.{index}"), port: 26379 }
+}
+
+fn settings() -> Settings {
+    Settings {
+        sentinels: (0..3).map(sentinel).collect(),
+        heartbeat: Duration::from_millis(200),
+        poll_interval: Duration::from_secs(1),
+        suspect_after: Duration::from_millis(600),
+        hold_timeout: HoldTimeout::Auto,
+        planned_hold_limit: Duration::from_millis(1500),
+        minority: Minority::Warn,
+        has_credentials: false,
+        learn_credentials: true,
+        floor: None,
+    }
+}
+
+impl World {
+    fn new(settings: Settings) -> World {
+        let now = Instant::now();
+        World {
+            view: View::new(settings, now),
+            now,
+            entries: Vec::new(),
+            logs: Vec::new(),
+            proofs: Vec::new(),
+            connections: [1, 1, 1],
+            run_ids: ["run0".into(), "run1".into(), "run2".into()],
+        }
+    }
+
+    /// A world that follows node 0 at epoch 5, named by all three Sentinels.
+    fn following() -> World {
+        let mut world = World::new(settings());
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for index in 0..3 {
+            self.connect(index);
+            self.answer(index, MASTER, 5);
+        }
+        self.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+        assert_eq!(self.phase(), Phase::Stable, "{:?}", self.logs);
+        self.after(200);
+        self.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.view.handle(self.now, input);
+        for output in self.view.take() {
+            match output {
+                Output::Publish(entry) => self.entries.push(entry),
+                Output::Log(_, text) => self.logs.push(text),
+                Output::Prove(asked) => self.proofs.push(asked),
+                _ => {}
+            }
+        }
+    }
+
+    /// Time goes by in steps in which the view is called when it asked to be.
+    fn after(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        loop {
+            let tick = self.view.next_tick(self.now);
+            if tick >= end {
+                self.now = end;
+                self.handle(Input::Tick);
+                return;
+            }
+            self.now = tick;
+            self.handle(Input::Tick);
+        }
+    }
+
+    /// The same, while the master answers its heartbeats and all Sentinels name `node`.
+    fn quiet(&mut self, ms: u64, node: usize, epoch: u64) {
+        for _ in 0..ms / 100 {
+            self.after(100);
+            for index in 0..3 {
+                self.answer(index, node, epoch);
+            }
+        }
+    }
+
+    fn entry(&self) -> &Entry {
+        self.entries.last().expect("something was published")
+    }
+
+    fn phase(&self) -> Phase {
+        self.entry().phase
+    }
+
+    fn master(&self) -> (SocketAddr, u64, bool) {
+        let master = self.entry().master.as_ref().expect("a master");
+        (master.addr, master.epoch, master.provisional)
+    }
+
+    fn connect(&mut self, index: usize) {
+        self.handle(Input::Sentinel(sentinel(index), FromSentinel::Connected));
+    }
+
+    fn lose(&mut self, index: usize) {
+        self.handle(Input::Sentinel(sentinel(index), FromSentinel::Lost { error: "gone".into() }));
+    }
+
+    fn answer(&mut self, index: usize, node: usize, epoch: u64) {
+        self.answer_with(index, node, epoch, |_| {});
+    }
+
+    fn answer_with(&mut self, index: usize, node: usize, epoch: u64, change: impl FnOnce(&mut SentinelAnswer)) {
+        let replica = |node| ReplicaFact {
+            addr: addr(node),
+            reported_master: false,
+            down: false,
+            link_up: true,
+            offset: 0,
+            never_promoted: false,
+        };
+        let mut answer = SentinelAnswer {
+            asked: self.now,
+            myid: Some(format!("id{index}")),
+            claim: Some(Claim {
+                addr: addr(node),
+                epoch,
+                run_id: None,
+                s_down: false,
+                o_down: false,
+                disconnected: false,
+                failover: false,
+                quorum: 2,
+                other_sentinels: 2,
+                down_after: Duration::from_secs(1),
+                failover_timeout: Duration::from_secs(10),
+            }),
+            problem: None,
+            peers: Some(
+                (0..3)
+                    .filter(|peer| *peer != index)
+                    .map(|peer| Peer { addr: sentinel(peer), run_id: format!("id{peer}"), s_down: false })
+                    .collect(),
+            ),
+            replicas: Some((0..3).filter(|other| *other != node).map(replica).collect()),
+            quorum: Some(Ok(())),
+        };
+        change(&mut answer);
+        self.handle(Input::Sentinel(sentinel(index), FromSentinel::Answer(Box::new(answer))));
+    }
+
+    fn event(&mut self, index: usize, kind: Kind, of: usize, node: Option<usize>) {
+        let what = FromSentinel::Event { kind, master: Some(addr(of)), node: node.map(addr) };
+        self.handle(Input::Sentinel(sentinel(index), what));
+    }
+
+    fn selected(&mut self) {
+        self.event(0, Kind::Candidate { channel: "+selected-slave".into() }, MASTER, Some(CANDIDATE));
+    }
+
+    /// All Sentinels answer: the candidate is a replica to them.
+    fn all_answer(&mut self) {
+        for index in 0..3 {
+            self.answer(index, MASTER, 5);
+        }
+    }
+
+    fn node_says(&mut self, node: usize, role: Role, info: Option<Info>) {
+        let answer = NodeAnswer { asked: self.now, connection: self.connections[node], role, info };
+        self.handle(Input::Node(addr(node), FromNode::Answer(Box::new(answer))));
+    }
+
+    fn master_says(&mut self, node: usize, offset: u64, replicas: &[usize]) {
+        let info = Info { run_id: self.run_ids[node].clone(), replid: "history-a".into(), keys: 10, ..Info::default() };
+        let replicas = replicas.iter().map(|replica| (addr(*replica), offset)).collect();
+        self.node_says(node, Role::Master { offset, replicas }, Some(info));
+    }
+
+    fn replica_says(&mut self, node: usize, link_up: bool) {
+        let info = Info { run_id: self.run_ids[node].clone(), replid: "history-a".into(), ..Info::default() };
+        self.node_says(node, Role::Replica { master: Some(addr(MASTER)), link_up, offset: 100 }, Some(info));
+    }
+
+    /// The candidate was promoted out of history-a when it had everything below `second`.
+    fn promoted_says(&mut self, node: usize, second: u64) {
+        let info = Info {
+            run_id: self.run_ids[node].clone(),
+            replid: "history-b".into(),
+            replid2: Some("history-a".into()),
+            second_offset: Some(second),
+            keys: 10,
+            ..Info::default()
+        };
+        self.node_says(node, Role::Master { offset: second, replicas: Vec::new() }, Some(info));
+    }
+
+    fn refused(&mut self, node: usize) {
+        self.handle(Input::Node(addr(node), FromNode::Eof));
+        self.handle(Input::Node(addr(node), FromNode::Refused("connection refused".into())));
+    }
+
+    /// Held, and everything that allows an early commit is there but the promotion.
+    fn held() -> World {
+        let mut world = World::following();
+        world.selected();
+        assert_eq!(world.phase(), Phase::Switching);
+        assert!(world.entry().outage_since.is_some());
+        world.after(5);
+        world.all_answer();
+        world.replica_says(CANDIDATE, true);
+        world.after(1);
+        world
+    }
+}
+
+#[test]
+fn the_first_master_is_published_when_it_says_so_itself() {
+    let mut world = World::new(settings());
+    world.after(50);
+    assert_eq!(world.phase(), Phase::Suspect);
+    world.connect(0);
+    world.answer(0, MASTER, 5);
+    world.connect(1);
+    world.answer(1, MASTER, 5);
+    assert_eq!(world.entry().master, None, "a majority is not enough");
+    assert!(world.view.nodes(world.now).contains_key(&addr(MASTER)), "it is asked");
+    world.replica_says(MASTER, true);
+    assert_eq!(world.entry().master, None);
+    world.master_says(MASTER, 1, &[]);
+    assert_eq!(world.master(), (addr(MASTER), 5, false));
+    assert_eq!((world.phase(), world.entry().term, world.entry().outage_since), (Phase::Stable, 1, None));
+}
+
+#[test]
+fn one_sentinel_without_quorum_is_not_believed_at_the_start() {
+    let mut world = World::new(settings());
+    world.connect(0);
+    world.answer_with(0, MASTER, 5, |answer| answer.quorum = Some(Err("NOQUORUM 1 usable Sentinels".into())));
+    world.lose(1);
+    world.lose(2);
+    world.master_says(MASTER, 1, &[]);
+    world.after(2000);
+    assert_eq!(world.entry().master, None);
+    world.answer(0, MASTER, 5);
+    world.master_says(MASTER, 1, &[]);
+    assert_eq!(world.master().0, addr(MASTER), "with a quorum it is");
+}
+
+#[test]
+fn nothing_below_the_remembered_epoch_is_believed() {
+    let mut world = World::new(Settings { floor: Some((addr(MASTER), 9)), ..settings() });
+    for index in 0..3 {
+        world.connect(index);
+        world.answer(index, OTHER, 8);
+    }
+    world.master_says(OTHER, 1, &[]);
+    assert!(world.entries.iter().all(|entry| entry.master.is_none()));
+    world.quiet(10_500, OTHER, 8);
+    world.master_says(OTHER, 1, &[]);
+    assert_eq!(world.master(), (addr(OTHER), 8, false), "but a majority that insists for 10 s is");
+}
+
+#[test]
+fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch() {
+    let mut world = World::held();
+    let sampled = world.now;
+    world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+    world.after(5);
+    world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
+    world.after(1);
+    world.promoted_says(CANDIDATE, 111);
+    assert_eq!(world.phase(), Phase::Switching, "one more sample of the old master is waited for");
+    world.after(5);
+    world.master_says(MASTER, 120, &[OTHER]);
+    assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
+    assert_eq!(world.entry().term, 2);
+    assert_eq!(world.entry().replicated_until, Some(sampled), "offset 110 is covered by second_repl_offset 111");
+    world.after(900);
+    world.promoted_says(CANDIDATE, 111);
+    world.answer(1, CANDIDATE, 6);
+    assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
+    assert_eq!(world.view.counters.planned, 1);
+    assert_eq!(world.view.counters.early_commits, 1);
+}
+
+#[test]
+fn an_idle_old_master_is_covered_up_to_the_last_look() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(5);
+    let last = world.now;
+    world.master_says(MASTER, 100, &[OTHER]);
+    assert_eq!(world.entry().replicated_until, Some(last));
+}
+
+#[test]
+fn a_silent_old_master_does_not_hold_up_the_commit() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    assert_eq!(world.master().0, addr(CANDIDATE));
+}
+
+#[test]
+fn a_candidate_that_was_demoted_lately_waits_for_the_epoch() {
+    let mut world = World::following();
+    world.selected();
+    world.after(5);
+    world.answer(0, MASTER, 5);
+    world.answer(1, MASTER, 5);
+    world.answer_with(2, MASTER, 5, |answer| {
+        for replica in answer.replicas.iter_mut().flatten() {
+            replica.reported_master = replica.addr == addr(CANDIDATE);
+        }
+    });
+    // A later answer says otherwise; the first one counts.
+    world.answer(2, MASTER, 5);
+    world.promoted_says(CANDIDATE, 101);
+    world.after(500);
+    world.master_says(MASTER, 100, &[OTHER]);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.promoted_says(CANDIDATE, 101);
+    world.answer(1, CANDIDATE, 6);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+    assert_eq!(world.view.counters.early_commits, 0);
+}
+
+#[test]
+fn a_silent_sentinel_forbids_the_early_commit() {
+    let mut world = World::following();
+    world.selected();
+    world.after(5);
+    world.answer(0, MASTER, 5);
+    world.answer(1, MASTER, 5);
+    world.promoted_says(CANDIDATE, 101);
+    world.after(100);
+    assert_eq!(world.phase(), Phase::Switching);
+}
+
+#[test]
+fn a_crash_is_suspected_at_once_and_committed_at_the_promotion() {
+    let mut world = World::following();
+    let crashed = world.now;
+    world.refused(MASTER);
+    assert_eq!((world.phase(), world.entry().outage_since), (Phase::Suspect, Some(crashed)));
+    world.after(1200);
+    world.event(0, Kind::MasterDown, MASTER, None);
+    world.selected();
+    assert_eq!((world.phase(), world.entry().outage_since), (Phase::Switching, Some(crashed)));
+    world.after(5);
+    world.all_answer();
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
+    assert_eq!(world.entry().replicated_until, None);
+    assert_eq!(world.view.counters.crash, 1);
+}
+
+#[test]
+fn silence_is_suspected_and_ends_with_any_sign_of_life() {
+    let mut world = World::following();
+    world.after(500);
+    assert_eq!(world.phase(), Phase::Stable);
+    world.after(200);
+    assert_eq!(world.phase(), Phase::Suspect);
+    let asked = world.now;
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!((world.phase(), world.entry().term, world.entry().outage_since), (Phase::Stable, 1, None));
+    assert_eq!(world.proofs.last(), Some(&asked));
+    world.after(500);
+    world.handle(Input::RelayAlive);
+    world.after(500);
+    assert_eq!(world.phase(), Phase::Stable, "replies to sessions are life");
+    world.after(700);
+    assert_eq!(world.phase(), Phase::Suspect);
+    world.node_says(MASTER, Role::Occupied("-BUSY".into()), None);
+    assert_eq!(world.phase(), Phase::Stable, "a busy script answers too");
+}
+
+#[test]
+fn our_own_late_wake_up_is_not_the_masters_silence() {
+    let mut world = World::following();
+    world.view.next_tick(world.now);
+    world.now += Duration::from_secs(5);
+    world.handle(Input::Tick);
+    assert_eq!(world.phase(), Phase::Stable);
+    world.after(700);
+    assert_eq!(world.phase(), Phase::Suspect, "but what follows is");
+}
+
+#[test]
+fn an_abort_ends_the_hold_only_when_the_candidate_is_a_replica() {
+    let mut world = World::held();
+    world.event(0, Kind::Aborted { reason: "slave-timeout".into() }, MASTER, None);
+    world.after(50);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Switching, "the candidate was not asked since");
+    world.replica_says(CANDIDATE, false);
+    assert_eq!(world.phase(), Phase::Switching, "its link is down");
+    world.replica_says(CANDIDATE, true);
+    assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
+    assert_eq!(world.view.counters.aborted, 1);
+}
+
+#[test]
+fn after_an_abort_the_candidate_is_distrusted_for_a_while() {
+    let mut world = World::held();
+    world.event(0, Kind::Aborted { reason: "slave-timeout".into() }, MASTER, None);
+    world.after(5);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.replica_says(CANDIDATE, true);
+    assert_eq!(world.phase(), Phase::Stable);
+    // A late SLAVEOF NO ONE still runs.
+    world.after(7);
+    world.promoted_says(CANDIDATE, 101);
+    world.selected();
+    world.all_answer();
+    world.after(5);
+    world.promoted_says(CANDIDATE, 101);
+    world.after(100);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!((world.phase(), world.master().0), (Phase::Switching, addr(MASTER)), "held, but not followed");
+}
+
+#[test]
+fn a_hold_without_a_promotion_ends_by_itself() {
+    let mut world = World::held();
+    world.after(1600);
+    world.replica_says(CANDIDATE, true);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable);
+}
+
+#[test]
+fn losing_the_leader_ends_the_hold_only_by_the_candidates_word() {
+    let mut world = World::held();
+    world.lose(0);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.promoted_says(CANDIDATE, 101);
+    world.after(100);
+    assert_eq!(world.phase(), Phase::Switching, "promoted, and nobody vouches for it");
+    world.answer(1, CANDIDATE, 6);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+}
+
+#[test]
+fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
+    for _ in 0..31 {
+        world.after(100);
+        world.promoted_says(CANDIDATE, 101);
+        world.all_answer();
+    }
+    assert_eq!(world.phase(), Phase::Switching);
+    world.master_says(MASTER, 130, &[OTHER]);
+    world.after(100);
+    world.all_answer();
+    assert_eq!(world.phase(), Phase::Switching, "not at once");
+    world.after(600);
+    world.all_answer();
+    world.master_says(MASTER, 130, &[OTHER]);
+    assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(MASTER), 5, false), 3));
+    assert_eq!(world.view.counters.early_commits_wrong, 1);
+}
+
+#[test]
+fn a_late_confirmation_ends_the_hold_in_the_same_term() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    for _ in 0..31 {
+        world.after(100);
+        world.promoted_says(CANDIDATE, 101);
+    }
+    assert_eq!(world.phase(), Phase::Switching);
+    world.answer(1, CANDIDATE, 6);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
+    assert_eq!(world.view.counters.early_commits_wrong, 0);
+    assert_eq!(world.view.counters.aborted, 0);
+}
+
+#[test]
+fn a_stale_sentinel_never_moves_us_back() {
+    let mut world = World::following();
+    world.answer(2, OTHER, 4);
+    world.master_says(OTHER, 50, &[]);
+    for _ in 0..150 {
+        world.after(100);
+        world.answer(0, MASTER, 5);
+        world.answer(1, MASTER, 5);
+        world.answer(2, OTHER, 4);
+        world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    }
+    assert_eq!(world.entries.len(), world.entries.iter().filter(|entry| entry.term <= 1).count());
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
+    assert!(world.view.snapshot(world.now).warnings.iter().any(|warning| warning.contains("10.0.1.2")));
+}
+
+#[test]
+fn one_sentinel_is_enough_to_go_forward_in_the_lineage_and_not_out_of_it() {
+    let mut world = World::following();
+    world.answer(2, CANDIDATE, 6);
+    let foreign = Info { run_id: "run1".into(), replid: "other-cluster".into(), ..Info::default() };
+    world.node_says(CANDIDATE, Role::Master { offset: 1, replicas: Vec::new() }, Some(foreign));
+    world.after(100);
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)), "a foreign node named by one");
+    world.promoted_says(CANDIDATE, 101);
+    world.after(1);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false), "an heir named by one");
+}
+
+#[test]
+fn a_split_at_one_epoch_stays_with_the_majority() {
+    let mut world = World::following();
+    world.answer(2, OTHER, 5);
+    world.master_says(OTHER, 50, &[]);
+    world.after(100);
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
+    world.answer(1, OTHER, 5);
+    world.after(5);
+    world.master_says(OTHER, 50, &[]);
+    assert_eq!(world.master().0, addr(OTHER), "two of three name it at the same epoch");
+}
+
+#[test]
+fn another_process_at_the_same_address_is_a_new_term() {
+    let mut world = World::following();
+    world.refused(MASTER);
+    world.after(100);
+    world.connections[MASTER] = 2;
+    world.run_ids[MASTER] = "run0-again".into();
+    let info = Info { run_id: "run0-again".into(), replid: "fresh".into(), keys: 0, ..Info::default() };
+    world.node_says(MASTER, Role::Master { offset: 0, replicas: Vec::new() }, Some(info));
+    assert_eq!((world.phase(), world.entry().term), (Phase::Suspect, 1), "the Sentinels are asked first");
+    world.after(5);
+    world.answer(0, MASTER, 5);
+    world.answer(1, MASTER, 5);
+    world.answer(2, MASTER, 5);
+    assert_eq!((world.phase(), world.entry().term, world.master().0), (Phase::Stable, 2, addr(MASTER)));
+    assert_eq!(world.entry().replicated_until, None);
+    assert!(world.logs.iter().any(|line| line.contains("EMPTY")), "{:?}", world.logs);
+}
+
+#[test]
+fn a_restarted_old_master_is_not_taken_while_it_is_being_replaced() {
+    let mut world = World::following();
+    world.refused(MASTER);
+    world.after(1200);
+    world.selected();
+    world.connections[MASTER] = 2;
+    world.run_ids[MASTER] = "run0-again".into();
+    world.master_says(MASTER, 0, &[]);
+    world.after(500);
+    world.all_answer();
+    world.master_says(MASTER, 0, &[]);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 1));
+}
+
+#[test]
+fn the_same_process_on_a_new_connection_is_no_failover() {
+    let mut world = World::following();
+    world.handle(Input::SessionEof { term: 1 });
+    world.handle(Input::Node(addr(MASTER), FromNode::Eof));
+    world.connections[MASTER] = 2;
+    let asked = world.now;
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
+    assert_eq!(world.proofs.last(), Some(&asked));
+}
+
+#[test]
+fn a_replica_that_vanishes_is_held_for_and_asked() {
+    let mut world = World::following();
+    world.master_says(MASTER, 100, &[OTHER]);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.replica_says(CANDIDATE, false);
+    world.master_says(MASTER, 100, &[OTHER]);
+    assert_eq!(world.phase(), Phase::Stable, "it only lost its link");
+    assert_eq!(world.view.counters.aborted, 0);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.handle(Input::Node(addr(CANDIDATE), FromNode::Refused("gone".into())));
+    world.master_says(MASTER, 100, &[OTHER]);
+    assert_eq!(world.phase(), Phase::Stable, "it is dead");
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.promoted_says(CANDIDATE, 101);
+    world.after(500);
+    assert_eq!(world.phase(), Phase::Switching, "it was promoted, and we do not hear the leader");
+    world.answer(1, CANDIDATE, 6);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+}
+
+#[test]
+fn the_deadline_of_an_outage_fails_requests_until_a_master_is_back() {
+    let mut world = World::following();
+    world.refused(MASTER);
+    world.after(10_900);
+    assert_eq!(world.phase(), Phase::Suspect);
+    world.after(200);
+    assert_eq!(world.phase(), Phase::Failing, "down-after 1 s and 10 s more");
+    assert!(world.entry().reason.contains("no master for 11 s"), "{}", world.entry().reason);
+    assert!(world.entry().outage_since.is_some());
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
+}
+
+#[test]
+fn without_any_sentinel_the_last_master_stays_while_it_answers() {
+    let mut world = World::following();
+    for index in 0..3 {
+        world.lose(index);
+    }
+    for _ in 0..100 {
+        world.after(200);
+        world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    }
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
+}
+
+#[test]
+fn without_credentials_the_majoritys_word_is_followed() {
+    let mut world = World::new(settings());
+    for index in 0..3 {
+        world.connect(index);
+        world.answer(index, MASTER, 5);
+    }
+    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
+    world.after(200);
+    let asked = world.now;
+    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    assert_eq!(world.proofs.last(), Some(&asked), "NOAUTH on the same connection is life");
+    assert!(world.view.snapshot(world.now).warnings.iter().any(|warning| warning.contains("password")));
+    world.selected();
+    world.after(5);
+    world.all_answer();
+    world.node_says(CANDIDATE, Role::Unreadable("-NOAUTH".into()), None);
+    world.after(100);
+    assert_eq!(world.phase(), Phase::Switching, "no early commit");
+    world.answer(1, CANDIDATE, 6);
+    world.node_says(CANDIDATE, Role::Unreadable("-NOAUTH".into()), None);
+    assert_eq!(world.phase(), Phase::Switching, "one Sentinel is not enough");
+    world.answer(2, CANDIDATE, 6);
+    world.node_says(CANDIDATE, Role::Unreadable("-NOAUTH".into()), None);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+}
+
+#[test]
+fn a_clients_credentials_are_used_when_there_are_none() {
+    let mut world = World::new(settings());
+    for index in 0..3 {
+        world.connect(index);
+        world.answer(index, MASTER, 5);
+    }
+    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    let credentials = Credentials { username: None, password: crate::secret::Secret::new("x") };
+    world.handle(Input::Credentials(credentials));
+    world.view.handle(
+        world.now,
+        Input::Node(
+            addr(MASTER),
+            FromNode::Answer(Box::new(NodeAnswer {
+                asked: world.now,
+                connection: 1,
+                role: Role::Unreadable("-NOAUTH".into()),
+                info: None,
+            })),
+        ),
+    );
+    assert!(world.view.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
+    world.connections[MASTER] = 2;
+    world.master_says(MASTER, 100, &[]);
+    assert_eq!(world.view.snapshot(world.now).credentials, CredentialsState::Learned);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1), "the same term, now with a run id");
+}
+
+#[test]
+fn a_demoted_master_is_held_for() {
+    let mut world = World::following();
+    world.handle(Input::SessionRefused { term: 1, prefix: "READONLY".into() });
+    world.node_says(MASTER, Role::Replica { master: Some(addr(CANDIDATE)), link_up: true, offset: 1 }, None);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.answer(0, CANDIDATE, 6);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+}
+
+#[test]
+fn the_operators_hold_pauses_and_runs_out() {
+    let mut world = World::following();
+    let until = world.now + Duration::from_millis(300);
+    world.handle(Input::Hold { until });
+    assert_eq!(world.phase(), Phase::Paused);
+    world.after(400);
+    assert_eq!(world.phase(), Phase::Stable);
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.handle(Input::Release);
+    assert_eq!(world.phase(), Phase::Stable);
+}
+
+#[test]
+fn a_minority_whose_replicas_are_gone_is_told_or_stopped() {
+    for (minority, phase) in [(Minority::Warn, Phase::Stable), (Minority::Stop, Phase::Suspect)] {
+        let mut world = World::new(Settings { minority, ..settings() });
+        world.begin();
+        world.lose(1);
+        world.lose(2);
+        for _ in 0..40 {
+            world.after(100);
+            world.answer_with(0, MASTER, 5, |answer| answer.quorum = Some(Err("NOQUORUM".into())));
+            world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+        }
+        assert_eq!(world.phase(), phase);
+        assert!(world.logs.iter().any(|line| line.contains("1 of 3 Sentinels")), "{:?}", world.logs);
+    }
+}
+
+#[test]
+fn peers_are_learnt_and_doubles_are_dropped() {
+    let mut world =
+        World::new(Settings { sentinels: vec![HostPort { host: "localhost".into(), port: 26379 }], ..settings() });
+    let local = HostPort { host: "localhost".into(), port: 26379 };
+    world.handle(Input::Sentinel(local.clone(), FromSentinel::Connected));
+    world.view.sentinels.insert(sentinel(0), SentinelState { learnt: true, ..SentinelState::default() });
+    world.connect(0);
+    world.answer(0, MASTER, 5);
+    let answer = world.view.sentinels[&sentinel(0)].answer.clone().expect("answered");
+    world.handle(Input::Sentinel(local.clone(), FromSentinel::Answer(Box::new(answer))));
+    let known: Vec<HostPort> = world.view.sentinels().cloned().collect();
+    assert_eq!(known, vec![sentinel(1), sentinel(2), local]);
+}

@@ -1,0 +1,352 @@
+//! While a master is followed: its answers, its silence, its restart, and what ends all that.
+//!
+//! A master is the process that was verified: the same control connection, or the same run id.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tracing::Level;
+
+use super::evidence::Verdict;
+use super::show::ms;
+use super::{Output, Restart, State, View};
+use crate::config::HostPort;
+use crate::sentinel::lineage::Kinship;
+use crate::sentinel::report::{NodeAnswer, Role};
+use crate::sentinel::snapshot::CredentialsState;
+use crate::sentinel::word::{Named, Word};
+use crate::topology::Master;
+
+/// An early commit must be confirmed by the epoch within this time (the leader sees a promotion within 1.2 s).
+pub(super) const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
+
+impl View {
+    pub(super) fn watch(&mut self, now: Instant) {
+        let Some(master) = self.master.clone() else { return };
+        if self.follow_word(now, &master) {
+            return;
+        }
+        if self.settle_provisional(now, &master) {
+            return;
+        }
+        if self.vanished_turned_master(now, &master) {
+            return;
+        }
+        self.check_restart(now, &master);
+        if matches!(self.state, State::Following) && now > self.life + self.settings.suspect_after {
+            let error =
+                self.nodes.get(&master.addr).and_then(|node| node.silent.as_ref()).map(|(_, error)| error.clone());
+            self.fall_silent(
+                now,
+                false,
+                error.unwrap_or_else(|| format!("{} has been silent for {} ms", master.addr, ms(now - self.life))),
+            );
+        }
+        self.check_minority(now);
+    }
+
+    /// Reacts to what the Sentinels name; true when that ended `Following` or `Silent`.
+    pub(super) fn follow_word(&mut self, now: Instant, master: &Master) -> bool {
+        if let Some(lower) = self.lower(now)
+            && lower.addr != master.addr
+        {
+            self.log(
+                Level::WARN,
+                format!("a majority of Sentinels has named {} at the lower epoch {} for 10 s", lower.addr, lower.epoch),
+            );
+            self.hold(now, Some(lower.addr), None, "the Sentinels' table was rewritten".into());
+            return true;
+        }
+        match self.word(now) {
+            Word::Named(named) if named.addr == master.addr && named.epoch > master.epoch => {
+                self.adopt_epoch(now, named.epoch);
+                false
+            }
+            Word::Named(named) if named.addr != master.addr => {
+                let forward = named.epoch > master.epoch;
+                let outvoted = named.epoch == master.epoch && named.majority && !master.provisional;
+                // One Sentinel alone holds us only for a node that is what it says: it may be wrong.
+                let heir = matches!(
+                    self.verdict(named.addr, self.started, named.run_id.as_deref()),
+                    Verdict::Master(_, Kinship::Heir | Kinship::Kin)
+                );
+                if (forward && (named.majority || heir)) || outvoted {
+                    self.hold(
+                        now,
+                        Some(named.addr),
+                        None,
+                        format!("Sentinel names {} at epoch {}", named.addr, named.epoch),
+                    );
+                    return true;
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn adopt_epoch(&mut self, now: Instant, epoch: u64) {
+        let provisional = self.provisional.take();
+        let Some(master) = &mut self.master else { return };
+        master.epoch = epoch;
+        master.provisional = false;
+        let master = master.clone();
+        self.outputs.push(Output::Remember(master.clone()));
+        if let Some(provisional) = provisional {
+            let after = now - provisional.since;
+            self.counters.last_confirm_ms = Some(ms(after));
+            self.outputs.push(Output::Confirmed(after));
+            self.log(
+                Level::INFO,
+                format!("{} is confirmed by epoch {epoch}, {} ms after the early commit", master.addr, ms(after)),
+            );
+        }
+    }
+
+    /// An early commit that is not confirmed in time, whose node is no master any more, or whose Sentinel is lost
+    /// before it told the others, is held; true then.
+    pub(super) fn settle_provisional(&mut self, now: Instant, master: &Master) -> bool {
+        let Some(provisional) = &self.provisional else { return false };
+        let demoted = matches!(self.role(master.addr), Some(Role::Replica { .. }));
+        let heard = |leader: &HostPort| self.sentinels.get(leader).is_some_and(|sentinel| sentinel.connected);
+        let orphaned = !provisional.leader.as_ref().is_some_and(heard);
+        if !demoted && !orphaned && now < provisional.since + CONFIRM_WITHIN {
+            return false;
+        }
+        let why = if demoted {
+            format!("{} was demoted again before the epoch confirmed it", master.addr)
+        } else if orphaned {
+            format!("the Sentinel that promotes {} is lost before the epoch confirmed it", master.addr)
+        } else {
+            format!("the epoch has not confirmed {} within {} ms", master.addr, ms(CONFIRM_WITHIN))
+        };
+        self.log(
+            Level::ERROR,
+            format!(
+                "{why}: what was written to it in the last {} ms is at risk (old master {})",
+                ms(now - provisional.since),
+                provisional.previous.addr
+            ),
+        );
+        self.hold(now, Some(master.addr), None, why);
+        true
+    }
+
+    /// A node we keep an eye on says master: a promotion nobody told us of.
+    pub(super) fn vanished_turned_master(&mut self, now: Instant, master: &Master) -> bool {
+        let turned = self.suspects.keys().copied().find(|addr| {
+            *addr != master.addr && matches!(self.verdict(*addr, self.started, None), Verdict::Master(_, Kinship::Heir))
+        });
+        let Some(addr) = turned else { return false };
+        let ours = |named: &Named| {
+            named.addr == master.addr && named.epoch >= master.epoch && named.majority && !named.failover
+        };
+        // After a failed failover a majority may insist on the old master: that was waited for once already.
+        let settled = self.distrust.contains_key(&addr) && matches!(self.word(now), Word::Named(named) if ours(&named));
+        if settled {
+            return false;
+        }
+        self.hold(now, Some(addr), None, format!("{addr} says it is a master"));
+        true
+    }
+
+    pub(super) fn role(&self, addr: SocketAddr) -> Option<&Role> {
+        self.nodes.get(&addr).and_then(|node| node.answer.as_ref()).map(|answer| &answer.role)
+    }
+
+    pub(super) fn fall_silent(&mut self, now: Instant, gone: bool, why: String) {
+        self.log(Level::WARN, format!("holding new requests: {why}"));
+        self.reason = why;
+        self.outage_since.get_or_insert(now);
+        self.state = State::Silent { gone };
+        self.ask_sentinels();
+        self.ask_master();
+    }
+
+    /// The same process answers again.
+    pub(super) fn resume(&mut self, now: Instant, why: &str) {
+        let held = self.outage_since.map_or(Duration::ZERO, |since| now - since);
+        self.log(Level::INFO, format!("requests flow again after {} ms: {why}", ms(held)));
+        self.state = State::Following;
+        self.life = now;
+        self.outage_since = None;
+        self.failing = false;
+        self.restart = None;
+        self.reason.clear();
+    }
+
+    pub(super) fn on_master_gone(&mut self, now: Instant, error: String) {
+        match &mut self.state {
+            State::Following => self.fall_silent(now, true, error),
+            State::Silent { gone } => *gone = true,
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_master_answer(&mut self, now: Instant, answer: &NodeAnswer) {
+        let same_connection = self.process.connection == Some(answer.connection);
+        let run_id = answer.info.as_ref().map(|info| info.run_id.as_str());
+        let same_run = run_id.is_some() && run_id == self.process.run_id.as_deref();
+        let same = same_connection || same_run;
+        self.life = now;
+        match &answer.role {
+            Role::Master { offset, replicas } => {
+                self.unreadable = None;
+                if self.credentials == CredentialsState::Refused {
+                    let configured = self.settings.has_credentials;
+                    self.credentials =
+                        if configured { CredentialsState::Configured } else { CredentialsState::Learned };
+                }
+                if self.process.run_id.is_none()
+                    && let Some(info) = &answer.info
+                {
+                    // The first readable answer after a start without credentials.
+                    self.process.run_id = Some(info.run_id.clone());
+                    if let Some(master) = &mut self.master {
+                        master.run_id = Some(info.run_id.clone());
+                    }
+                } else if !same {
+                    if let Some(info) = answer.info.as_ref().filter(|info| !info.loading) {
+                        self.on_restart(now, &info.run_id.clone());
+                    }
+                    return;
+                }
+                self.process.connection = Some(answer.connection);
+                if let Some(info) = &answer.info {
+                    self.process.keys = info.keys;
+                    self.lineage.remember(&info.replid);
+                }
+                self.samples.add(answer.asked, *offset);
+                if matches!(self.state, State::Silent { .. }) {
+                    self.resume(now, "the same master answers");
+                }
+                if matches!(self.state, State::Following) {
+                    self.outputs.push(Output::Prove(answer.asked));
+                    self.check_vanished(now, replicas);
+                }
+                if matches!(self.state, State::Following) {
+                    self.replicas = replicas.iter().copied().collect();
+                }
+            }
+            Role::Replica { master, .. } => {
+                let at = *master;
+                if matches!(self.state, State::Following | State::Silent { .. }) && self.provisional.is_none() {
+                    let candidate = at.filter(|addr| self.is_replica(*addr));
+                    self.hold(now, candidate, None, "the master says it is a replica now".into());
+                }
+            }
+            Role::Occupied(_) => {
+                if matches!(self.state, State::Silent { gone: false }) {
+                    self.resume(now, "the master is busy but alive");
+                }
+            }
+            Role::Unreadable(words) => {
+                if self.unreadable.is_none() {
+                    let known = self.credentials != CredentialsState::None;
+                    let what = if known { "refuses our credentials" } else { "wants a password and there is none" };
+                    self.log(Level::ERROR, format!(
+                        "Redis {} {what} ({words}): ROLE cannot be read, so a failover takes about a second longer and is not verified on the node",
+                        self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string())
+                    ));
+                }
+                self.unreadable = Some(words.clone());
+                if let Some(offered) =
+                    self.offered.take().filter(|_| self.settings.learn_credentials && !self.settings.has_credentials)
+                {
+                    self.credentials = CredentialsState::Learned;
+                    self.outputs.push(Output::UseCredentials(offered));
+                } else if self.credentials != CredentialsState::None {
+                    self.credentials = CredentialsState::Refused;
+                }
+                // The same connection is the same process. A new one is taken for it too unless sessions, which
+                // a restart cuts off as well, say otherwise.
+                let cut = self.session_eof.is_some_and(|at| now < at + Duration::from_secs(2));
+                if same_connection || (self.process.run_id.is_none() && !cut) || self.process.connection.is_none() {
+                    self.process.connection = Some(answer.connection);
+                    if matches!(self.state, State::Silent { .. }) {
+                        self.resume(now, "the same master answers");
+                    }
+                    if matches!(self.state, State::Following) {
+                        self.outputs.push(Output::Prove(answer.asked));
+                    }
+                } else {
+                    self.on_restart(now, &format!("connection {}", answer.connection));
+                }
+            }
+        }
+    }
+
+    /// A replica that left the master's list may have been promoted: hold, and ask it.
+    pub(super) fn check_vanished(&mut self, now: Instant, replicas: &[(SocketAddr, u64)]) {
+        if self.provisional.is_some() {
+            return;
+        }
+        let gone: Vec<SocketAddr> =
+            self.replicas.keys().copied().filter(|known| !replicas.iter().any(|(addr, _)| addr == known)).collect();
+        for addr in &gone {
+            self.suspects.insert(*addr, now + Duration::from_secs(5));
+        }
+        if let Some(addr) = gone.first() {
+            self.hold(now, Some(*addr), None, format!("the replica {addr} left the master"));
+            if let State::Switching(failover) = &mut self.state {
+                failover.only_vanished = true;
+            }
+        }
+    }
+
+    pub(super) fn on_restart(&mut self, now: Instant, run_id: &str) {
+        if self.restart.as_ref().is_some_and(|restart| restart.run_id == run_id) {
+            return;
+        }
+        self.restart = Some(Restart { seen: now, run_id: run_id.to_owned() });
+        match &mut self.state {
+            State::Following => self.fall_silent(now, true, "the master's process was restarted".into()),
+            State::Silent { gone } => *gone = true,
+            _ => {}
+        }
+        self.ask_sentinels();
+    }
+
+    /// A restarted master is taken when the Sentinels, asked after it was seen, still name it; with no Sentinel at
+    /// all, because it answers.
+    pub(super) fn check_restart(&mut self, now: Instant, master: &Master) -> bool {
+        let Some(restart) = self.restart.clone() else { return false };
+        let still = match self.word(now) {
+            Word::Nothing => !self.sentinels.values().any(|sentinel| sentinel.connected),
+            Word::Named(named) => {
+                named.addr == master.addr
+                    && named.epoch >= master.epoch
+                    && named.majority
+                    && !named.failover
+                    && named.asked >= restart.seen
+                    && !self.answers(now).any(|answer| answer.claim.as_ref().is_some_and(|claim| claim.o_down))
+            }
+            Word::Split { .. } => false,
+        };
+        if !still {
+            return false;
+        }
+        let info = match self.verdict(master.addr, restart.seen - Duration::from_secs(1), None) {
+            Verdict::Master(info, _) => info,
+            Verdict::Unreadable => None,
+            Verdict::No(_) => return false,
+        };
+        let keys = self.process.keys;
+        if let Some(info) = info.as_ref().filter(|info| info.keys == 0 && keys > 0) {
+            let text = format!(
+                "the master {} was restarted with an EMPTY data set ({keys} keys before): its replicas copy that within seconds. Stop it now if a replica still has the data, promote that replica, and switch persistence on (run_id {})",
+                master.addr, info.run_id
+            );
+            self.log(Level::ERROR, text.clone());
+            self.empty_restart = Some((now, text));
+        }
+        self.finish(now, "restart", None, None);
+        self.counters.restarts += 1;
+        self.log(
+            Level::WARN,
+            format!("the master {} was restarted in place: sessions are moved to the new process", master.addr),
+        );
+        self.commit(now, master.addr, master.epoch, info.as_ref(), false);
+        true
+    }
+}
