@@ -71,6 +71,37 @@ impl Stage {
         soon(Wire::open(self.proxy.addr(), self.cluster.auth().as_ref(), 0)).await.unwrap()
     }
 
+    /// Waits until every replica of the present master has confirmed what the master has now: until then Sentinel may
+    /// promote one that lacks it.
+    pub async fn caught_up(&self) {
+        let mut goal = None;
+        until("the replicas to catch up", LIMIT, async || {
+            let master = self.cluster.who_is_master().await?;
+            let info =
+                self.cluster.ask_node(master, &["INFO", "replication"]).await.map_err(|error| error.to_string())?;
+            let info = info.text().unwrap_or_default();
+            let number =
+                |line: &str, mark: &str| line.split_once(mark)?.1.split(',').next()?.trim().parse::<u64>().ok();
+            let has = info.lines().find_map(|line| number(line, "master_repl_offset:")).ok_or(info)?;
+            let goal = *goal.get_or_insert(has);
+            let replicas: Vec<&str> =
+                info.lines().filter(|line| line.starts_with("slave") && line.contains(":ip=")).collect();
+            let behind = |line: &&&str| !line.contains("state=online") || number(line, "offset=") < Some(goal);
+            let mut following = 0;
+            for node in (0..self.cluster.nodes().len()).filter(|&node| node != master) {
+                let role = self.cluster.ask_node(node, &["ROLE"]).await.map_err(|error| error.to_string())?;
+                following += usize::from(role.items().first().and_then(Reply::text) == Some("slave"));
+            }
+            if !replicas.is_empty() && replicas.len() == following && replicas.iter().filter(behind).count() == 0 {
+                Ok(())
+            } else {
+                Err(info.to_owned())
+            }
+        })
+        .await
+        .unwrap();
+    }
+
     /// `SENTINEL FAILOVER`, repeated should Sentinel give it up: when it was first asked, and the new master.
     pub async fn fail_over(&self) -> (Instant, usize) {
         let old = until("a master", LIMIT, async || self.cluster.who_is_master().await).await.unwrap();
