@@ -22,6 +22,7 @@ pub const UNKNOWN_RESULT: &[u8] =
 
 thread_local! {
     /// Emptied books, so that a request costs no allocation and an idle session keeps none.
+    #[allow(clippy::vec_box, reason = "the box is what a ledger holds: it moves in and out without an allocation")]
     static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
     /// Bytes that the ledgers of this thread retain.
     static RETAINED: Cell<usize> = const { Cell::new(0) };
@@ -458,7 +459,10 @@ impl Ledger {
             sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
             let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) || entry.queued;
             entry.answer = Some(Box::new(match entry.effect.class {
-                Class::Blocking if !entry.queued => Answer::Ready(nothing(resp3)),
+                // One that comes only now would be asked again at once: it is refused as any other.
+                Class::Blocking if !entry.queued && (may_have_run || entry.replays > 0) => {
+                    Answer::Ready(nothing(resp3))
+                }
                 _ if may_have_run && !harmless => {
                     lost += 1;
                     ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy)

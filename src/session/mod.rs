@@ -22,8 +22,8 @@ pub mod state;
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -73,8 +73,8 @@ pub struct Worker {
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
-    /// The credentials that the configuration names.
-    pub configured: Option<Credentials>,
+    /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
+    pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
     pub learn_credentials: bool,
 }
@@ -156,15 +156,14 @@ pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
     let mut session = Session::new(client, worker);
     let reason = poll_fn(|cx| session.poll(cx)).await;
     if reason != CloseReason::ClientClosed {
-        Box::pin(linger(session)).await;
+        session.lane = Lane::None;
+        Box::pin(linger(&mut session.client)).await;
     }
     reason
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-async fn linger(mut session: Session) {
-    session.lane = Lane::None;
-    let client = &mut session.client;
+pub async fn linger(client: &mut TcpStream) {
     let mut rest = [0; 512];
     let _ = tokio::time::timeout(LINGER, async {
         client.shutdown().await?;

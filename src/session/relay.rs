@@ -3,6 +3,7 @@
 //! The hot path reads into the thread's scratch, scans, notes or settles, and sends from the scratch; everything
 //! else (held bytes, withheld replies, what a socket would not take) is the exception and costs a copy.
 
+use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -309,7 +310,7 @@ impl Session {
         if !changes_session(effect.duty) && !queued {
             return None;
         }
-        if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_configured_password(request) {
+        if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_known_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             self.state.delivered(effect, queued, request, OK);
@@ -319,6 +320,9 @@ impl Session {
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)
             && self.worker.learn_credentials
         {
+            let mut known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get_or_insert_with(|| credentials.clone());
+            drop(known);
             self.worker.topology.report(Report::Credentials(credentials));
         }
         match effect.duty {
@@ -336,9 +340,10 @@ impl Session {
         instead
     }
 
-    fn is_configured_password(&self, request: &[u8]) -> bool {
-        let Some(configured) = &self.worker.configured else { return false };
-        Args::new(request).last().is_some_and(|password| *password == *configured.password.reveal().as_bytes())
+    fn is_known_password(&self, request: &[u8]) -> bool {
+        let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = known.as_ref() else { return false };
+        Args::new(request).last().is_some_and(|password| *password == *known.password.reveal().as_bytes())
     }
 
     /// Client to backend.
@@ -352,8 +357,7 @@ impl Session {
         if self.gate == Gate::Failing {
             return Ok(self.refuse_inbox() | self.read_ahead(cx)?);
         }
-        let can_begin = self.may_begin() && matches!(self.lane, Lane::Up(_));
-        if !can_begin && !(self.flags.streaming && matches!(self.lane, Lane::Up(_))) {
+        if !matches!(self.lane, Lane::Up(_)) || !(self.may_begin() || self.flags.streaming) {
             return self.read_ahead(cx);
         }
         if self.inbox_scanned < self.inbox.len() {
