@@ -511,7 +511,13 @@ impl Fates {
                 if harmless && self.broken && entry.effect.class == Class::Read {
                     return self.again_or_lost(entry, verdict);
                 }
-                if harmless || entry.queued || self.judgement.replicated_until.is_some_and(|until| at < until) {
+                // A blocking command that timed out has changed nothing.
+                let timed_out = entry.effect.class == Class::Blocking && is_nothing(&reply);
+                if harmless
+                    || timed_out
+                    || entry.queued
+                    || self.judgement.replicated_until.is_some_and(|until| at < until)
+                {
                     return Some(Answer::Ready(reply));
                 }
                 self.lost(entry, verdict)
@@ -629,4 +635,34 @@ impl Drop for Ledger {
 /// The answer of a blocking command that timed out, and of an EXEC whose WATCH failed.
 pub fn nothing(resp3: bool) -> Vec<u8> {
     if resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() }
+}
+
+fn is_nothing(reply: &[u8]) -> bool {
+    matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::command::classify;
+
+    #[test]
+    fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
+        for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
+            let (mut ledger, now) = (Ledger::default(), Instant::now());
+            let request = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n1\r\n";
+            ledger.push(classify(request), request, true, false, true);
+            ledger.withhold(reply, now, false);
+            ledger.judge(Judgement {
+                replicated_until: None,
+                now,
+                resp3: false,
+                policy: OnLostReply::Error,
+                unsent: 0,
+                partly_delivered: false,
+                watching: false,
+            });
+            assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
+        }
+    }
 }
