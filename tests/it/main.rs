@@ -10,3 +10,5 @@ mod laravel;
 mod load;
 mod sentinel;
 mod support;
+mod transparency;
+mod transparency_docs;
