@@ -529,9 +529,7 @@ impl Fates {
                 };
                 match entry.effect.duty {
                     // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
-                    Duty::Wait if fully_sent && !entry.queued => {
-                        Some(Answer::Ready(no_replica(entry.effect).to_vec()))
-                    }
+                    Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
                     Duty::Exec if fully_sent => {
                         self.broken = true;
                         verdict.lost += 1;

@@ -56,6 +56,8 @@ struct Transaction {
     queued: usize,
     /// The database that the last queued SELECT names.
     db: Option<u32>,
+    /// Why it cannot be queued again elsewhere. Ends with it: the session can be moved when it is over.
+    untracked: Option<&'static str>,
 }
 
 /// The requests that restore a state, and what each of their replies must be.
@@ -92,7 +94,7 @@ impl State {
 
     /// Why this session cannot be moved, if it cannot.
     pub fn untracked(&self) -> Option<&'static str> {
-        self.untracked
+        self.untracked.or_else(|| self.rare.as_ref()?.transaction.as_ref()?.untracked)
     }
 
     /// From now on this session cannot be moved.
@@ -218,7 +220,7 @@ impl State {
             Duty::Client => self.client(request),
             Duty::ReadOnly | Duty::ReadWrite => self.remember(b"READONLY".to_vec(), request),
             Duty::Multi => {
-                self.rare().transaction = Some(Transaction { requests: request.to_vec(), queued: 0, db: None });
+                self.rare().transaction = Some(Transaction { requests: request.to_vec(), ..Transaction::default() });
             }
             Duty::Exec => {
                 let db = self.rare.as_ref().and_then(|rare| rare.transaction.as_ref()?.db);
@@ -247,17 +249,20 @@ impl State {
             return self.give_up("a reply that does not fit an open MULTI");
         };
         if reply == b"+QUEUED\r\n" {
-            transaction.requests.extend_from_slice(request);
             transaction.queued += 1;
             transaction.db = selected.or(transaction.db);
+            if transaction.untracked.is_none() {
+                transaction.requests.extend_from_slice(request);
+            }
             if request.is_empty() || transaction.requests.len() > TRANSACTION_BYTES {
-                self.give_up("a transaction too large to keep");
+                transaction.untracked = Some("a transaction too large to keep");
+                transaction.requests = Vec::new();
             } else if !matches!(effect.duty, Duty::None | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script) {
                 self.give_up("a command inside MULTI that changes the connection");
             }
         } else {
             // Refused when queued: EXEC will answer -EXECABORT, and replaying would hide that.
-            self.give_up("a transaction with a refused command");
+            transaction.untracked = Some("a transaction with a refused command");
         }
     }
 
