@@ -17,3 +17,5 @@ mod split;
 mod startup;
 mod support;
 mod tidy;
+mod transparency;
+mod transparency_docs;
