@@ -56,6 +56,8 @@ struct Transaction {
     queued: usize,
     /// The database that the last queued SELECT names.
     db: Option<u32>,
+    /// A command was refused when it was to be queued: EXEC answers -EXECABORT.
+    aborted: bool,
 }
 
 /// The requests that restore a state, and what each of their replies must be.
@@ -197,7 +199,8 @@ impl State {
             return None;
         }
         if refused {
-            if matches!(effect.duty, Duty::Exec) {
+            // EXEC without MULTI leaves what is watched.
+            if effect.duty == Duty::Exec && self.in_transaction() {
                 self.drop_transaction();
             }
             return None;
@@ -218,7 +221,7 @@ impl State {
             Duty::Client => self.client(request),
             Duty::ReadOnly | Duty::ReadWrite => self.remember(b"READONLY".to_vec(), request),
             Duty::Multi => {
-                self.rare().transaction = Some(Transaction { requests: request.to_vec(), queued: 0, db: None });
+                self.rare().transaction = Some(Transaction { requests: request.to_vec(), ..Transaction::default() });
             }
             Duty::Exec => {
                 let db = self.rare.as_ref().and_then(|rare| rare.transaction.as_ref()?.db);
@@ -256,8 +259,7 @@ impl State {
                 self.give_up("a command inside MULTI that changes the connection");
             }
         } else {
-            // Refused when queued: EXEC will answer -EXECABORT, and replaying would hide that.
-            self.give_up("a transaction with a refused command");
+            transaction.aborted = true;
         }
     }
 
@@ -371,6 +373,10 @@ impl State {
                 restore.requests.extend_from_slice(&transaction.requests);
                 restore.expect.push(Expect::Accepted);
                 restore.expect.extend(std::iter::repeat_n(Expect::Queued, transaction.queued));
+                if transaction.aborted {
+                    // Refused by every server, so that this transaction is aborted too.
+                    restore.add(&[b"GET"], Expect::Anything);
+                }
             }
         }
         if self.monitoring {
