@@ -2,14 +2,20 @@
 
 CARGO ?= cargo
 DEMO_ARGS ?=
+ROUNDS ?= 10
+MATRIX_ARGS ?=
+FUZZ_SECONDS ?= 900
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test prove lint bench matrix fuzz
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
 	@echo "make test    every test, against real Redis servers and real Laravel"
+	@echo "make prove   the failovers, ROUNDS=10 times each in a release build, and what was measured against what is promised"
 	@echo "make lint    formatting, clippy, documentation"
 	@echo "make bench   benchmarks"
+	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
+	@echo "make fuzz    fuzz the scanner and the ledger (FUZZ_SECONDS=900 each)"
 
 demo:
 	@ci/install-deps demo
@@ -21,6 +27,17 @@ test:
 	$(CARGO) test --locked --all-targets
 	$(CARGO) test --locked --doc
 
+# One scenario after the other; the log keeps every round, the table at the end the medians.
+prove:
+	@ci/install-deps test
+	@mkdir -p target
+	@$(CARGO) test --release --locked --test it --no-run
+	@{ SWITCHMASTER_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test it -- \
+		failover:: --nocapture --test-threads=1 2>&1; echo $$? >target/prove.status; } | tee target/prove.log
+	@printf '\n| %-24s | %-42s | rounds |   median |   lowest |  highest | target          |\n' scenario figure
+	@grep '^|' target/prove.log || true
+	@exit $$(cat target/prove.status)
+
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -28,3 +45,10 @@ lint:
 
 bench:
 	@if ls benches/*.rs >/dev/null 2>&1; then $(CARGO) bench --locked; else echo "no benchmarks yet"; fi
+
+matrix:
+	@ci/install-deps test
+	@ci/matrix $(MATRIX_ARGS)
+
+fuzz:
+	@ci/fuzz $(FUZZ_SECONDS)

@@ -39,12 +39,12 @@ pub async fn run(listener: TcpListener, worker: Arc<Worker>, max_clients: usize,
 }
 
 fn admit(client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
-    worker.relay.accepted.add(1);
     let Some(place) = Place::take(worker, max_clients) else {
         worker.relay.refused.add(1);
         let _: io::Result<usize> = client.try_write(TOO_MANY);
         return;
     };
+    worker.relay.accepted.add(1);
     let (worker, drain) = (worker.clone(), drain.clone());
     tokio::spawn(async move {
         let _held = (place, drain);

@@ -64,7 +64,7 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
 }
 
 fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
-    let options = DemoOptions { keep: args.keep, listen: config.listen[0], ..DemoOptions::default() };
+    let options = DemoOptions { keep: args.keep, listen: config.listen[0].addr, ..DemoOptions::default() };
     block_on(async {
         match demo::run(options).await {
             Ok(ending) => ExitCode::from(ending.exit_code()),

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::admin::view::{Agreement, Counters, CredentialsState, ReplicaView, SentinelView};
 use crate::admin::{self, Admin};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::drain;
 use crate::listener;
 use crate::metrics::{self, Relay};
@@ -104,8 +104,8 @@ impl Server {
         check_descriptors(config.max_clients);
         let mut queues: Vec<Vec<StdListener>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut clients = Vec::new();
-        for addr in &config.listen {
-            for (queue, listener) in queues.iter_mut().zip(socket::bind(*addr, config.workers)?) {
+        for listen in &config.listen {
+            for (queue, listener) in queues.iter_mut().zip(socket::bind(listen.addr, config.workers)?) {
                 queue.push(listener);
             }
             clients.extend(queues[0].last().map(StdListener::local_addr).transpose()?);
@@ -127,19 +127,22 @@ impl Server {
         for (index, listeners) in queues.into_iter().enumerate() {
             let relay = Arc::new(Relay::default());
             relays.push(relay.clone());
-            let worker = Arc::new(Worker {
+            let dials = Arc::new(Semaphore::new(DIALS));
+            let worker = |listen: &Listen| Worker {
                 topology: topology.clone(),
-                relay,
-                on_lost_reply: config.failover.on_lost_reply,
-                retain_bytes: config.failover.retain_bytes,
+                relay: relay.clone(),
+                on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
+                hold_timeout: listen.hold_timeout,
+                retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
                 retain_total: config.failover.retain_total_bytes / config.workers,
-                dials: Semaphore::new(DIALS),
+                dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),
                 configured: config.sentinel.redis_auth.clone(),
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
-            });
-            let work = work(worker, listeners, config.max_clients, drain_watch.clone());
+            };
+            let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
+            let work = work(topology.clone(), listeners, config.max_clients, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -220,15 +223,19 @@ impl Drop for Server {
 }
 
 /// Everything on one worker thread.
-async fn work(worker: Arc<Worker>, listeners: Vec<StdListener>, max_clients: usize, drain: drain::Watch) {
-    let accepting: Vec<_> = listeners
-        .into_iter()
-        .filter_map(|listener| TcpListener::from_std(listener).ok())
-        .map(|listener| tokio::spawn(listener::run(listener, worker.clone(), max_clients, drain.clone())))
-        .collect();
+async fn work(
+    topology: Arc<Topology>,
+    listeners: Vec<(Arc<Worker>, StdListener)>,
+    max_clients: usize,
+    drain: drain::Watch,
+) {
+    for (worker, listener) in listeners {
+        if let Ok(listener) = TcpListener::from_std(listener) {
+            tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
+        }
+    }
     tokio::spawn(registry::drain_rounds(drain));
-    registry::herald(&worker.topology).await;
-    drop(accepting);
+    registry::herald(&topology).await;
 }
 
 /// Everything on the control thread.

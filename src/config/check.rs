@@ -25,7 +25,8 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     let config = &mut draft.config;
 
     for (i, listen) in config.listen.iter().enumerate() {
-        if listen.port() != 0 && config.listen[..i].contains(listen) {
+        let listen = &listen.addr;
+        if listen.port() != 0 && config.listen[..i].iter().any(|earlier| earlier.addr == *listen) {
             refuse("listen", format!("listen: {listen} is named twice; leave one of the two"));
         }
         let admin = config.admin.filter(|admin| {
@@ -39,7 +40,11 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
         }
     }
 
-    let own = config.listen.iter().map(|addr| ("listen", addr)).chain(config.admin.iter().map(|addr| ("admin", addr)));
+    let own = config
+        .listen
+        .iter()
+        .map(|listen| ("listen", &listen.addr))
+        .chain(config.admin.iter().map(|addr| ("admin", addr)));
     for (key, addr) in own {
         if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| reaches(host, addr)) {
             let message = format!(
@@ -79,6 +84,14 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
         refuse(later("retain_total", "retain_bytes", origins), message);
     }
     if let HoldTimeout::Fixed(hold) = config.failover.hold_timeout {
+        if let Some(listen) = config.listen.iter().find(|listen| listen.hold_timeout.is_some_and(|own| own > hold)) {
+            let message = format!(
+                "listen: {listen} would hold longer than hold_timeout with {} ({}): it can only be shorter there",
+                show_duration(hold),
+                origins["hold_timeout"]
+            );
+            refuse("listen", message);
+        }
         let planned = config.failover.planned_hold_limit;
         if origins["planned_hold_limit"] == Origin::Default {
             config.failover.planned_hold_limit = planned.min(hold);

@@ -83,7 +83,7 @@ impl Key {
 
 /// Every key, in the order of `config.example.toml`.
 pub static KEYS: &[Key] = &[
-    key("listen", |d, raw| put(&mut d.config.listen, raw.listen_addrs()), |d| Some(list(&d.config.listen)))
+    key("listen", |d, raw| put(&mut d.config.listen, raw.listeners()), |d| Some(list(&d.config.listen)))
         .flag("--listen"),
     key(
         "admin",
@@ -248,7 +248,7 @@ pub static KEYS: &[Key] = &[
     .flag("--log-format"),
 ];
 
-const ON_LOST_REPLY: &[(&str, OnLostReply)] = &[
+pub(super) const ON_LOST_REPLY: &[(&str, OnLostReply)] = &[
     ("error", OnLostReply::Error),
     ("close", OnLostReply::Close),
     ("retry-idempotent", OnLostReply::RetryIdempotent),

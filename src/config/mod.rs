@@ -9,6 +9,7 @@ mod environment;
 mod file;
 mod keys;
 mod laravel;
+mod listen;
 mod origin;
 mod print;
 mod problem;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use crate::secret::Credentials;
 
 pub use keys::{KEYS, Key};
+pub use listen::Listen;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
 pub use sources::{Loaded, Sources};
@@ -40,7 +42,7 @@ impl Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Where metrics, health and control are served; `None` switches them off.
     pub admin: Option<SocketAddr>,
     /// Threads that relay; each has a runtime and an accept queue of its own.
@@ -152,7 +154,7 @@ impl Default for Config {
     /// What runs with no file, no flag and nothing in the environment.
     fn default() -> Self {
         Config {
-            listen: vec![loopback(6379)],
+            listen: vec![Listen::new(loopback(6379))],
             admin: Some(loopback(9379)),
             workers: default_workers(),
             max_clients: 10_000,

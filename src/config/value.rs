@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::parse_listen;
-use super::{DEFAULT_SENTINEL_PORT, HostPort};
+use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen};
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]
@@ -34,9 +34,9 @@ const DURATION: &str = "a duration such as \"600ms\", \"5s\" or \"2m\"";
 const SIZE: &str = "a size such as \"64KiB\", \"64MiB\" or a number of bytes";
 
 impl Raw {
-    pub(super) fn listen_addrs(&self) -> Result<Vec<SocketAddr>, String> {
+    pub(super) fn listeners(&self) -> Result<Vec<Listen>, String> {
         let items = self.items(LISTEN)?;
-        items.iter().map(|item| parse_listen(item).map_err(|found| expected(LISTEN, found))).collect()
+        items.iter().map(|item| Listen::parse(item).map_err(|found| expected(LISTEN, found))).collect()
     }
 
     pub(super) fn listen_addr_or_off(&self) -> Result<Option<SocketAddr>, String> {

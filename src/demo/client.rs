@@ -29,8 +29,11 @@ pub enum Kind {
     Idle,
 }
 
-/// Keeps the server busy for ARGV[2] microseconds, then writes.
-const SLOW_WRITE: &str = "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end \
+/// Keeps the server busy for ARGV[2] microseconds, then writes. TIME stands still in a script from 7.2 on, and 7.0 has
+/// no clock.
+const SLOW_WRITE: &str = "local has, clock = pcall(function() return os.clock end) \
+    local function now() if has then return clock() * 1000000 end \
+        local t = redis.call('TIME') return t[1] * 1000000 + t[2] end \
     local ends = now() + tonumber(ARGV[2]) \
     while now() < ends do end \
     redis.call('SET', KEYS[1], ARGV[1]) return ARGV[1]";

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ impl Cluster {
             Cluster { nodes: Vec::new(), sentinels: Vec::new(), relays: Vec::new(), spec: spec.clone(), dir };
         for (kind, binary, total) in [("node", &server, count), ("sentinel", &sentinel, spec.sentinels)] {
             for index in 0..total {
-                let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+                let addr = SocketAddr::new(spec.ip(), free_port()?);
                 let folder = cluster.dir.path().join(format!("{kind}-{index}"));
                 fs::create_dir(&folder)?;
                 let process =
@@ -368,7 +368,11 @@ impl Cluster {
 /// The address in Sentinel's `[ip, port]`.
 fn address(reply: &[Reply]) -> Option<SocketAddr> {
     let [ip, port] = reply else { return None };
-    Some(SocketAddr::new(ip.text()?.parse().ok()?, port.text()?.parse().ok()?))
+    let ip = match ip.text()? {
+        "localhost" => IpAddr::from(Ipv4Addr::LOCALHOST),
+        ip => ip.parse().ok()?,
+    };
+    Some(SocketAddr::new(ip, port.text()?.parse().ok()?))
 }
 
 /// Probes every 20 ms until the probe succeeds; its last complaint is in the error.

@@ -36,6 +36,8 @@ pub struct RoleChange {
     pub is_master: bool,
     /// When the answer came, at most about 5 ms after the change.
     pub at: Instant,
+    /// When it was asked the last time that it said otherwise: the change was after this.
+    pub not_before: Option<Instant>,
 }
 
 impl RoleWatch {
@@ -91,6 +93,7 @@ impl Drop for RoleWatch {
 
 async fn watch(node: usize, addr: SocketAddr, auth: Option<Credentials>, seen: Arc<Mutex<Vec<RoleChange>>>) {
     let mut last = None;
+    let mut said = None;
     loop {
         let _: io::Result<()> = async {
             let mut wire = Wire::connect(addr).await?;
@@ -99,14 +102,16 @@ async fn watch(node: usize, addr: SocketAddr, auth: Option<Credentials>, seen: A
                 wire.ask(&["AUTH", auth.password.reveal()]).await?;
             }
             loop {
+                let asked = Instant::now();
                 let role = timeout(Duration::from_secs(5), wire.ask(&["ROLE"])).await??;
                 let is_master = match role.items().first().and_then(Reply::text) {
                     Some(text) => text == "master",
                     None => return Err(io::Error::other(role.to_string())),
                 };
+                let not_before = said.replace(asked);
                 if last != Some(is_master) {
                     last = Some(is_master);
-                    let change = RoleChange { node, is_master, at: Instant::now() };
+                    let change = RoleChange { node, is_master, at: Instant::now(), not_before };
                     seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(change);
                 }
                 tokio::time::sleep(INTERVAL).await;

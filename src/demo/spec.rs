@@ -2,13 +2,15 @@
 //!
 //! Pure text: nothing here starts or asks anything.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 /// What to start. `ClusterSpec::default()` is one master, two replicas, three Sentinels, no password.
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
+    /// By what name everybody knows this host: 127.0.0.1, ::1 or localhost.
+    pub host: String,
     /// Names of the monitored masters; each gets its own replicas.
     pub masters: Vec<String>,
     /// Replicas of each master.
@@ -54,6 +56,7 @@ pub enum Member {
 impl Default for ClusterSpec {
     fn default() -> Self {
         ClusterSpec {
+            host: "127.0.0.1".into(),
             masters: vec!["mymaster".into()],
             replicas: 2,
             sentinels: 3,
@@ -78,6 +81,11 @@ impl ClusterSpec {
         ClusterSpec { password: Some(password.into()), ..ClusterSpec::default() }
     }
 
+    /// Where the processes listen: the address of `host`.
+    pub fn ip(&self) -> IpAddr {
+        if self.host == "::1" { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+    }
+
     /// Nodes of each master: itself and its replicas.
     pub fn group_size(&self) -> usize {
         1 + self.replicas
@@ -99,13 +107,18 @@ pub(super) struct Port {
 }
 
 impl ClusterSpec {
+    /// The host goes by a name, not by an address.
+    fn is_named(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
+
     /// redis.conf of node `index`, which works in `dir`.
     pub(super) fn node_conf(&self, index: usize, dir: &Path, ports: &Ports) -> String {
         let master = index - index % self.group_size();
         let is_master = index == master;
         let mut lines = vec![
             format!("port {}", ports.nodes[index].bound),
-            "bind 127.0.0.1".into(),
+            format!("bind {}", self.ip()),
             format!("dir {}", dir.display()),
             "daemonize no".into(),
             "save \"\"".into(),
@@ -131,7 +144,10 @@ impl ClusterSpec {
             lines.push(format!("user {name} on >{password} {rules}"));
         }
         if !is_master {
-            lines.push(format!("replicaof 127.0.0.1 {}", ports.nodes[master].known));
+            lines.push(format!("replicaof {} {}", self.host, ports.nodes[master].known));
+        }
+        if self.is_named() {
+            lines.push(format!("replica-announce-ip {}", self.host));
         }
         lines.extend_from_slice(&self.node_config);
         lines.join("\n") + "\n"
@@ -142,7 +158,7 @@ impl ClusterSpec {
         let id = |sentinel: usize| format!("{:040x}", 0xabcd_0000 + u64::from(ports.sentinels[sentinel].bound));
         let mut lines = vec![
             format!("port {}", ports.sentinels[index].bound),
-            "bind 127.0.0.1".into(),
+            format!("bind {}", self.ip()),
             format!("dir {}", dir.display()),
             "daemonize no".into(),
             "protected-mode no".into(),
@@ -157,10 +173,15 @@ impl ClusterSpec {
             lines.push(format!("requirepass {password}"));
             lines.push(format!("sentinel sentinel-pass {password}"));
         }
+        if self.is_named() {
+            lines.push("sentinel resolve-hostnames yes".into());
+            lines.push("sentinel announce-hostnames yes".into());
+            lines.push(format!("sentinel announce-ip {}", self.host));
+        }
         let quorum = self.quorum.unwrap_or(self.sentinels / 2 + 1);
         for (group, name) in self.masters.iter().enumerate() {
             let port = ports.nodes[group * self.group_size()].known;
-            lines.push(format!("sentinel monitor {name} 127.0.0.1 {port} {quorum}"));
+            lines.push(format!("sentinel monitor {name} {} {port} {quorum}", self.host));
             lines.push(format!("sentinel down-after-milliseconds {name} {}", self.down_after.as_millis()));
             lines.push(format!("sentinel failover-timeout {name} {}", self.failover_timeout.as_millis()));
             lines.push(format!("sentinel parallel-syncs {name} {}", self.replicas.max(1)));
@@ -170,7 +191,7 @@ impl ClusterSpec {
             // They would find each other by themselves, some seconds later.
             for other in (0..self.sentinels).filter(|&other| other != index) {
                 let port = ports.sentinels[other].known;
-                lines.push(format!("sentinel known-sentinel {name} 127.0.0.1 {port} {}", id(other)));
+                lines.push(format!("sentinel known-sentinel {name} {} {port} {}", self.host, id(other)));
             }
         }
         lines.extend_from_slice(&self.sentinel_config);

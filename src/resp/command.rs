@@ -3,8 +3,8 @@
 //! All knowledge of commands is one line each in `table.rs`; this file finds the line and looks
 //! at the arguments of those few commands whose class or shape depends on them.
 
-use super::request::Args;
-use super::table::{SLOTS, TABLE, UNKNOWN, slot};
+use super::request::{self, Args};
+use super::table::{SHORT, SLOTS, TABLE, UNKNOWN, packed, short_slot, slot};
 
 /// What is known of a command by its name.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,6 +151,12 @@ pub fn lookup(name: &[u8]) -> &'static Command {
 
 /// What this whole request does. An empty one gets no reply, and is UNKNOWN.
 pub fn classify(request: &[u8]) -> Effect {
+    if let Some(command) = request::short_name(request).and_then(find_short) {
+        // SET with two arguments has no options to look at.
+        if command.look == Look::Nothing || (command.look == Look::Set && request[1] == b'3') {
+            return Effect::of(command);
+        }
+    }
     let mut args = Args::new(request);
     let Some(name) = args.next() else {
         return Effect::of(&UNKNOWN);
@@ -186,6 +192,14 @@ pub fn blocking_timeout(request: &[u8]) -> Option<(usize, Timeout)> {
         "XREAD" | "XREADGROUP" => Some((block_option(Args::new(request))?, Timeout::Millis)),
         _ => Some((Args::new(request).count() - 1, Timeout::Seconds)),
     }
+}
+
+/// The line of a name of at most 8 bytes: one multiplication and one comparison.
+#[inline]
+fn find_short(name: &[u8]) -> Option<&'static Command> {
+    let packed = packed(name);
+    let (known, line) = SHORT[short_slot(packed)];
+    (known == packed).then(|| &TABLE[usize::from(line)])
 }
 
 /// The line of `name`, or of `name|sub` unless `sub` is empty.

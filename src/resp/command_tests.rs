@@ -123,3 +123,12 @@ fn the_time_out_of_a_blocking_request_is_found() {
         assert_eq!(found, timeout, "{line}");
     }
 }
+
+/// The names that an application sends most must not share a slot of the short way.
+#[test]
+fn frequent_names_are_found_the_short_way() {
+    for name in ["GET", "SET", "DEL", "INCR", "EXISTS", "EXPIRE", "HGET", "HSET", "LPUSH", "RPUSH", "AUTH", "SELECT"] {
+        assert_eq!(find_short(name.as_bytes()).map(|command| command.name), Some(name));
+        assert_eq!(find_short(name.to_ascii_lowercase().as_bytes()).map(|command| command.name), Some(name));
+    }
+}

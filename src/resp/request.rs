@@ -55,8 +55,21 @@ impl<'a> Iterator for Args<'a> {
     }
 }
 
+/// The name in a request of the shape that clients send: up to 9 arguments, a name of up to 8 bytes. `None` says
+/// nothing.
+#[inline]
+pub(super) fn short_name(request: &[u8]) -> Option<&[u8]> {
+    let [b'*', b'1'..=b'9', b'\r', b'\n', b'$', length @ b'1'..=b'8', b'\r', b'\n', rest @ ..] = request else {
+        return None;
+    };
+    rest.get(..usize::from(length - b'0'))
+}
+
 /// Whether the server answers this whole request. It does not answer `*0`, `*-1` and blank lines.
 pub fn expects_reply(request: &[u8]) -> bool {
+    if let [b'*', b'1'..=b'9', b'\r', ..] = request {
+        return true;
+    }
     match line(b'*', request) {
         Some((count, _)) => count > 0,
         None => inline(request).is_some_and(|line| !matches!(word(line), Word::End)),

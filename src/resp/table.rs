@@ -556,6 +556,41 @@ pub(super) static SLOTS: [u16; 1024] = {
     slots
 };
 
+/// The commands whose names have at most 8 bytes, by [`short_slot`]: the packed name and the line. Those that share a
+/// slot with an earlier one are missing here.
+pub(super) static SHORT: [(u64, u16); 1024] = {
+    let mut short = [(0, 0); 1024];
+    let mut line = 0;
+    while line < LINES.len() {
+        let name = LINES[line].name.as_bytes();
+        if name.len() <= 8 {
+            let at = short_slot(packed(name));
+            if short[at].0 == 0 {
+                short[at] = (packed(name), line as u16);
+            }
+        }
+        line += 1;
+    }
+    short
+};
+
+/// A name of at most 8 bytes in upper case, as a number.
+#[inline]
+pub(super) const fn packed(name: &[u8]) -> u64 {
+    let mut packed = 0;
+    let mut at = 0;
+    while at < name.len() {
+        packed = packed << 8 | (name[at] & 0xdf) as u64;
+        at += 1;
+    }
+    packed
+}
+
+#[inline]
+pub(super) const fn short_slot(packed: u64) -> usize {
+    (packed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+}
+
 /// Where the search for `name`, or for `name|sub` unless `sub` is empty, begins.
 #[inline]
 pub(super) const fn slot(name: &[u8], sub: &[u8]) -> usize {

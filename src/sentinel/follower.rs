@@ -95,7 +95,7 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let mut sentinel = Sentinel::connect(&self.at, self.shared.auth.as_ref(), LIMIT).await?;
+        let mut sentinel = Sentinel::connect(&self.shared.map.map(&self.at), self.shared.auth.as_ref(), LIMIT).await?;
         self.tell(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
             self.tell(FromSentinel::Notice(notice)).await;

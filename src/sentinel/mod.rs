@@ -43,9 +43,6 @@ use crate::sentinel::snapshot::Snapshot;
 use crate::sentinel::view::{Output, Settings, View};
 use crate::topology::{Report, Topology};
 
-/// Durations of a failover's phases, label `phase`: hold, promotion, confirm. What is counted or is true now goes
-/// through the [`Snapshot`] instead.
-
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
 pub struct Parts {

@@ -198,6 +198,8 @@ struct Failover {
 struct Provisional {
     since: Instant,
     previous: Master,
+    /// The Sentinel that runs the failover: nobody else knows of the promotion yet.
+    leader: Option<HostPort>,
 }
 
 /// The master's process.
@@ -314,7 +316,11 @@ impl View {
                 self.ask_master();
             }
             Input::SessionAuthRefused { term, error } if term == self.term => {
-                self.notice(format!("the master refuses the credentials of a client: {error}"));
+                let addr = self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string());
+                let text = format!("{addr} refuses the credentials of a client, whose session ends: {error}");
+                if self.notices.len() < 32 && self.notices.insert(text.clone()) {
+                    self.log(tracing::Level::ERROR, text);
+                }
             }
             Input::SessionEof { .. }
             | Input::SessionDialFailed { .. }
@@ -370,7 +376,9 @@ impl View {
             entry.trusted |= trusted;
         };
         if let Some(master) = &self.master {
-            let unusual = now < self.unusual_until || self.provisional.is_some();
+            // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
+            let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
+            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
             let every = match &self.state {
                 State::Following if unusual => STEADY.min(self.settings.heartbeat),
                 State::Following => self.settings.heartbeat,

@@ -60,6 +60,7 @@ pub async fn attach(
     loop {
         let attempt = async {
             let _turn = worker.dials.acquire().await;
+            worker.relay.dials.add(1);
             let stream = timeout_at(Instant::now() + CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
             socket::tune(&SockRef::from(&stream))?;
             Ok::<_, io::Error>(stream)
@@ -84,7 +85,10 @@ pub async fn attach(
                 Ok(Err(Refusal::Other(line))) => return Err(AttachError::NotRestored(line)),
                 Err(elapsed) => io::Error::from(elapsed),
             },
-            Err(error) => error,
+            Err(error) => {
+                worker.relay.dial_failures.add(1);
+                error
+            }
         };
         worker.topology.report(Report::DialFailed { term, error: error.to_string() });
         if Instant::now() + pause > deadline {

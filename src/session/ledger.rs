@@ -192,7 +192,8 @@ impl Ledger {
             whole,
             queued,
             owed: 1,
-            since: (effect.class == Class::Blocking).then(Instant::now),
+            // Inside MULTI nothing blocks.
+            since: (effect.class == Class::Blocking && !queued).then(Instant::now),
             answer: None,
         });
     }
@@ -308,6 +309,18 @@ impl Ledger {
         book.count_answered();
     }
 
+    /// The front request's replies that were held back behind others, now that nothing is ahead of them.
+    pub fn take_part(&mut self) -> Option<Vec<u8>> {
+        let entry = self.0.as_mut()?.entries.front_mut()?;
+        match entry.answer.take().map(|answer| *answer) {
+            Some(Answer::Part(replies)) => Some(replies),
+            answer => {
+                entry.answer = answer.map(Box::new);
+                None
+            }
+        }
+    }
+
     /// Takes back the refusals, if there is nothing else in the ledger, and returns the requests to send again.
     pub fn retry_refused(&mut self) -> Option<Vec<u8>> {
         let book = self.0.as_mut()?;
@@ -393,14 +406,15 @@ impl Ledger {
         for mut entry in entries {
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
             kept_from += entry.kept as usize;
-            if let Some(Answer::Part(_)) = entry.answer.as_deref() {
-                entry.answer = None;
-            }
+            let part = entry.answer.take_if(|answer| matches!(**answer, Answer::Part(_)));
             let mut answer = fates.of(&mut entry, &mut verdict);
             if answer.is_none()
-                && let Some(since) = entry.since
+                && entry.whole
+                && let Some(since) = &mut entry.since
             {
-                match with_time_left(&request, judgement.now.saturating_duration_since(since)) {
+                // What is told to the new master is what is left from now on.
+                let waited = judgement.now.saturating_duration_since(std::mem::replace(since, judgement.now));
+                match with_time_left(&request, waited) {
                     Some(shorter) => request = shorter.into(),
                     None => answer = Some(Answer::Ready(nothing(judgement.resp3))),
                 }
@@ -417,7 +431,8 @@ impl Ledger {
                 verdict.again.extend_from_slice(&request);
                 verdict.replayed += u64::from(entry.whole);
             }
-            entry.answer = answer.map(Box::new);
+            // What was confirmed stays confirmed: its names are not sent again.
+            entry.answer = answer.map(Box::new).or(part);
             book.retained.extend(request.iter());
             RETAINED.set(RETAINED.get() + request.len());
             book.entries.push_back(entry);
@@ -514,7 +529,7 @@ impl Fates {
                 };
                 match entry.effect.duty {
                     // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
-                    Duty::Wait if fully_sent => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
+                    Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
                     Duty::Exec if fully_sent => {
                         self.broken = true;
                         verdict.lost += 1;
@@ -536,7 +551,8 @@ impl Fates {
         if entry.kept as u64 == entry.size && entry.replays <= MAX_REPLAYS {
             return None;
         }
-        if entry.kept as u64 == entry.size {
+        // The rest of one that is not whole is still to come: no answer would fit there.
+        if entry.kept as u64 == entry.size && entry.whole {
             return self.lost(entry, verdict);
         }
         verdict.lost += 1;
@@ -560,11 +576,13 @@ fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> An
     }
 }
 
-/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever".
+/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever", and
+/// what is no time-out is left for the server to refuse.
 fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
     let Some((index, unit)) = blocking_timeout(request) else { return Some(request.to_vec()) };
-    let timeout: f64 = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok())?;
-    if timeout == 0.0 {
+    let timeout = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok());
+    let timeout: f64 = timeout.unwrap_or_default();
+    if timeout <= 0.0 || !timeout.is_finite() {
         return Some(request.to_vec());
     }
     let left = match unit {

@@ -52,7 +52,7 @@ const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What the sessions of one worker thread share.
+/// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
 pub struct Worker {
     /// Where the master is.
@@ -61,12 +61,14 @@ pub struct Worker {
     pub relay: Arc<metrics::Relay>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
+    /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
+    pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
     pub retain_bytes: usize,
     /// The same for all sessions of this thread.
     pub retain_total: usize,
     /// Dials under way: kept below the master's backlog.
-    pub dials: Semaphore,
+    pub dials: Arc<Semaphore>,
     /// The scripts that clients have loaded; shared by all threads.
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
@@ -296,7 +298,7 @@ impl Session {
             ticket: None,
             generation: entry.generation,
             term: entry.term,
-            gate: gate_of(&entry),
+            gate: gate_of(&entry, &worker),
             lane: Lane::None,
             requests: RequestScanner::default(),
             replies: ReplyScanner::default(),
@@ -380,7 +382,9 @@ impl Session {
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
     fn observe(&mut self) -> Result<(), CloseReason> {
         self.observe_drain()?;
-        let unsettled = self.refused_at.is_some() || matches!(self.lane, Lane::Lost { .. });
+        let unsettled = self.refused_at.is_some()
+            || matches!(self.lane, Lane::Lost { .. })
+            || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
         if self.worker.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
@@ -389,7 +393,7 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = gate_of(&entry);
+        self.gate = gate_of(&entry, &self.worker);
         match self.gate {
             Gate::Open => self.settle_doubts(),
             Gate::Held { .. } => {}
@@ -487,15 +491,14 @@ impl Session {
         if self.tunnel.or(self.state.untracked()).is_some() || self.flags.streaming || self.flags.partly_delivered {
             return Err(CloseReason::Outage);
         }
-        self.fail_outstanding(reason);
+        self.fail_outstanding(reason, self.to_backend.len() as u64);
         self.drop_lane();
         Ok(())
     }
 
-    /// Ends every request that is noted and has no answer.
-    fn fail_outstanding(&mut self, reason: &str) {
+    /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
+    fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
         let error = format!("-MASTERDOWN switchmaster: {reason}\r\n");
-        let unsent = self.to_backend.len() as u64;
         let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }
@@ -559,8 +562,12 @@ impl Session {
     }
 }
 
-fn gate_of(entry: &Entry) -> Gate {
+fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
+    let outage = entry.outage_since.map(|since| since.elapsed());
     match entry.phase {
+        Phase::Suspect | Phase::Switching if worker.hold_timeout.is_some_and(|limit| outage > Some(limit)) => {
+            Gate::Failing
+        }
         Phase::Failing => Gate::Failing,
         Phase::Stable if entry.master.is_some() => Gate::Open,
         Phase::Switching => Gate::Held { withhold: true },

@@ -16,6 +16,8 @@ thread_local! {
 
 /// Sessions woken before others get a turn.
 const BATCH: usize = 64;
+/// How often held sessions look at the clock.
+const TICK: Duration = Duration::from_millis(100);
 /// While draining, a session that was idle for this long ends.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -92,7 +94,13 @@ pub fn drain_round() -> u32 {
 pub async fn herald(topology: &Topology) {
     let mut changed = topology.subscribe();
     let mut term = topology.current().term;
-    while changed.changed().await.is_ok() {
+    loop {
+        // A listener may hold for a shorter time than the proxy: while an outage lasts, its sessions look at the clock.
+        let outage = topology.current().outage_since.is_some();
+        tokio::select! {
+            change = changed.changed() => if change.is_err() { return },
+            () = tokio::time::sleep(TICK), if outage => {}
+        }
         let now = topology.current().term;
         // A hold needs no waking: sessions see it before their next send. Only a new term concerns the idle.
         let from = if now == term { Urgency::Waiting } else { Urgency::Idle };

@@ -67,7 +67,8 @@ impl Session {
             return Err(reason);
         }
         let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
-        if self.ledger.withheld_bytes() > WITHHELD_BYTES {
+        let held_back = self.ledger.has_answers() || self.gate == Gate::Held { withhold: true };
+        if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
             return Ok(moved);
         }
         let mut scratch = Scratch::take();
@@ -213,6 +214,9 @@ impl Session {
             // The state follows at once: nothing is judged before the replies ahead of it.
             self.ledger.withhold_one(frame, Instant::now(), || count);
         } else {
+            if let Some(held) = self.ledger.take_part() {
+                out.replace(self, data, &held);
+            }
             self.ledger.settle_one(|| count);
             out.pass(self, data, start, end);
         }
@@ -308,9 +312,10 @@ impl Session {
         if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_configured_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
-            return Some(b"+OK\r\n".to_vec());
+            self.state.delivered(effect, queued, request, OK);
+            return Some(OK.to_vec());
         }
-        let instead = (effect.duty == Duty::Exec && reply == b"+OK\r\n").then(|| nothing(self.state.is_resp3()));
+        let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)
             && self.worker.learn_credentials
         {
@@ -636,7 +641,7 @@ impl Session {
             self.reply_mode = ReplyMode::On;
         }
         if changes_session(effect.duty) {
-            self.state.delivered(effect, false, bytes, b"+OK\r\n");
+            self.state.delivered(effect, false, bytes, OK);
         }
         Admission::Send
     }
@@ -698,12 +703,13 @@ impl Session {
         self.inbox = data[start..].to_vec();
         if start > 0 {
             let entry = self.worker.topology.current();
-            self.fail_outstanding(&entry.reason);
+            self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0
     }
 }
 
+const OK: &[u8] = b"+OK\r\n";
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What of a read goes out: a run from its beginning, sent from where it is, until something must be left out or

@@ -58,6 +58,8 @@ struct Transaction {
     db: Option<u32>,
     /// A command was refused when it was to be queued: EXEC answers -EXECABORT.
     aborted: bool,
+    /// Why it cannot be queued again elsewhere. Ends with it: the session can be moved when it is over.
+    untracked: Option<&'static str>,
 }
 
 /// The requests that restore a state, and what each of their replies must be.
@@ -94,7 +96,7 @@ impl State {
 
     /// Why this session cannot be moved, if it cannot.
     pub fn untracked(&self) -> Option<&'static str> {
-        self.untracked
+        self.untracked.or_else(|| self.rare.as_ref()?.transaction.as_ref()?.untracked)
     }
 
     /// From now on this session cannot be moved.
@@ -250,11 +252,14 @@ impl State {
             return self.give_up("a reply that does not fit an open MULTI");
         };
         if reply == b"+QUEUED\r\n" {
-            transaction.requests.extend_from_slice(request);
             transaction.queued += 1;
             transaction.db = selected.or(transaction.db);
+            if transaction.untracked.is_none() {
+                transaction.requests.extend_from_slice(request);
+            }
             if request.is_empty() || transaction.requests.len() > TRANSACTION_BYTES {
-                self.give_up("a transaction too large to keep");
+                transaction.untracked = Some("a transaction too large to keep");
+                transaction.requests = Vec::new();
             } else if !matches!(effect.duty, Duty::None | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script) {
                 self.give_up("a command inside MULTI that changes the connection");
             }

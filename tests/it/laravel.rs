@@ -1,4 +1,4 @@
-//! Real Laravel (Illuminate 8, predis and phpredis, unmodified) through failovers: what an application notices.
+//! Real Laravel (Illuminate 8, or the one that $PHP finds; predis and phpredis, unmodified) through failovers: what an application notices.
 //!
 //! The loops are the scripts in tests/laravel; this runs them, makes the failover and compares what they say was
 //! acknowledged with what the new master holds. A missing php fails the test, it never passes silently.
@@ -336,12 +336,17 @@ struct Seen {
     errors: Mutex<String>,
 }
 
+/// `$PHP`, else php from the PATH.
+fn php() -> std::ffi::OsString {
+    std::env::var_os("PHP").filter(|program| !program.is_empty()).unwrap_or_else(|| "php".into())
+}
+
 #[allow(dead_code)]
 impl PhpRun {
     /// Starts `script` with `client` against `addr`; it runs until [`PhpRun::stop`].
     pub fn start(script: &str, client: &str, addr: SocketAddr, password: Option<&str>, arguments: &[&str]) -> PhpRun {
         let path = format!("{}/tests/laravel/{script}", env!("CARGO_MANIFEST_DIR"));
-        let mut command = Command::new("php");
+        let mut command = Command::new(php());
         command
             .args(["-d", "display_errors=stderr", "-d", "html_errors=0", &path])
             .args(["--client", client, "--host", &addr.ip().to_string()])

@@ -10,6 +10,7 @@ use tracing::Level;
 use super::evidence::Verdict;
 use super::show::ms;
 use super::{Output, Restart, State, View};
+use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{NodeAnswer, Role};
 use crate::sentinel::snapshot::CredentialsState;
@@ -17,7 +18,7 @@ use crate::sentinel::word::{Named, Word};
 use crate::topology::Master;
 
 /// An early commit must be confirmed by the epoch within this time (the leader sees a promotion within 1.2 s).
-const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 
 impl View {
     pub(super) fn watch(&mut self, now: Instant) {
@@ -102,15 +103,20 @@ impl View {
         }
     }
 
-    /// An early commit that is not confirmed in time, or whose node is no master any more, is held; true then.
+    /// An early commit that is not confirmed in time, whose node is no master any more, or whose Sentinel is lost
+    /// before it told the others, is held; true then.
     pub(super) fn settle_provisional(&mut self, now: Instant, master: &Master) -> bool {
         let Some(provisional) = &self.provisional else { return false };
         let demoted = matches!(self.role(master.addr), Some(Role::Replica { .. }));
-        if !demoted && now < provisional.since + CONFIRM_WITHIN {
+        let heard = |leader: &HostPort| self.sentinels.get(leader).is_some_and(|sentinel| sentinel.connected);
+        let orphaned = !provisional.leader.as_ref().is_some_and(heard);
+        if !demoted && !orphaned && now < provisional.since + CONFIRM_WITHIN {
             return false;
         }
         let why = if demoted {
             format!("{} was demoted again before the epoch confirmed it", master.addr)
+        } else if orphaned {
+            format!("the Sentinel that promotes {} is lost before the epoch confirmed it", master.addr)
         } else {
             format!("the epoch has not confirmed {} within {} ms", master.addr, ms(CONFIRM_WITHIN))
         };

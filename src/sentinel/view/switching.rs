@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::evidence::Verdict;
+use super::following::CONFIRM_WITHIN;
 use super::show::{ms, name};
 use super::{Failover, Output, Process, Provisional, State, View};
 use crate::config::HostPort;
@@ -127,8 +128,11 @@ impl View {
             }
             return false;
         }
-        let back = self.provisional.as_ref().is_some_and(|provisional| provisional.previous.addr == named.addr)
-            && named.epoch == master.epoch;
+        // Not before the others had the time to hear of the promotion, unless it is undone already.
+        let undone = matches!(self.role(master.addr), Some(Role::Replica { .. }));
+        let back = self.provisional.as_ref().is_some_and(|provisional| {
+            provisional.previous.addr == named.addr && (undone || now > provisional.since + CONFIRM_WITHIN)
+        }) && named.epoch == master.epoch;
         let allowed = named.epoch > master.epoch
             || (named.epoch == master.epoch && named.majority && !master.provisional)
             || (back && named.majority && !named.failover && named.asked > since + Duration::from_millis(500))
@@ -319,6 +323,7 @@ impl View {
     ) {
         let (Some(old), State::Switching(failover)) = (self.master.clone(), &self.state) else { return };
         let (lives, crash, promoted) = (failover.lives, failover.crash, failover.promoted);
+        let leader = failover.leader.clone();
         let held = self.outage_since.unwrap_or(failover.since);
         let second =
             info.filter(|info| self.lineage.kinship(info) == Kinship::Heir).and_then(|info| info.second_offset);
@@ -347,7 +352,7 @@ impl View {
         }
         if early {
             self.counters.early_commits += 1;
-            self.provisional = Some(Provisional { since: now, previous: old.clone() });
+            self.provisional = Some(Provisional { since: now, previous: old.clone(), leader });
         }
         self.finish(now, kind, promoted.map(|at| at - held), Some(early));
         let how = if early { "early, to be confirmed" } else { "by the epoch" };

@@ -493,6 +493,42 @@ fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
 }
 
 #[test]
+fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_its_time() {
+    for confirmed in [true, false] {
+        let mut world = World::held();
+        world.promoted_says(CANDIDATE, 101);
+        world.after(25);
+        assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
+        world.lose(0);
+        world.after(1);
+        assert_eq!(world.phase(), Phase::Switching);
+        for _ in 0..10 {
+            world.after(100);
+            world.promoted_says(CANDIDATE, 101);
+            world.master_says(MASTER, 130, &[OTHER]);
+            world.answer(1, MASTER, 5);
+            world.answer(2, MASTER, 5);
+        }
+        assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 2), "the others may still hear of it");
+        if confirmed {
+            world.answer(1, CANDIDATE, 6);
+            world.promoted_says(CANDIDATE, 101);
+            assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 6, false)));
+            assert_eq!(world.view.counters.early_commits_wrong, 0);
+            continue;
+        }
+        for _ in 0..22 {
+            world.after(100);
+            world.master_says(MASTER, 130, &[OTHER]);
+            world.answer(1, MASTER, 5);
+            world.answer(2, MASTER, 5);
+        }
+        assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(MASTER), 5, false)));
+        assert_eq!(world.view.counters.early_commits_wrong, 1);
+    }
+}
+
+#[test]
 fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);

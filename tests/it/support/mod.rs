@@ -1,3 +1,5 @@
-//! What several tests need: so far, the proxy as a binary.
+//! What several tests need: the proxy as a binary, a whole stage with it, and rounds with their figures.
 
+pub mod figures;
 pub mod proxy;
+pub mod stage;
