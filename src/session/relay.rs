@@ -562,6 +562,10 @@ impl Session {
         if self.reply_mode != ReplyMode::On {
             return self.admit_unanswered(effect, bytes);
         }
+        if self.state.is_watch_broken() && ends_watch(effect.duty) {
+            // Whether the next EXEC must answer nil is known when this has been answered.
+            self.flags.barrier = true;
+        }
         match effect.duty {
             Duty::None => {}
             Duty::Auth | Duty::Hello => {
@@ -763,6 +767,11 @@ impl Passed {
 /// The reply to this may change what has to be restored on another backend.
 fn changes_session(duty: Duty) -> bool {
     !matches!(duty, Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking)
+}
+
+/// After this nothing is watched any more.
+fn ends_watch(duty: Duty) -> bool {
+    matches!(duty, Duty::Unwatch | Duty::Exec | Duty::Discard | Duty::Reset)
 }
 
 fn is_reply_mode(effect: Effect) -> bool {
