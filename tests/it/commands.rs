@@ -193,33 +193,84 @@ fn requests_end_where_a_real_server_ends_them() {
         b"*1\r\n$-1\r\n",
         b"*1\r\n$536870913\r\n",
     ] {
-        let shown = bytes.escape_ascii();
-        let mut scanner = RequestScanner::default();
-        let (mut rest, mut owed, mut broken) = (bytes, 0, false);
-        loop {
-            match scanner.scan(rest) {
-                Scan::Frame(used) => {
-                    let request = &rest[..used];
-                    // Unbalanced quotes: the server answers with an error and closes.
-                    broken |= expects_reply(request) && Args::new(request).next().is_none();
-                    owed += usize::from(expects_reply(request));
-                    rest = &rest[used..];
+        assert!(agrees(&server, bytes), "{}", bytes.escape_ascii());
+    }
+}
+
+/// The same for the fuzz targets' seeds, and for many inputs that differ from them by a little.
+#[test]
+fn requests_of_the_fuzz_seeds_end_where_a_real_server_ends_them() {
+    let server = Server::start();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/scanner");
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|name| name.is_file());
+    names.sort();
+    assert!(names.len() > 10, "{names:?}");
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut compared, mut inputs) = (0, Vec::new());
+    for name in names {
+        // The first byte chooses how the fuzz target cuts the rest.
+        let seed = std::fs::read(name).unwrap()[1..].to_vec();
+        let blocks = seed.windows(5).any(|word| word == b"BLPOP" || word == b"XREAD");
+        for _ in 0..if blocks { 0 } else { 40 } {
+            let mut near = seed.clone();
+            for _ in 0..=random(2) {
+                let at = random(near.len());
+                match random(4) {
+                    0 => near[at] = b"\r\n$*-019 \"'\\x"[random(13)],
+                    1 => drop(near.remove(at)),
+                    2 => near.insert(at, near[at]),
+                    _ => near.truncate(at + 1),
                 }
-                Scan::Partial => break assert!(scanner.at_boundary(), "{shown}"),
-                Scan::Invalid(_) => {
-                    (broken, owed) = (true, owed + 1);
+                if near.is_empty() {
                     break;
                 }
             }
+            inputs.push(near);
         }
-        let mut connection = server.connect();
-        connection.stream.write_all(bytes).unwrap();
-        // A marker ends what is read, unless the server closed before.
-        let _ = connection.stream.write_all(MARKER);
-        let (answer, closed) = connection.read_to_marker();
-        assert_eq!(closed, broken, "{shown}: {}", answer.escape_ascii());
-        assert_eq!(frame_ends(&[&answer]).len(), owed, "{shown}: {}", answer.escape_ascii());
+        inputs.push(seed);
     }
+    for input in inputs {
+        compared += usize::from(agrees(&server, &input));
+    }
+    assert!(compared > 300, "{compared}");
+}
+
+/// Whether a real server finds as many requests in these bytes as the scanner does, and finds fault where it does.
+/// False if that cannot be seen: they end within a request, or hold a NUL, which hides the end of a line.
+fn agrees(server: &Server, bytes: &[u8]) -> bool {
+    let shown = bytes.escape_ascii();
+    let mut scanner = RequestScanner::default();
+    let (mut rest, mut owed, mut broken) = (bytes, 0, false);
+    while !broken {
+        match scanner.scan(rest) {
+            Scan::Frame(used) => {
+                let request = &rest[..used];
+                // Unbalanced quotes: the server answers with an error and closes.
+                broken |= expects_reply(request) && Args::new(request).next().is_none();
+                owed += usize::from(expects_reply(request));
+                rest = &rest[used..];
+            }
+            Scan::Partial if scanner.at_boundary() => break,
+            Scan::Partial => return false,
+            Scan::Invalid(_) => (broken, owed) = (true, owed + 1),
+        }
+    }
+    if bytes.contains(&0) {
+        return false;
+    }
+    let mut connection = server.connect();
+    connection.stream.write_all(bytes).unwrap();
+    // A marker ends what is read, unless the server closed before.
+    let _ = connection.stream.write_all(MARKER);
+    let (answer, closed) = connection.read_to_marker();
+    assert_eq!(closed, broken, "{shown}: {}", answer.escape_ascii());
+    assert_eq!(frame_ends(&[&answer]).len(), owed, "{shown}: {}", answer.escape_ascii());
+    true
 }
 
 /// The ends of the replies in these pieces, as offsets in the whole.
