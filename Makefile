@@ -5,8 +5,12 @@ DEMO_ARGS ?=
 ROUNDS ?= 10
 MATRIX_ARGS ?=
 FUZZ_SECONDS ?= 900
+SEED ?=
+FAULTS ?= 22
+PLANNED ?=
+KINDS ?=
 
-.PHONY: help demo test prove lint bench matrix fuzz
+.PHONY: help demo test prove lint bench matrix fuzz chaos
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -15,6 +19,7 @@ help:
 	@echo "make lint    formatting, clippy, documentation"
 	@echo "make bench   benchmarks"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
+	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
 	@echo "make fuzz    fuzz the scanner and the ledger (FUZZ_SECONDS=900 each)"
 
 demo:
@@ -52,3 +57,9 @@ matrix:
 
 fuzz:
 	@ci/fuzz $(FUZZ_SECONDS)
+
+# A seed that failed replays the same faults. Half-open connections and DNS failures need unshare and ip.
+chaos:
+	@ci/install-deps chaos
+	@CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_PLANNED=$(PLANNED) CHAOS_KINDS=$(KINDS) \
+		$(CARGO) test --locked --test chaos

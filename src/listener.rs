@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -38,10 +38,11 @@ pub async fn run(listener: TcpListener, worker: Arc<Worker>, max_clients: usize,
     }
 }
 
-fn admit(client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
+fn admit(mut client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
     let Some(place) = Place::take(worker, max_clients) else {
         worker.relay.refused.add(1);
         let _: io::Result<usize> = client.try_write(TOO_MANY);
+        tokio::spawn(async move { session::linger(&mut client).await });
         return;
     };
     worker.relay.accepted.add(1);
@@ -54,17 +55,20 @@ fn admit(client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &dr
 }
 
 /// One of the `max_clients` places; given back on drop, also when the session panics.
-struct Place(Arc<AtomicUsize>);
+struct Place(Arc<Worker>);
 
 impl Place {
-    fn take(worker: &Worker, max_clients: usize) -> Option<Place> {
-        let place = Place(worker.open.clone());
-        (place.0.fetch_add(1, Ordering::Relaxed) < max_clients).then_some(place)
+    fn take(worker: &Arc<Worker>, max_clients: usize) -> Option<Place> {
+        let place = Place(worker.clone());
+        (worker.open.fetch_add(1, Ordering::Relaxed) < max_clients).then_some(place)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.0.relay.closed.add(1); // no reason was given
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -121,6 +121,7 @@ impl Server {
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
         let scripts = Arc::new(Scripts::default());
+        let credentials = Arc::new(Mutex::new(config.sentinel.redis_auth.clone()));
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let mut relays = Vec::new();
@@ -138,7 +139,7 @@ impl Server {
                 dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),
-                configured: config.sentinel.redis_auth.clone(),
+                credentials: credentials.clone(),
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();

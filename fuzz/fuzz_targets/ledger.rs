@@ -219,7 +219,7 @@ impl Request {
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
                     _ if !self.whole() => Answer::Close,
-                    Duty::Wait if seen.reached && !half => Answer::Exactly(b":0\r\n".to_vec()),
+                    Duty::Wait if seen.reached && !half && !self.queued => Answer::Exactly(b":0\r\n".to_vec()),
                     _ => Answer::MadeUp,
                 }
             }
@@ -268,7 +268,11 @@ impl Model {
             Step::Extend { bytes, keep } => self.extend(bytes.into(), keep),
             Step::Settle => {
                 // A reply may overtake nothing, and only a whole request is answered.
-                if self.requests.first().is_some_and(|front| front.answer.is_none() && front.whole() && !front.listens()) {
+                if self
+                    .requests
+                    .first()
+                    .is_some_and(|front| front.answer.is_none() && front.whole() && !front.listens())
+                {
                     self.ledger.settle();
                     let front = self.requests.remove(0);
                     self.deliver(front.number);
@@ -360,13 +364,26 @@ impl Model {
         let listens = effect.duty == Duty::Subscribe;
         let (given, queued) = if listens { (bytes.len(), false) } else { (given, queued) };
         let owed = if listens { args.len() as u32 - 1 } else { 1 };
-        let timeout = std::str::from_utf8(words[words.len() - 1]).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let timeout =
+            std::str::from_utf8(words[words.len() - 1]).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         self.ledger.push(effect, &bytes[..given], given == bytes.len(), queued, keep);
         if listens {
             self.ledger.owe(owed);
         }
         let since = Instant::now();
-        self.requests.push(Request { number: self.pushed, bytes, given, kept: keep, queued, since, timeout, tries: 0, owed, held: Vec::new(), answer: None });
+        self.requests.push(Request {
+            number: self.pushed,
+            bytes,
+            given,
+            kept: keep,
+            queued,
+            since,
+            timeout,
+            tries: 0,
+            owed,
+            held: Vec::new(),
+            answer: None,
+        });
         self.pushed += 1;
     }
 
@@ -475,7 +492,8 @@ impl Model {
         let lost = self.ledger.fail(ERROR, policy, unsent, resp3);
         assert!(lost <= self.requests.len() as u64);
         for request in &mut self.requests {
-            if !matches!(request.answer, Some(Answer::Exactly(_))) {
+            // What has its answer keeps it.
+            if matches!(request.answer, None | Some(Answer::Withheld { .. })) {
                 request.answer = Some(Answer::MadeUp);
             }
         }

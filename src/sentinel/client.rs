@@ -197,10 +197,21 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Dials, authenticates and subscribes to all its messages.
-    pub async fn connect(at: &HostPort, credentials: Option<&Credentials>, limit: Duration) -> Result<Sentinel, Error> {
+    /// Dials, authenticates and subscribes to all its messages. `known` are the addresses that its name last had:
+    /// they are dialled while it cannot be resolved, and replaced when it can.
+    pub async fn connect(
+        at: &HostPort,
+        known: &mut Vec<SocketAddr>,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Sentinel, Error> {
+        match resolve(at, limit).await {
+            Ok(addrs) => *known = addrs,
+            Err(error) if known.is_empty() => return Err(error),
+            Err(_) => {}
+        }
         let mut last = Error::Resolve(format!("{} has no address", show(at)));
-        for addr in resolve(at, limit).await?.into_iter().take(4) {
+        for addr in known.iter().copied().take(4) {
             match Sentinel::connect_addr(at, addr, credentials, limit).await {
                 Ok(sentinel) => return Ok(sentinel),
                 Err(error) => last = error,

@@ -62,13 +62,15 @@ impl Follower {
     pub(super) fn spawn(at: HostPort, shared: Arc<Shared>, out: mpsc::Sender<Message>) -> Follower {
         let poll = Arc::new(Notify::new());
         let (orders, order_receiver) = mpsc::channel(4);
-        let task = Task { at, shared, out, poll: poll.clone(), orders: order_receiver };
+        let task = Task { at, known: Vec::new(), shared, out, poll: poll.clone(), orders: order_receiver };
         Follower { poll, orders, task: tokio::spawn(task.run()) }
     }
 }
 
 struct Task {
     at: HostPort,
+    /// Where its name last led.
+    known: Vec<SocketAddr>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,
     poll: Arc<Notify>,
@@ -95,7 +97,8 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let mut sentinel = Sentinel::connect(&self.shared.map.map(&self.at), self.shared.auth.as_ref(), LIMIT).await?;
+        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.as_ref());
+        let mut sentinel = Sentinel::connect(&at, &mut self.known, auth, LIMIT).await?;
         self.tell(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
             self.tell(FromSentinel::Notice(notice)).await;

@@ -103,6 +103,8 @@ pub struct View {
     master: Option<Master>,
     process: Process,
     replicas: BTreeMap<SocketAddr, u64>,
+    /// `replicas` is what this master itself has said, not what is left of the one before.
+    listed: bool,
     term: u64,
     state: State,
     /// Set while `master` is provisional, and until that is settled.
@@ -252,6 +254,7 @@ impl View {
             master: None,
             process: Process::default(),
             replicas: BTreeMap::new(),
+            listed: false,
             term: 0,
             state: State::Searching,
             provisional: None,

@@ -58,8 +58,9 @@ pub async fn attach(
     let deadline = Instant::now() + ATTACH_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
+        // Held until the node has answered: a connection that it has not accepted yet fills its backlog.
+        let turn = worker.dials.acquire().await;
         let attempt = async {
-            let _turn = worker.dials.acquire().await;
             worker.relay.dials.add(1);
             let stream = timeout_at(Instant::now() + CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
             socket::tune(&SockRef::from(&stream))?;
@@ -90,6 +91,7 @@ pub async fn attach(
                 error
             }
         };
+        drop(turn);
         worker.topology.report(Report::DialFailed { term, error: error.to_string() });
         if Instant::now() + pause > deadline {
             return Err(AttachError::Unreachable(error));

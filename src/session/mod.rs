@@ -16,14 +16,15 @@ pub mod backend;
 pub mod ledger;
 mod pipe;
 pub mod registry;
-mod relay;
+mod replies;
+mod requests;
 pub mod scripts;
 pub mod state;
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,7 @@ use state::State;
 const TURNS: usize = 16;
 /// What a client that caches is told after a move: some invalidations were missed, so nothing cached is sure.
 const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+const OK: &[u8] = b"+OK\r\n";
 const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
@@ -73,8 +75,8 @@ pub struct Worker {
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
-    /// The credentials that the configuration names.
-    pub configured: Option<Credentials>,
+    /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
+    pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
     pub learn_credentials: bool,
 }
@@ -156,15 +158,14 @@ pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
     let mut session = Session::new(client, worker);
     let reason = poll_fn(|cx| session.poll(cx)).await;
     if reason != CloseReason::ClientClosed {
-        Box::pin(linger(session)).await;
+        session.lane = Lane::None;
+        Box::pin(linger(&mut session.client)).await;
     }
     reason
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-async fn linger(mut session: Session) {
-    session.lane = Lane::None;
-    let client = &mut session.client;
+pub async fn linger(client: &mut TcpStream) {
     let mut rest = [0; 512];
     let _ = tokio::time::timeout(LINGER, async {
         client.shutdown().await?;
@@ -174,7 +175,7 @@ async fn linger(mut session: Session) {
     .await;
 }
 
-/// The task's state. What pumps the bytes is in `relay`.
+/// The task's state. What pumps the bytes is in `requests` and `replies`.
 #[derive(Debug)]
 struct Session {
     client: TcpStream,

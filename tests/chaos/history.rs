@@ -45,6 +45,8 @@ struct Counter {
     unknown: i64,
     /// When the last one was sent and acknowledged.
     at: Option<(Instant, Instant)>,
+    /// The data set was lost: the next value is the new beginning.
+    anew: bool,
 }
 
 /// A write that was acknowledged and is not there.
@@ -121,7 +123,7 @@ impl Witness {
 
     /// The data set is gone: nothing of before can be expected.
     pub fn forget(&mut self) {
-        self.counters.clear();
+        self.counters.values_mut().for_each(|counter| counter.anew = true);
         self.enqueued.clear();
         self.popped.clear();
     }
@@ -183,15 +185,15 @@ impl Witness {
             (Op::Incr | Op::Exec, Outcome::Value(value)) => {
                 let counter = self.counters.entry(op).or_default();
                 let (least, most) = (counter.last + 1, counter.last + 1 + counter.unknown);
-                if *value > most {
+                if *value > most && !counter.anew {
                     into.doubled += 1;
                     into.example(format!("{name}: {op:?} {number} counts {value}, at most {most} were sent"));
-                } else if *value < least {
+                } else if *value < least && !counter.anew {
                     let what = format!("{name}: {op:?} {number} counts {value}, {} was acknowledged", counter.last);
                     let (began, acknowledged) = counter.at.unwrap_or((event.began, event.began));
                     into.missing.push(Missing { what, began, acknowledged });
                 }
-                *counter = Counter { last: *value, unknown: 0, at: Some((event.began, event.ended)) };
+                *counter = Counter { last: *value, unknown: 0, at: Some((event.began, event.ended)), anew: false };
             }
             (Op::Incr | Op::Exec, _) => self.counters.entry(op).or_default().unknown += 1,
             (Op::Enqueue, Outcome::Ok) => self.enqueued.push((number, event.ended)),

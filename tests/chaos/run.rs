@@ -125,7 +125,7 @@ async fn one(
     broken.extend(judge(world, fault, &findings, &samples));
     if fault.kind == Kind::RestartEmpty {
         clients.witnesses.iter_mut().for_each(Witness::forget);
-        if !world.proxy.log().lines().any(|line| line.contains("ERROR") && line.contains("empty")) {
+        if !world.proxy.log().lines().any(|line| line.contains("ERROR") && line.to_lowercase().contains("empty")) {
             broken.push("the log has no loud word of the empty data set".into());
         }
     }

@@ -47,7 +47,7 @@ pub enum Kind {
     SentinelLying,
     /// A Sentinel is cut off from everything but the proxy during a planned failover.
     SentinelIsolated,
-    /// Every Sentinel is killed and started again.
+    /// Every Sentinel is killed and started again, perhaps with a planned failover before the proxy hears them.
     SentinelsRestarted,
     /// The Sentinels' names cannot be resolved while one of them restarts and a planned failover happens.
     DnsFailure,
@@ -133,7 +133,7 @@ impl Fault {
     pub fn tolerance(&self) -> Tolerance {
         match self.kind {
             // Nobody tells this proxy of the failover: it sees it in what the master says, at its next heartbeat.
-            Kind::ProxyFromSentinels if self.twist => Tolerance::LostReplies,
+            Kind::ProxyFromSentinels | Kind::SentinelsRestarted if self.twist => Tolerance::LostReplies,
             Kind::RestartEmpty => Tolerance::Everything,
             Kind::PlannedThenKill
             | Kind::Kill

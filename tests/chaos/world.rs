@@ -213,6 +213,8 @@ impl World {
                 self.namespace()?.forget_names()?;
                 cluster.sentinel(sentinel).restart().await?;
                 self.hurry().await;
+                // Time to connect again, without the name.
+                sleep(Duration::from_millis(1200)).await;
                 pause(500).await;
                 self.fail_over(old).await?;
             }

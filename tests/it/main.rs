@@ -18,3 +18,5 @@ mod split;
 mod startup;
 mod support;
 mod tidy;
+mod transparency;
+mod transparency_docs;

@@ -226,6 +226,7 @@ impl View {
                 }
                 if matches!(self.state, State::Following) {
                     self.replicas = replicas.iter().copied().collect();
+                    self.listed = true;
                 }
             }
             Role::Replica { master, .. } => {
@@ -278,7 +279,7 @@ impl View {
 
     /// A replica that left the master's list may have been promoted: hold, and ask it.
     pub(super) fn check_vanished(&mut self, now: Instant, replicas: &[(SocketAddr, u64)]) {
-        if self.provisional.is_some() {
+        if self.provisional.is_some() || !self.listed {
             return;
         }
         let gone: Vec<SocketAddr> =

@@ -414,10 +414,12 @@ impl View {
             keys: info.map_or(0, |info| info.keys),
         };
         self.replicas.remove(&addr);
+        self.listed = false;
         if let Some(Role::Master { replicas, .. }) = answer.map(|answer| &answer.role)
             && !provisional
         {
             self.replicas = replicas.iter().copied().collect();
+            self.listed = true;
         }
         if let Some(info) = info {
             self.lineage.remember(&info.replid);

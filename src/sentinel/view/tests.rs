@@ -310,6 +310,18 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
 }
 
 #[test]
+fn a_new_master_confirmed_before_its_first_answer_has_lost_no_replica() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
+    world.answer(1, CANDIDATE, 6);
+    // The old master and the third node do not follow it yet.
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 6, false)));
+}
+
+#[test]
 fn an_idle_old_master_is_covered_up_to_the_last_look() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
