@@ -7,21 +7,21 @@ use super::stage::{Deed, Seat, cases};
 use super::{ANY, row};
 
 cases! {
-    row::READ, ANY, blpop_goes_on;
-    row::READ, ANY, brpop_goes_on;
-    row::READ, ANY, blmove_goes_on;
-    row::READ, ANY, brpoplpush_goes_on;
-    row::READ, ANY, blmpop_goes_on;
-    row::READ, ANY, bzpopmin_goes_on;
-    row::READ, ANY, bzpopmax_goes_on;
-    row::READ, ANY, bzmpop_goes_on;
-    row::READ, ANY, xread_goes_on;
-    row::READ, ANY, xreadgroup_goes_on;
-    row::READ, ANY, the_time_out_comes_in_time;
-    row::READ, ANY, milliseconds_are_kept_too;
-    row::READ, ANY, what_is_pipelined_behind_a_pop_waits;
-    row::BLOCKED_PLANNED, &[Deed::Planned], an_element_goes_to_one_of_two_pops;
-    row::BLOCKED_PLANNED, &[Deed::Planned, Deed::Demotion], client_unblock_is_passed_on;
+    row::BLOCKED, ANY, blpop_goes_on;
+    row::BLOCKED, ANY, brpop_goes_on;
+    row::BLOCKED, ANY, blmove_goes_on;
+    row::BLOCKED, ANY, brpoplpush_goes_on;
+    row::BLOCKED, ANY, blmpop_goes_on;
+    row::BLOCKED, ANY, bzpopmin_goes_on;
+    row::BLOCKED, ANY, bzpopmax_goes_on;
+    row::BLOCKED, ANY, bzmpop_goes_on;
+    row::BLOCKED, ANY, xread_goes_on;
+    row::BLOCKED, ANY, xreadgroup_goes_on;
+    row::BLOCKED, ANY, the_time_out_comes_in_time;
+    row::BLOCKED, ANY, milliseconds_are_kept_too;
+    row::BLOCKED, ANY, what_is_pipelined_behind_a_pop_waits;
+    row::BLOCKED, &[Deed::Planned], an_element_goes_to_one_of_two_pops;
+    row::BLOCKED, &[Deed::Planned, Deed::Demotion], client_unblock_is_passed_on;
 }
 
 /// Blocks for ever, lives through the deed, is given `feed` on the new master and hears this.

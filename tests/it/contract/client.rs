@@ -40,6 +40,10 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Told {
 pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Where the next frame begins, and what of it the scanner has seen.
+    start: usize,
+    scanned: usize,
+    scanner: ReplyScanner,
     tag: String,
     pub resp: u8,
     /// The last request, for the complaint.
@@ -51,7 +55,16 @@ impl Client {
     pub async fn open(addr: SocketAddr, resp: u8, tag: &str) -> Told<Client> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        let mut client = Client { stream, buffer: Vec::new(), tag: tag.into(), resp, last: "connect".into() };
+        let mut client = Client {
+            stream,
+            buffer: Vec::new(),
+            start: 0,
+            scanned: 0,
+            scanner: ReplyScanner::default(),
+            tag: tag.into(),
+            resp,
+            last: "connect".into(),
+        };
         if resp == 3 {
             client.ask("HELLO 3", "%…").await?;
         }
@@ -138,7 +151,7 @@ impl Client {
     /// Expects the end of the stream: FIN, not RST, and no byte before it.
     pub async fn end(&mut self) -> Told {
         match timeout(LIMIT, self.next_frame()).await {
-            Ok(Ok(None)) => ensure(self.buffer.is_empty(), "ended inside a reply"),
+            Ok(Ok(None)) => ensure(self.buffer.len() == self.start, "ended inside a reply"),
             Ok(Ok(Some(frame))) => Err(Failure(format!("{} was answered {frame}, a FIN was expected", self.last))),
             Ok(Err(Failure(why))) => Err(Failure(format!("a FIN was expected: {why}"))),
             Err(_) => Err(Failure(format!("still open {LIMIT:?} after {}", self.last))),
@@ -158,8 +171,9 @@ impl Client {
 
     /// Bytes read until the end of the stream, at most `most`; the second is whether it ended.
     pub async fn drain(&mut self, most: usize) -> Told<(usize, bool)> {
-        let mut total = self.buffer.len();
+        let mut total = self.buffer.len() - self.start;
         self.buffer.clear();
+        (self.start, self.scanned) = (0, 0);
         let mut buffer = vec![0; 64 * 1024];
         while total < most {
             let space = buffer.len().min(most - total);
@@ -212,10 +226,19 @@ impl Client {
 
     async fn next_frame(&mut self) -> Told<Option<String>> {
         loop {
-            if let Scan::Frame(length) = ReplyScanner::default().scan(&self.buffer) {
-                let frame: Vec<u8> = self.buffer.drain(..length).collect();
-                return Ok(Some(String::from_utf8_lossy(&frame).trim_end().replace("\r\n", " ")));
+            match self.scanner.scan(&self.buffer[self.scanned..]) {
+                Scan::Frame(length) => {
+                    self.scanned += length;
+                    let frame = String::from_utf8_lossy(&self.buffer[self.start..self.scanned]);
+                    let frame = frame.trim_end().replace("\r\n", " ");
+                    self.start = self.scanned;
+                    return Ok(Some(frame));
+                }
+                Scan::Partial => self.scanned = self.buffer.len(),
+                Scan::Invalid(why) => return Err(Failure(format!("not a reply: {why:?}"))),
             }
+            self.buffer.drain(..self.start);
+            self.scanned -= std::mem::take(&mut self.start);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }

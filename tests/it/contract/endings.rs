@@ -11,19 +11,23 @@ const DOWN: &str = "-MASTERDOWN switchmaster: …";
 
 cases! {
     row::HALF, &[Deed::Crash], half_a_reply_ends_the_connection;
+    row::HALF, &[Deed::Planned], the_rest_of_a_reply_arrives_first;
+    row::CONNECTING, ANY, a_new_connection_is_held;
+    row::AUTH, ANY, a_user_unknown_to_the_new_master_is_cut;
+    row::OPAQUE, ANY, what_is_not_resp_is_cut;
     row::OPAQUE, ANY, a_replication_stream_ends;
-    row::OPAQUE, DEATH, a_request_too_large_to_keep_ends_the_connection;
+    row::LARGE, DEATH, a_request_too_large_to_keep_ends_the_connection;
     row::CUT, &[Deed::Planned], client_kill_is_passed_on;
     row::CUT, &[Deed::Planned], client_kill_of_a_blocked_pop_is_passed_on;
     row::DEADLINE, OUTAGE, held_requests_get_an_error;
     row::DEADLINE, OUTAGE, lost_writes_are_told_apart;
     row::DEADLINE, OUTAGE, a_held_aggregate_ends_the_connection;
     row::DEADLINE, OUTAGE, new_connections_are_told_at_once;
-    row::DEADLINE_BLOCKED, OUTAGE, a_blocked_pop_times_out;
-    row::DEADLINE_BLOCKED, OUTAGE, a_sent_exec_ends_the_connection;
-    row::DEADLINE_BLOCKED, OUTAGE, a_held_exec_ends_the_connection;
-    row::READ, OUTAGE, reads_of_an_outage_get_an_error;
-    row::SUBSCRIBED, OUTAGE, a_subscriber_outlives_the_outage;
+    row::DEADLINE, OUTAGE, a_blocked_pop_times_out;
+    row::DEADLINE, OUTAGE, a_sent_exec_ends_the_connection;
+    row::DEADLINE, OUTAGE, a_held_exec_ends_the_connection;
+    row::DEADLINE, OUTAGE, reads_of_an_outage_get_an_error;
+    row::DEADLINE, OUTAGE, a_subscriber_outlives_the_outage;
 }
 
 async fn half_a_reply_ends_the_connection(seat: Seat) -> Told {
@@ -39,6 +43,53 @@ async fn half_a_reply_ends_the_connection(seat: Seat) -> Told {
     seat.switched().await?;
     let (read, ended) = client.drain(2 * SIZE).await?;
     ensure(ended && read < SIZE, format!("{read} bytes, ended: {ended}"))
+}
+
+async fn the_rest_of_a_reply_arrives_first(seat: Seat) -> Told {
+    const SIZE: usize = 1 << 20;
+    let mut client = seat.open().await?;
+    let mut direct = seat.old().await?;
+    direct.ask(&format!("SETRANGE @ {} x", SIZE - 1), &format!(":{SIZE}")).await?;
+    client.say("GET @").await?;
+    ensure(client.drain(1000).await? == (1000, false), "the reply did not begin")?;
+    seat.failover(&mut client, &[]).await?;
+    let (read, ended) = client.drain(SIZE + "$1048576\r\n\r\n".len() - 1000).await?;
+    ensure(!ended, format!("ended after {read} bytes"))?;
+    seat.switched().await?;
+    client.ask("ECHO next", "$4 next").await
+}
+
+async fn a_new_connection_is_held(seat: Seat) -> Told {
+    let mut other = seat.open().await?;
+    seat.failover(&mut other, &[]).await?;
+    let mut client = seat.open().await?;
+    client.say_all(&["AUTH app app-secret", "SELECT 1", "INCR @"]).await?;
+    client.hear_all(&["+OK", "+OK", ":1"]).await?;
+    let mut direct = seat.switched().await?;
+    direct.ask("SELECT 1", "+OK").await?;
+    direct.ask("GET @", "$1 1").await
+}
+
+/// Users are not replicated.
+async fn a_user_unknown_to_the_new_master_is_cut(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    seat.old().await?.ask("ACL SETUSER @ on >secret allkeys allchannels allcommands", "+OK").await?;
+    client.ask("AUTH @ secret", "+OK").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    client.say("PING").await?;
+    client.end().await
+}
+
+async fn what_is_not_resp_is_cut(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("PING", "+PONG").await?;
+    seat.armed().await?;
+    client.send(b"*1\r\nPING\r\n").await?;
+    seat.done().await?;
+    seat.switched().await?;
+    let (_, ended) = client.drain(1000).await?;
+    ensure(ended, "still open")
 }
 
 async fn a_replication_stream_ends(seat: Seat) -> Told {
@@ -138,10 +189,10 @@ async fn a_blocked_pop_times_out(seat: Seat) -> Told {
     client.say("BLPOP @ 0").await?;
     seat.failover(&mut client, &[]).await?;
     client.hear(client.nil_array()).await?;
-    let mut held = seat.open_fresh().await?;
-    // One that comes only now is refused as any other: nil at once would make its worker ask without a pause.
-    held.say("BRPOP @ 1").await?;
-    held.end().await
+    // One that comes only now would be asked again at once: it is refused, and an aggregate's refusal is a FIN.
+    let mut late = seat.open_fresh().await?;
+    late.say("BRPOP @ 1").await?;
+    late.end().await
 }
 
 async fn a_sent_exec_ends_the_connection(seat: Seat) -> Told {

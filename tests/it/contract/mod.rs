@@ -15,47 +15,49 @@ mod transactions;
 
 use std::collections::BTreeSet;
 
+use crate::support::figures;
 use stage::{Case, Deed, play};
 
-/// The rows, as the README tells users of them.
+/// The rows of the README's table, backquotes aside.
 pub const ROWS: &[&str] = &[
     row::IDLE,
-    row::UNSENT,
-    row::PLANNED,
-    row::REFUSED,
     row::READ,
     row::WRITE,
-    row::EXEC,
+    row::PART,
+    row::REFUSED,
+    row::BLOCKED,
     row::MULTI,
+    row::EXEC,
     row::WATCH,
     row::SUBSCRIBED,
     row::HALF,
-    row::OPAQUE,
+    row::LARGE,
+    row::CONNECTING,
     row::DEADLINE,
-    row::BLOCKED_PLANNED,
-    row::DEADLINE_BLOCKED,
-    row::CUT,
+    row::AUTH,
+    row::OPAQUE,
 ];
 
-/// What the session is doing.
+/// What the client is doing.
 mod row {
-    pub const IDLE: &str = "idle";
-    pub const UNSENT: &str = "sending a request that was not yet wholly sent on";
-    pub const PLANNED: &str = "waiting for a reply: planned";
-    pub const REFUSED: &str = "waiting, and the reply was -READONLY, -MASTERDOWN, -LOADING, -UNBLOCKED, -REDIRECT, \
-         -EXECABORT because of those";
-    pub const READ: &str = "waiting for a read or a blocking pop, master died";
-    pub const WRITE: &str = "waiting for a write, master died";
-    pub const EXEC: &str = "EXEC sent, reply lost";
-    pub const MULTI: &str = "in MULTI, before EXEC";
-    pub const WATCH: &str = "under WATCH";
-    pub const SUBSCRIBED: &str = "subscribed";
-    pub const HALF: &str = "half a reply delivered";
-    pub const OPAQUE: &str = "opaque (PSYNC, unparsable, tracking given up)";
-    pub const DEADLINE: &str = "held past the deadline";
-    pub const BLOCKED_PLANNED: &str = "blocked in a pop, planned";
-    pub const DEADLINE_BLOCKED: &str = "in EXEC or a blocking pop at the deadline";
-    pub const CUT: &str = "cut by the server under a stable master (CLIENT KILL, timeout)";
+    pub const IDLE: &str = "idle, or has not sent its request";
+    pub const READ: &str = "waiting for a read (GET, HGETALL, …)";
+    pub const WRITE: &str = "waiting for a write (SET, INCR, a script, …)";
+    pub const PART: &str = "sending a request of which a part has gone";
+    pub const REFUSED: &str = "refused with -READONLY, -MASTERDOWN or -LOADING because of the failover";
+    pub const BLOCKED: &str = "blocked in BLPOP, BRPOP, XREAD BLOCK, …";
+    pub const MULTI: &str = "inside MULTI, before EXEC";
+    pub const EXEC: &str = "waiting for EXEC";
+    pub const WATCH: &str = "watching keys (WATCH)";
+    pub const SUBSCRIBED: &str = "subscribed, or in MONITOR";
+    pub const HALF: &str = "reading a reply that came in part";
+    pub const LARGE: &str = "sending a request larger than retain_bytes (64 KiB), or waiting for its reply";
+    pub const CONNECTING: &str = "connecting";
+    pub const DEADLINE: &str = "still waiting after hold_timeout";
+    pub const AUTH: &str = "authenticated with what the new master refuses";
+    pub const OPAQUE: &str = "a replica (PSYNC), or speaking something that is not RESP";
+    /// No failover, so not in the table.
+    pub const CUT: &str = "cut by the server under a stable master";
 }
 
 /// What ends, or does not end, whatever the deed.
@@ -74,6 +76,7 @@ const FAMILIES: &[&[Case]] = &[
 
 #[tokio::test]
 async fn a_planned_failover() {
+    let _turn = figures::turn().await;
     play(Deed::Planned, FAMILIES).await;
 }
 
@@ -103,26 +106,19 @@ async fn nobody_takes_over() {
 }
 
 #[test]
-fn every_row_has_a_case_and_every_case_a_row() {
-    let rows: BTreeSet<&str> = ROWS.iter().copied().collect();
+fn every_row_has_a_case() {
+    let mut rows: BTreeSet<&str> = ROWS.iter().copied().collect();
+    rows.insert(row::CUT);
     let played: BTreeSet<&str> = FAMILIES.iter().copied().flatten().map(|case| case.row).collect();
     assert_eq!(rows, played);
 }
 
-/// The table between the markers lists exactly these rows.
 #[test]
-fn the_readme_tells_of_these_rows() {
-    const MARKER: &str = "<!-- contract -->";
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap_or_default();
-    let table =
-        readme.split(MARKER).nth(1).and_then(|rest| rest.split("<!-- /contract -->").next()).unwrap_or_default();
-    let told: BTreeSet<String> = table
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix('|')?.split('|').next())
-        .map(|cell| cell.replace('`', "").trim().to_owned())
-        .filter(|cell| !cell.is_empty() && !cell.starts_with("---"))
-        .skip(1)
-        .collect();
-    let rows: BTreeSet<String> = ROWS.iter().map(|row| (*row).to_owned()).collect();
-    assert_eq!(told, rows, "the first column between the {MARKER} markers");
+fn the_readme_has_these_rows() {
+    let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let table = readme.split("<!-- contract -->").nth(1).and_then(|rest| rest.split("<!-- /contract -->").next());
+    let lines = table.expect("the contract's markers").lines().filter_map(|line| line.strip_prefix('|'));
+    let told: Vec<String> =
+        lines.skip(2).filter_map(|line| Some(line.split('|').next()?.replace('`', "").trim().to_owned())).collect();
+    assert_eq!(told, ROWS);
 }
