@@ -33,6 +33,8 @@ pub enum Passage {
     BlackHole,
     /// Forwarded this much later, in each direction.
     Delay(Duration),
+    /// What clients say arrives, what the server says is lost: requests run, and nobody learns of it.
+    Mute,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -126,8 +128,8 @@ async fn carry(client: TcpStream, source: IpAddr, target: SocketAddr, rules: wat
         let _ = server.set_nodelay(true);
         let (client_in, client_out) = client.into_split();
         let (server_in, server_out) = server.into_split();
-        let there = copy(client_in, server_out, rules.clone(), source);
-        let back = copy(server_in, client_out, rules.clone(), source);
+        let there = copy(client_in, server_out, rules.clone(), source, false);
+        let back = copy(server_in, client_out, rules.clone(), source, true);
         // An error in one direction ends both; a half-close is passed on.
         let _ = tokio::try_join!(there, back);
     };
@@ -146,15 +148,20 @@ async fn copy(
     mut to: tcp::OwnedWriteHalf,
     mut rules: watch::Receiver<Rules>,
     source: IpAddr,
+    from_server: bool,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
-        if let Passage::Delay(delay) = wait_until_open(&mut rules, source).await {
+        let passage = wait_until_open(&mut rules, source).await;
+        if let Passage::Delay(delay) = passage {
             tokio::time::sleep(delay).await;
         }
         if length == 0 {
             return to.shutdown().await;
+        }
+        if from_server && passage == Passage::Mute {
+            continue;
         }
         to.write_all(&buffer[..length]).await?;
     }
@@ -190,6 +197,14 @@ mod tests {
         far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         far.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"b");
+
+        relay.set(Passage::Mute);
+        far.write_all(b"c").unwrap();
+        client.write_all(b"d").unwrap();
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"d");
+        client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!(client.read(&mut byte).is_err(), "a mute server is not heard");
 
         relay.set(Passage::Refuse);
         assert_eq!(client.read(&mut byte).unwrap(), 0, "a cut closes");

@@ -92,6 +92,11 @@ pub enum Duty {
 }
 
 impl Duty {
+    /// The reply may change what has to be restored on another backend.
+    pub fn changes_session(self) -> bool {
+        !matches!(self, Duty::None | Duty::Ping | Duty::Eval | Duty::Evalsha | Duty::Script | Duty::Wait | Duty::Asking)
+    }
+
     /// Changes what the connection is subscribed to; gets one confirmation for each name.
     pub fn is_pubsub(self) -> bool {
         matches!(

@@ -1,24 +1,22 @@
 //! The requests whose replies are still owed to the client, with the bytes to send them again.
 //!
-//! Sans-IO: it keeps order and judges fates; it neither reads a clock nor touches a socket. Requests stand in the
+//! Sans-IO: it keeps order, and `fate` judges; it neither reads a clock nor touches a socket. Requests stand in the
 //! order of the client, and no reply is delivered before those of all requests ahead of it. What exceeds the
 //! retention limits is marked not-replayable, never truncated.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::OnLostReply;
-use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
-use crate::resp::request::{Args, encode, with_arg};
+use crate::resp::command::{Class, Effect};
 use crate::session::CloseReason;
 
-/// A request is sent again at most this often: a poison read must not kill master after master.
-const MAX_REPLAYS: u8 = 2;
-/// What a client is told of a write whose reply was lost. No word in it triggers a client's own retry.
-pub const UNKNOWN_RESULT: &[u8] =
-    b"-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run\r\n";
+mod fate;
+
+use fate::{Fates, ending, with_time_left, without_confirmed};
+pub use fate::{Judgement, UNKNOWN_RESULT, Verdict, no_replica, nothing};
 
 thread_local! {
     /// Emptied books, so that a request costs no allocation and an idle session keeps none.
@@ -110,36 +108,6 @@ pub enum Front {
     },
     /// Close the connection now.
     Close(CloseReason),
-}
-
-/// What is known when the old backend is given up.
-#[derive(Clone, Copy, Debug)]
-pub struct Judgement {
-    /// Withheld replies received before this are on the new master.
-    pub replicated_until: Option<Instant>,
-    /// The present, for blocking commands.
-    pub now: Instant,
-    /// The client speaks RESP3: how "nothing" is spelt.
-    pub resp3: bool,
-    /// What the user wants for a lost reply.
-    pub policy: OnLostReply,
-    /// Bytes at the end of what was sent that never reached the old backend's socket.
-    pub unsent: u64,
-    /// Bytes of the front request's reply have been delivered.
-    pub partly_delivered: bool,
-    /// The session watches keys whose WATCH is lost with the backend.
-    pub watching: bool,
-}
-
-/// How a judgement ended.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    /// Requests to send to the new master, in order, as one run of bytes.
-    pub again: Vec<u8>,
-    /// How many that are.
-    pub replayed: u64,
-    /// Writes whose fate nobody can know.
-    pub lost: u64,
 }
 
 impl Ledger {
@@ -402,7 +370,7 @@ impl Ledger {
         release_retained(retained.len());
         let total = book.unanswered_bytes();
         let entries = std::mem::take(&mut book.entries);
-        let mut fates = Fates { judgement, broken: false, first: true, sent: total.saturating_sub(judgement.unsent) };
+        let mut fates = Fates::new(judgement, total);
         let mut kept_from = 0;
         for mut entry in entries {
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
@@ -488,140 +456,6 @@ impl Ledger {
     }
 }
 
-/// Walks the requests in order, remembering what the earlier ones make of the later ones.
-struct Fates {
-    judgement: Judgement,
-    /// An earlier request is lost or sent again: replies of reads behind it may show what is no longer true.
-    broken: bool,
-    first: bool,
-    /// Bytes of unanswered requests that were sent.
-    sent: u64,
-}
-
-impl Fates {
-    /// The entry's answer; `None` sends it again.
-    fn of(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
-        let first = std::mem::take(&mut self.first);
-        match entry.answer.take().map(|answer| *answer) {
-            Some(Answer::Withheld { reply, at, refused }) => {
-                if refused {
-                    return self.again_or_lost(entry, verdict);
-                }
-                let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) && !entry.queued;
-                if harmless && self.broken && entry.effect.class == Class::Read {
-                    return self.again_or_lost(entry, verdict);
-                }
-                // A blocking command that timed out has changed nothing.
-                let timed_out = entry.effect.class == Class::Blocking && is_nothing(&reply);
-                if harmless
-                    || timed_out
-                    || entry.queued
-                    || self.judgement.replicated_until.is_some_and(|until| at < until)
-                {
-                    return Some(Answer::Ready(reply));
-                }
-                self.lost(entry, verdict)
-            }
-            Some(answer) => Some(answer),
-            None => {
-                let fully_sent = entry.whole && self.sent >= entry.size;
-                entry.replays += u8::from(self.sent > 0);
-                self.sent = self.sent.saturating_sub(entry.size);
-                if first && self.judgement.partly_delivered {
-                    return Some(Answer::Close(CloseReason::PartialReply));
-                }
-                let policy = self.judgement.policy;
-                let may_run_twice = match entry.effect.class {
-                    Class::Read | Class::Connection | Class::Blocking => true,
-                    Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
-                    Class::Write => policy == OnLostReply::RetryAll,
-                    Class::Never => false,
-                };
-                match entry.effect.duty {
-                    // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
-                    Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
-                    Duty::Exec if fully_sent => {
-                        self.broken = true;
-                        verdict.lost += 1;
-                        Some(Answer::Close(CloseReason::LostReply))
-                    }
-                    _ if !fully_sent || may_run_twice || entry.queued => self.again_or_lost(entry, verdict),
-                    _ => self.lost(entry, verdict),
-                }
-            }
-        }
-    }
-
-    fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
-        self.broken = true;
-        if entry.effect.duty == Duty::Exec && self.judgement.watching {
-            // What WATCH guarded may have changed: nil says "try again".
-            return Some(Answer::Ready(nothing(self.judgement.resp3)));
-        }
-        if entry.kept as u64 == entry.size && entry.replays <= MAX_REPLAYS {
-            return None;
-        }
-        // The rest of one that is not whole is still to come: no answer would fit there.
-        if entry.kept as u64 == entry.size && entry.whole {
-            return self.lost(entry, verdict);
-        }
-        verdict.lost += 1;
-        Some(Answer::Close(CloseReason::NotReplayable))
-    }
-
-    fn lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
-        self.broken = true;
-        verdict.lost += 1;
-        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, self.judgement.policy))
-    }
-}
-
-/// How a request ends that gets no reply: an error where its client reads errors, else a close. Clients read an error
-/// to an aggregate as "empty"; to a script (shape unknown) phpredis and predis throw, and keep connection and database.
-fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> Answer {
-    if effect.shape != Shape::Aggregate && !queued && policy != OnLostReply::Close {
-        Answer::Ready(error.to_vec())
-    } else {
-        Answer::Close(CloseReason::LostReply)
-    }
-}
-
-/// A blocking request with the time that is left of its time-out; `None` when none is left. 0 stays "for ever", and
-/// what is no time-out is left for the server to refuse.
-fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>> {
-    let Some((index, unit)) = blocking_timeout(request) else { return Some(request.to_vec()) };
-    let timeout = Args::new(request).nth(index).and_then(|arg| std::str::from_utf8(&arg).ok()?.parse().ok());
-    let timeout: f64 = timeout.unwrap_or_default();
-    if timeout <= 0.0 || !timeout.is_finite() {
-        return Some(request.to_vec());
-    }
-    let left = match unit {
-        Timeout::Seconds => timeout - waited.as_secs_f64(),
-        Timeout::Millis => timeout - waited.as_secs_f64() * 1e3,
-    };
-    (left > 0.0).then(|| {
-        let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
-        with_arg(request, index, left.as_bytes())
-    })
-}
-
-/// SUBSCRIBE and the like, of whose names some were confirmed: the names whose confirmation is still owed.
-fn without_confirmed(request: &[u8], effect: Effect, owed: u32) -> Option<Vec<u8>> {
-    if !effect.duty.is_pubsub() || owed == 0 {
-        return None;
-    }
-    let args: Vec<Cow<'_, [u8]>> = Args::new(request).collect();
-    let names = args.len().checked_sub(1)?;
-    let confirmed = names.checked_sub(owed as usize)?;
-    let left: Vec<&[u8]> = args.iter().take(1).chain(args.iter().skip(1 + confirmed)).map(|arg| arg.as_ref()).collect();
-    Some(encode(&left))
-}
-
-/// What WAIT and WAITAOF answer when nothing was written on this master yet.
-pub fn no_replica(effect: Effect) -> &'static [u8] {
-    if effect.command.name == "WAITAOF" { b"*2\r\n:0\r\n:0\r\n" } else { b":0\r\n" }
-}
-
 fn release_retained(bytes: usize) {
     RETAINED.set(RETAINED.get() - bytes);
 }
@@ -630,15 +464,6 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-/// The answer of a blocking command that timed out, and of an EXEC whose WATCH failed.
-pub fn nothing(resp3: bool) -> Vec<u8> {
-    if resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() }
-}
-
-fn is_nothing(reply: &[u8]) -> bool {
-    matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n")
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub mod backend;
 pub mod ledger;
 mod pipe;
 pub mod registry;
-mod relay;
+mod replies;
+mod requests;
 pub mod scripts;
 pub mod state;
 
@@ -48,6 +49,7 @@ use state::State;
 const TURNS: usize = 16;
 /// What a client that caches is told after a move: some invalidations were missed, so nothing cached is sure.
 const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+const OK: &[u8] = b"+OK\r\n";
 const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
@@ -173,7 +175,7 @@ pub async fn linger(client: &mut TcpStream) {
     .await;
 }
 
-/// The task's state. What pumps the bytes is in `relay`.
+/// The task's state. What pumps the bytes is in `requests` and `replies`.
 #[derive(Debug)]
 struct Session {
     client: TcpStream,

@@ -114,3 +114,47 @@ impl Unsent {
 pub fn shutdown(stream: &mut TcpStream, cx: &mut Context<'_>) {
     let _ = Pin::new(stream).poll_shutdown(cx);
 }
+
+/// What of a read goes out: a run from its beginning, sent from where it is, until something must be left out or put
+/// in; from there on copies.
+#[derive(Debug, Default)]
+pub struct Passed {
+    end: usize,
+    copied: bool,
+}
+
+impl Passed {
+    /// `data[start..end]` goes out.
+    pub fn pass(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
+        if !self.copied && start == self.end {
+            self.end = end;
+        } else {
+            self.leave_out(unsent, data);
+            unsent.push(&data[start..end]);
+        }
+    }
+
+    /// `instead` goes out in the place of what comes next in `data`.
+    pub fn instead(&mut self, unsent: &mut Unsent, data: &[u8], instead: &[u8]) {
+        self.leave_out(unsent, data);
+        unsent.push(instead);
+    }
+
+    /// What comes next in `data` does not go out.
+    pub fn leave_out(&mut self, unsent: &mut Unsent, data: &[u8]) {
+        if !self.copied {
+            unsent.push(&data[..self.end]);
+            self.copied = true;
+        }
+    }
+
+    /// The run that is still to be sent from `data`; empty once copies were made.
+    pub fn run<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        if self.copied { &[] } else { &data[..self.end] }
+    }
+
+    /// Copies were made: they wait in the `Unsent`.
+    pub fn is_copied(&self) -> bool {
+        self.copied
+    }
+}

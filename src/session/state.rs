@@ -56,6 +56,8 @@ struct Transaction {
     queued: usize,
     /// The database that the last queued SELECT names.
     db: Option<u32>,
+    /// A command was refused when it was to be queued: EXEC answers -EXECABORT.
+    aborted: bool,
     /// Why it cannot be queued again elsewhere. Ends with it: the session can be moved when it is over.
     untracked: Option<&'static str>,
 }
@@ -199,7 +201,8 @@ impl State {
             return None;
         }
         if refused {
-            if matches!(effect.duty, Duty::Exec) {
+            // EXEC without MULTI leaves what is watched.
+            if effect.duty == Duty::Exec && self.in_transaction() {
                 self.drop_transaction();
             }
             return None;
@@ -261,8 +264,7 @@ impl State {
                 self.give_up("a command inside MULTI that changes the connection");
             }
         } else {
-            // Refused when queued: EXEC will answer -EXECABORT, and replaying would hide that.
-            transaction.untracked = Some("a transaction with a refused command");
+            transaction.aborted = true;
         }
     }
 
@@ -376,6 +378,10 @@ impl State {
                 restore.requests.extend_from_slice(&transaction.requests);
                 restore.expect.push(Expect::Accepted);
                 restore.expect.extend(std::iter::repeat_n(Expect::Queued, transaction.queued));
+                if transaction.aborted {
+                    // Refused by every server, so that this transaction is aborted too.
+                    restore.add(&[b"GET"], Expect::Anything);
+                }
             }
         }
         if self.monitoring {

@@ -6,6 +6,7 @@ mod admin;
 mod cluster;
 mod commands;
 mod config;
+mod contract;
 mod failover;
 mod laravel;
 mod load;

@@ -11,8 +11,6 @@ const MOST_LINES: usize = 600;
 
 /// Longer files, each with its reason.
 const LONGER: &[(&str, &str)] = &[
-    ("src/session/relay.rs", "both pumps of the hot path, which judge the same bytes"),
-    ("src/session/ledger.rs", "the order of requests and the judgement on it are one thing"),
     ("src/resp/table.rs", "one line for each command"),
     ("src/sentinel/view/tests.rs", "the decision's own scenarios, one after the other"),
 ];

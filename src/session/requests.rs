@@ -1,0 +1,412 @@
+//! Client to backend: each request is noted in the ledger before it is sent on, or held.
+//!
+//! No request is begun unless the gate is open, and none is sent after a newer generation was seen. What cannot be
+//! begun waits in the inbox, which is bounded.
+
+use std::task::{Context, Poll};
+
+use super::ledger::{Ledger, no_replica};
+use super::pipe::{self, Passed, Scratch};
+use super::{CloseReason, Gate, Lane, OK, ReplyMode, Session};
+use crate::resp::command::{Class, Duty, Effect, classify};
+use crate::resp::request::{self, Args};
+use crate::resp::scanner::{RequestScanner, Scan};
+
+/// The beginning of a request is kept until it is whole, up to this size: the server could not have acted on it.
+const SMALL_REQUEST: usize = 16 * 1024;
+/// Bytes of a held client that are read ahead: enough to see its FIN behind an ordinary request.
+const HELD_BYTES: usize = 64 * 1024;
+/// Requests in flight on one connection before no more are begun.
+const MOST_IN_FLIGHT: usize = 16 * 1024;
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+
+/// What becomes of a request at the door.
+enum Admission {
+    /// Send it on as it is.
+    Send,
+    /// Send this in its place.
+    SendInstead(&'static [u8]),
+    /// Not before what is outstanding has been answered.
+    Wait,
+    /// Answered here.
+    Answered,
+    /// Send it on, and from here on look at nothing.
+    Tunnel,
+}
+
+impl Session {
+    /// Client to backend.
+    pub(super) fn pump_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.closing.is_some() {
+            return Ok(false);
+        }
+        if !self.flush_to_backend(cx)? {
+            return self.read_ahead(cx);
+        }
+        if self.gate == Gate::Failing {
+            return Ok(self.refuse_inbox() | self.read_ahead(cx)?);
+        }
+        if !matches!(self.lane, Lane::Up(_)) || !(self.may_begin() || self.flags.streaming) {
+            return self.read_ahead(cx);
+        }
+        if self.inbox_scanned < self.inbox.len() {
+            let data = std::mem::take(&mut self.inbox);
+            let scanned = std::mem::take(&mut self.inbox_scanned);
+            self.begin_requests(cx, &data, scanned)?;
+            return Ok(true);
+        }
+        if self.flags.client_eof {
+            return self.pass_eof(cx);
+        }
+        let mut scratch = Scratch::take();
+        match pipe::poll_read(&mut self.client, cx, &mut scratch) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
+            Poll::Ready(Ok(0)) => {
+                self.flags.client_eof = true;
+                return Ok(true);
+            }
+            Poll::Ready(Ok(read)) => {
+                self.worker.relay.bytes_up.add(read as u64);
+                if self.inbox.is_empty() {
+                    self.begin_requests(cx, &scratch[..read], 0)?;
+                } else {
+                    let mut data = std::mem::take(&mut self.inbox);
+                    let scanned = std::mem::take(&mut self.inbox_scanned);
+                    data.extend_from_slice(&scratch[..read]);
+                    self.begin_requests(cx, &data, scanned)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what the backend did not take yet; false while something is left.
+    fn flush_to_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.to_backend.is_empty() {
+            return Ok(true);
+        }
+        if self.flags.resending && self.gate != Gate::Open {
+            return Ok(false);
+        }
+        let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
+        self.flags.resending = false;
+        match self.to_backend.poll_flush(backend, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(_)) => {
+                self.lose_lane()?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Nothing can be sent now: reads a little ahead, to notice when the client goes away.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.flags.client_eof {
+            // A held client that left: what it had not sent on must not run late.
+            let held = self.gate != Gate::Open || matches!(self.lane, Lane::Lost { .. });
+            let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
+            return if held || nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
+        }
+        if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
+            return Ok(false);
+        }
+        let mut scratch = Scratch::take();
+        match pipe::poll_read(&mut self.client, cx, &mut scratch[..HELD_BYTES]) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
+            Poll::Ready(Ok(0)) => {
+                self.flags.client_eof = true;
+                Ok(true)
+            }
+            Poll::Ready(Ok(read)) => {
+                self.worker.relay.bytes_up.add(read as u64);
+                self.inbox.extend_from_slice(&scratch[..read]);
+                Ok(true)
+            }
+        }
+    }
+
+    /// The client has sent everything and all of it was passed on: pass on its FIN too.
+    fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.ledger.is_empty() && self.tunnel.is_none() && self.to_client.is_empty() {
+            return Err(CloseReason::ClientClosed);
+        }
+        if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
+            self.flags.half_closed = true;
+            pipe::shutdown(backend, cx);
+        }
+        Ok(false)
+    }
+
+    /// A new request may be begun.
+    fn may_begin(&self) -> bool {
+        self.gate == Gate::Open
+            && self.refused_at.is_none()
+            && !self.flags.barrier
+            && self.ledger.len() < MOST_IN_FLIGHT
+    }
+
+    /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
+    /// the rest becomes the inbox.
+    fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) -> Result<(), CloseReason> {
+        if self.worker.topology.generation() != self.generation {
+            self.inbox = data.to_vec();
+            self.inbox_scanned = scanned;
+            return Ok(());
+        }
+        let (mut start, mut at) = (0, scanned);
+        let mut out = Passed::default();
+        let mut requests = 0;
+        while at < data.len() && self.tunnel.is_none() {
+            if start == at && !self.flags.streaming && !self.may_begin() {
+                break;
+            }
+            match self.requests.scan(&data[at..]) {
+                Scan::Frame(length) => {
+                    let end = at + length;
+                    let bytes = &data[start..end];
+                    if self.flags.streaming {
+                        self.flags.streaming = false;
+                        let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
+                        self.ledger.extend_last(bytes, true, keep);
+                        out.pass(&mut self.to_backend, data, start, end);
+                    } else {
+                        match self.admit(bytes) {
+                            Admission::Send => out.pass(&mut self.to_backend, data, start, end),
+                            Admission::SendInstead(instead) => out.instead(&mut self.to_backend, data, instead),
+                            Admission::Wait => {
+                                self.requests = RequestScanner::default();
+                                at = start;
+                                break;
+                            }
+                            Admission::Answered => out.leave_out(&mut self.to_backend, data),
+                            Admission::Tunnel => out.pass(&mut self.to_backend, data, start, data.len()),
+                        }
+                        requests += 1;
+                    }
+                    at = end;
+                    start = if self.tunnel.is_some() { data.len() } else { end };
+                }
+                Scan::Partial => {
+                    at = data.len();
+                    let bytes = &data[start..];
+                    if self.flags.streaming {
+                        let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
+                        self.ledger.extend_last(bytes, false, keep);
+                    } else if bytes.len() > SMALL_REQUEST {
+                        self.admit_head(bytes);
+                    } else {
+                        break;
+                    }
+                    out.pass(&mut self.to_backend, data, start, at);
+                    start = at;
+                }
+                Scan::Invalid(_) => self.enter_tunnel("a request that is not RESP"),
+            }
+        }
+        if self.tunnel.is_some() && start < data.len() {
+            out.pass(&mut self.to_backend, data, start, data.len());
+            (start, at) = (data.len(), data.len());
+        }
+        self.flags.active = true;
+        self.worker.relay.requests.add(requests);
+        if start < data.len() {
+            self.inbox = data[start..].to_vec();
+            self.inbox_scanned = at.max(start) - start;
+        }
+        self.send_to_backend(cx, out.run(data))
+    }
+
+    fn send_to_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), CloseReason> {
+        let Lane::Up(backend) = &mut self.lane else {
+            self.to_backend.push(bytes);
+            return Ok(());
+        };
+        let sent = if self.to_backend.is_empty() {
+            self.to_backend.send(backend, cx, bytes)
+        } else {
+            self.to_backend.push(bytes);
+            match self.to_backend.poll_flush(backend, cx) {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => Ok(()),
+            }
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(_) => self.lose_lane(),
+        }
+    }
+
+    /// A whole request is about to be sent on: notes it, or says why not.
+    fn admit(&mut self, bytes: &[u8]) -> Admission {
+        if !request::expects_reply(bytes) {
+            return Admission::Send;
+        }
+        let effect = classify(bytes);
+        if effect.duty == Duty::Client && is_reply_mode(effect) {
+            return self.set_reply_mode(effect, bytes);
+        }
+        if self.reply_mode != ReplyMode::On {
+            return self.admit_unanswered(effect, bytes);
+        }
+        if self.state.is_watch_broken() && ends_watch(effect.duty) {
+            // Whether the next EXEC must answer nil is known when this has been answered.
+            self.flags.barrier = true;
+        }
+        match effect.duty {
+            Duty::None => {}
+            Duty::Auth | Duty::Hello => {
+                // A refused AUTH gets no reply unless nothing else is pending (redis#15640).
+                if !self.ledger.is_empty() {
+                    return Admission::Wait;
+                }
+                self.flags.barrier = true;
+            }
+            Duty::Multi => self.flags.multi = true,
+            Duty::Exec if self.state.is_watch_broken() && self.flags.multi => {
+                self.flags.multi = false;
+                let effect = Effect { class: Class::Connection, ..effect };
+                self.ledger.push(effect, DISCARD, true, false, true);
+                return Admission::SendInstead(DISCARD);
+            }
+            Duty::Exec | Duty::Discard | Duty::Reset => {
+                self.ledger.push(effect, bytes, true, false, true);
+                self.flags.multi = false;
+                return Admission::Send;
+            }
+            Duty::Monitor if !self.flags.multi => self.flags.listening = true,
+            Duty::Wait if self.flags.nothing_written && !self.flags.multi => {
+                self.ledger.push(effect, &[], true, false, true);
+                self.ledger.answer_last(no_replica(effect));
+                return Admission::Answered;
+            }
+            Duty::Client if effect.command.name == "CLIENT|TRACKING" => self.flags.listening = true,
+            Duty::Eval | Duty::Script => self.learn_script(effect, bytes),
+            Duty::Replication => return self.tunnel("replication"),
+            duty if (duty.is_pubsub() || duty == Duty::Monitor) && self.flags.multi => {
+                return self.tunnel("a subscription inside MULTI");
+            }
+            duty if duty.is_pubsub() => {
+                self.flags.listening = true;
+                self.ledger.push(effect, bytes, true, false, true);
+                self.ledger.owe(Args::new(bytes).count() as u32 - 1);
+                return Admission::Send;
+            }
+            _ => {}
+        }
+        if self.flags.nothing_written && !matches!(effect.class, Class::Read | Class::Connection) {
+            self.flags.nothing_written = false;
+        }
+        let queued = self.flags.multi && !matches!(effect.duty, Duty::Multi | Duty::Watch | Duty::Quit);
+        let keep = effect.duty.changes_session() || self.may_retain(bytes.len());
+        self.ledger.push(effect, bytes, true, queued, keep);
+        Admission::Send
+    }
+
+    /// CLIENT REPLY: OFF and SKIP get no reply themselves.
+    fn set_reply_mode(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
+        let mode = Args::new(bytes).nth(2).map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
+        if self.flags.multi || self.flags.listening {
+            return self.tunnel("CLIENT REPLY in another mode");
+        }
+        match mode.as_slice() {
+            b"OFF" => self.reply_mode = ReplyMode::Off,
+            b"SKIP" if self.reply_mode == ReplyMode::On => self.reply_mode = ReplyMode::SkipNext,
+            b"SKIP" => {}
+            _ => {
+                self.reply_mode = ReplyMode::On;
+                self.ledger.push(effect, bytes, true, false, true);
+            }
+        }
+        self.flags.unanswered |= self.reply_mode != ReplyMode::On;
+        self.state.set_silent(self.reply_mode == ReplyMode::Off);
+        Admission::Send
+    }
+
+    /// A request that the client wants no reply to: what it does to the session is taken to succeed.
+    fn admit_unanswered(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
+        if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Multi | Duty::Monitor | Duty::Replication) {
+            return self.tunnel("CLIENT REPLY in another mode");
+        }
+        if self.reply_mode == ReplyMode::SkipNext {
+            self.reply_mode = ReplyMode::On;
+        }
+        if effect.duty.changes_session() {
+            self.state.delivered(effect, false, bytes, OK);
+        }
+        Admission::Send
+    }
+
+    fn learn_script(&self, effect: Effect, bytes: &[u8]) {
+        let scripts = &self.worker.scripts;
+        match (effect.duty, effect.command.name) {
+            (Duty::Eval, _) => _ = Args::new(bytes).nth(1).map(|body| scripts.learn(&body, self.term)),
+            (_, "SCRIPT|LOAD") => _ = Args::new(bytes).nth(2).map(|body| scripts.learn(&body, self.term)),
+            (_, "SCRIPT|FLUSH") => scripts.forget(),
+            _ => {}
+        }
+    }
+
+    /// A large request begins; the rest of it is still to come.
+    fn admit_head(&mut self, head: &[u8]) {
+        let effect = classify(head);
+        if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication) {
+            return self.enter_tunnel("a large request that changes the connection");
+        }
+        self.flags.streaming = true;
+        let queued = self.flags.multi;
+        let keep = self.may_retain(head.len());
+        self.ledger.push(effect, head, false, queued, keep);
+    }
+
+    fn tunnel(&mut self, why: &'static str) -> Admission {
+        self.enter_tunnel(why);
+        Admission::Tunnel
+    }
+
+    fn enter_tunnel(&mut self, why: &'static str) {
+        self.tunnel = Some(why);
+        self.ledger.clear();
+    }
+
+    fn may_retain(&self, bytes: usize) -> bool {
+        self.ledger.retained() + bytes <= self.worker.retain_bytes
+            && Ledger::retained_by_thread() + bytes <= self.worker.retain_total
+    }
+
+    /// No master: every whole request in the inbox is answered with an error.
+    fn refuse_inbox(&mut self) -> bool {
+        let data = std::mem::take(&mut self.inbox);
+        self.inbox_scanned = 0;
+        self.requests = RequestScanner::default();
+        let mut start = 0;
+        while let Scan::Frame(length) = self.requests.scan(&data[start..]) {
+            let bytes = &data[start..start + length];
+            if request::expects_reply(bytes) {
+                self.ledger.push(classify(bytes), bytes, true, self.flags.multi, true);
+            }
+            start += length;
+            if start == data.len() {
+                break;
+            }
+        }
+        self.requests = RequestScanner::default();
+        self.inbox = data[start..].to_vec();
+        if start > 0 {
+            let entry = self.worker.topology.current();
+            self.fail_outstanding(&entry.reason, start as u64);
+        }
+        start > 0
+    }
+}
+
+/// After this nothing is watched any more.
+fn ends_watch(duty: Duty) -> bool {
+    matches!(duty, Duty::Unwatch | Duty::Exec | Duty::Discard | Duty::Reset)
+}
+
+fn is_reply_mode(effect: Effect) -> bool {
+    effect.command.name == "CLIENT|REPLY"
+}

@@ -1,0 +1,175 @@
+//! What a connection has become by the commands before: reply modes, users, protocols, scripts, WAIT, RESET, QUIT.
+
+use std::time::{Duration, Instant};
+
+use super::client::{Told, ensure};
+use super::stage::{Deed, Seat, cases};
+use super::{ANY, row};
+
+cases! {
+    row::IDLE, ANY, reply_off_stays_off;
+    row::IDLE, ANY, reply_skip_skips_one;
+    row::IDLE, ANY, courtesies_are_restored;
+    row::IDLE, ANY, reset_forgets;
+    row::IDLE, ANY, quit_answers_and_ends;
+    row::IDLE, ANY, hello_in_the_middle;
+    row::IDLE, ANY, auth_is_a_barrier_and_may_fail;
+    row::IDLE, ANY, a_failing_auth_changes_nothing;
+    row::IDLE, ANY, loaded_scripts_are_known;
+    row::IDLE, ANY, wait_answers_for_the_new_master;
+    row::READ, &[Deed::Crash, Deed::Hang], a_lost_wait_answers_zero;
+    row::READ, ANY, auth_under_way_goes_on;
+    row::IDLE, ANY, half_closed_clients_get_their_replies;
+}
+
+async fn reply_off_stays_off(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.say_all(&["CLIENT REPLY OFF", "SET @a 1", "SELECT 4"]).await?;
+    client.quiet(Duration::from_millis(50)).await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    client.say_all(&["SET @b 1", "GET @b", "CLIENT REPLY ON", "GET @b"]).await?;
+    client.hear_all(&["+OK", "$1 1"]).await?;
+    let info = client.get("CLIENT INFO").await?;
+    ensure(info.contains(" db=4 "), info)
+}
+
+async fn reply_skip_skips_one(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.say_all(&["CLIENT REPLY SKIP", "SET @a 1", "ECHO a"]).await?;
+    client.hear("$1 a").await?;
+    client.say("CLIENT REPLY SKIP").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    client.say_all(&["SET @b 2", "GET @b"]).await?;
+    client.hear("$1 2").await
+}
+
+async fn courtesies_are_restored(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("CLIENT NO-EVICT ON", "+OK").await?;
+    let no_touch = client.get("CLIENT NO-TOUCH ON").await? == "+OK";
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    let info = client.get("CLIENT INFO").await?;
+    let flags = info.split(" flags=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default().to_owned();
+    ensure(flags.contains('e') && (!no_touch || flags.contains('T')), info)
+}
+
+async fn reset_forgets(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("AUTH app app-secret", "+OK").await?;
+    client.say_all(&["SELECT 3", "CLIENT SETNAME @", "MULTI", "INCR @"]).await?;
+    client.hear_all(&["+OK", "+OK", "+OK", "+QUEUED"]).await?;
+    client.ask("RESET", "+RESET").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    let info = client.get("CLIENT INFO").await?;
+    for part in [" db=0 ", " user=default ", " name= ", " multi=-1 "] {
+        ensure(info.contains(part), format!("{part} is not in {info}"))?;
+    }
+    client.ask("GET @", "$-1").await
+}
+
+async fn quit_answers_and_ends(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("PING", "+PONG").await?;
+    seat.failover(&mut client, &[]).await?;
+    client.ask("QUIT", "+OK").await?;
+    client.end().await
+}
+
+async fn hello_in_the_middle(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    let other = 5 - seat.resp;
+    let nothing = |resp: u8| if resp == 3 { "_" } else { "$-1" };
+    client.ask("GET @", nothing(seat.resp)).await?;
+    let map = if other == 3 { "%…" } else { "*…" };
+    client.ask(&format!("HELLO {other} AUTH app app-secret SETNAME @"), map).await?;
+    seat.failover(&mut client, &[]).await?;
+    client.ask("GET @", nothing(other)).await?;
+    seat.switched().await?;
+    client.ask("CLIENT GETNAME", &client.bulk("@")).await?;
+    client.ask("ACL WHOAMI", "$3 app").await?;
+    client.say(&format!("HELLO {}", seat.resp)).await?;
+    client.frame().await?;
+    client.ask("GET @", nothing(seat.resp)).await
+}
+
+async fn auth_is_a_barrier_and_may_fail(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("AUTH app app-secret", "+OK").await?;
+    seat.failover(&mut client, &[]).await?;
+    client.say_all(&["INCR @", "AUTH app wrong", "INCR @", "AUTH app app-secret", "ACL WHOAMI"]).await?;
+    client.hear_all(&[":1", "-WRONGPASS…", ":2", "+OK", "$3 app"]).await
+}
+
+async fn a_failing_auth_changes_nothing(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("AUTH app app-secret", "+OK").await?;
+    client.ask("AUTH app wrong", "-WRONGPASS…").await?;
+    client.ask("HELLO 3 AUTH app wrong", "-WRONGPASS…").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    client.ask("ACL WHOAMI", "$3 app").await?;
+    client.ask("GET @", client.nil()).await
+}
+
+async fn loaded_scripts_are_known(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    let sha = client.get("SCRIPT LOAD return(redis.call('incr',KEYS[1]))").await?.split_off(4);
+    client.ask(&format!("EVALSHA {sha} 1 @"), ":1").await?;
+    client.ask("EVAL return(ARGV[1]..'evaluated') 0 x", "$10 xevaluated").await?;
+    seat.replicated("$1 1", "GET @").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    let mut other = seat.open().await?;
+    other.ask(&format!("EVALSHA {sha} 1 @"), ":2").await?;
+    client.ask(&format!("EVALSHA {sha} 1 @"), ":3").await?;
+    client.ask("EVALSHA ffffffffffffffffffffffffffffffffffffffff 0", "-NOSCRIPT…").await
+}
+
+async fn wait_answers_for_the_new_master(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("SET @ v", "+OK").await?;
+    client.ask("WAIT 1 5000", ":…").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    let asked = Instant::now();
+    client.ask("WAIT 1 5000", ":0").await?;
+    ensure(asked.elapsed() < Duration::from_secs(2), "a WAIT for nothing waited")?;
+    client.say_all(&["SET @ w", "WAIT 1 10000"]).await?;
+    client.hear("+OK").await?;
+    let replicas = client.frame().await?;
+    ensure(replicas == ":1" || replicas == ":2", replicas)
+}
+
+async fn a_lost_wait_answers_zero(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("SET @ v", "+OK").await?;
+    seat.failover(&mut client, &["WAIT 3 0", "ECHO behind"]).await?;
+    client.hear_all(&[":0", "$6 behind"]).await
+}
+
+async fn auth_under_way_goes_on(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    seat.failover(&mut client, &["AUTH app app-secret", "SELECT 2"]).await?;
+    client.hear_all(&["+OK", "+OK"]).await?;
+    seat.switched().await?;
+    let info = client.get("CLIENT INFO").await?;
+    ensure(info.contains(" user=app ") && info.contains(" db=2 "), info)
+}
+
+async fn half_closed_clients_get_their_replies(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("SET @ v", "+OK").await?;
+    seat.replicated("$1 v", "GET @").await?;
+    seat.failover(&mut client, &["GET @"]).await?;
+    client.hear("$1 v").await?;
+    // While requests are held a FIN means that they are not wanted any more.
+    seat.switched().await?;
+    client.say_all(&["GET @", "ECHO last"]).await?;
+    client.close_sending().await?;
+    client.hear_all(&["$1 v", "$4 last"]).await?;
+    client.end().await
+}
