@@ -70,6 +70,10 @@ impl Session {
         if !self.ledger.has_answers() {
             return Ok(false);
         }
+        if self.gate == Gate::Open && self.refused_at.is_none() {
+            // Nothing is in doubt: what was kept only because lost replies are ahead of it goes with them.
+            self.ledger.release();
+        }
         let mut moved = false;
         while let Some(front) = self.ledger.take_front() {
             moved = true;

@@ -47,9 +47,7 @@ fn main() -> ExitCode {
         println!("chaos: test");
         return ExitCode::SUCCESS;
     }
-    // As the test runner does: run only if every given name is part of ours.
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    if filters.iter().any(|filter| !"chaos".contains(filter.as_str())) {
+    if !is_wanted(&arguments) {
         println!("test result: ok. 0 passed; 0 failed; 1 filtered out");
         return ExitCode::SUCCESS;
     }
@@ -76,6 +74,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the arguments, which are those of the usual test runner, ask for a test called `chaos`.
+fn is_wanted(arguments: &[String]) -> bool {
+    const NAME: &str = "chaos";
+    let (mut filtered, mut matched) = (false, false);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--ignored" => return false,
+            "--skip" if arguments.next().is_some_and(|skipped| NAME.contains(skipped.as_str())) => return false,
+            "--test-threads" | "--format" | "--color" | "--logfile" | "-Z" => _ = arguments.next(),
+            flag if flag.starts_with('-') => {}
+            filter => {
+                filtered = true;
+                matched |= NAME.contains(filter);
+            }
+        }
+    }
+    matched || !filtered
 }
 
 fn options(has_namespace: bool) -> Options {

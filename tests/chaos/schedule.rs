@@ -13,7 +13,7 @@ pub enum Kind {
     PlannedTwice,
     /// `SENTINEL FAILOVER`, and in the middle of it one of the two masters is killed.
     PlannedThenKill,
-    /// `kill -9` of the master.
+    /// `kill -9` of the master, perhaps with many replies on their way.
     Kill,
     /// `kill -9` of the master, and of its successor right after the promotion.
     KillTwice,

@@ -89,7 +89,16 @@ impl World {
                 until("a living master", LIMIT, async || cluster.who_is_master().await).await?;
             }
             Kind::Kill => {
+                if fault.twist {
+                    self.slow_down(old, Duration::from_millis(40));
+                    sleep(Duration::from_millis(300)).await;
+                }
                 cluster.node(old).kill9();
+                if let (true, Some(relay)) = (fault.twist, cluster.relay(Member::Node(old))) {
+                    // What was on its way is lost, as it would be with the host.
+                    relay.set(Passage::Refuse);
+                    relay.set_for([127, 0, 0, 1].into(), Passage::Refuse);
+                }
                 cluster.wait_for_master_change(old, LIMIT).await?;
             }
             Kind::KillTwice => {
@@ -154,10 +163,7 @@ impl World {
                 pause(1500).await;
             }
             Kind::SlowReplies => {
-                if let Some(relay) = cluster.relay(Member::Node(old)) {
-                    let delay = Duration::from_millis(20 + (fault.depth * 150.0) as u64);
-                    relay.set_for([127, 0, 0, 1].into(), Passage::Delay(delay));
-                }
+                self.slow_down(old, Duration::from_millis(20 + (fault.depth * 150.0) as u64));
                 sleep(Duration::from_secs(2)).await;
             }
             Kind::ReplicaLoss => {
@@ -334,6 +340,13 @@ impl World {
                 self.cluster.failover(LIMIT).await?;
                 Ok(self.cluster.wait_for_master_change(old, LIMIT).await?)
             }
+        }
+    }
+
+    /// What the proxy and node `node` say to each other arrives this much later.
+    fn slow_down(&self, node: usize, delay: Duration) {
+        if let Some(relay) = self.cluster.relay(Member::Node(node)) {
+            relay.set_for([127, 0, 0, 1].into(), Passage::Delay(delay));
         }
     }
 

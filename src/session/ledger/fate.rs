@@ -72,7 +72,9 @@ impl Fates {
                     return self.again_or_lost(entry, verdict);
                 }
                 let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) && !entry.queued;
-                if harmless && self.broken && entry.effect.class == Class::Read {
+                if (harmless || entry.queued) && self.broken {
+                    // A read may show what is no longer true. And a state that the client has not been told of yet
+                    // (MULTI, SELECT) would not be restored for what is sent again behind it.
                     return self.again_or_lost(entry, verdict);
                 }
                 // A blocking command that timed out has changed nothing.
@@ -126,7 +128,8 @@ impl Fates {
             return None;
         }
         // The rest of one that is not whole is still to come: no answer would fit there.
-        if entry.kept as u64 == entry.size && entry.whole {
+        // And what follows a MULTI that is not sent again would run by itself.
+        if entry.kept as u64 == entry.size && entry.whole && entry.effect.duty != Duty::Multi {
             return self.lost(entry, verdict);
         }
         verdict.lost += 1;
