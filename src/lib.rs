@@ -8,7 +8,7 @@
 //!                         ▼   │                                              │
 //!                        topology ◀── sentinel ──────────────────────────────┘
 //!                             ▲       │  view decides (sans-IO)   ▲
-//!                           admin ◀───┘ snapshot                  └── +switch-master … every Sentinel
+//!                           admin ◀───┘ view                      └── +switch-master … every Sentinel
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
 //!

@@ -17,13 +17,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::admin::view::{Agreement, Counters, CredentialsState, ReplicaView, SentinelView};
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::drain;
 use crate::listener;
 use crate::metrics::{self, Relay};
-use crate::sentinel::{self, snapshot::Snapshot};
+use crate::sentinel;
 use crate::session::scripts::Scripts;
 use crate::session::{CloseReason, Worker, registry};
 use crate::socket;
@@ -255,15 +254,14 @@ struct Control {
 impl Control {
     async fn run(self) {
         let (commands, orders) = mpsc::channel(16);
-        let (status, snapshot) = watch::channel(Snapshot::default());
+        let (status, shown) = watch::channel(admin::View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
-            let shown = snapshot.clone();
             let configured = self.config.sentinel.redis_auth.clone();
             let admin = Admin {
                 topology: self.topology.clone(),
                 relays: self.relays.clone(),
                 close_reasons: &CloseReason::NAMES,
-                view: Arc::new(move || view_of(&shown.borrow())),
+                view: Arc::new(move || shown.borrow().clone()),
                 commands: translate(commands),
                 draining: self.draining,
                 prometheus: metrics::install(),
@@ -330,59 +328,6 @@ fn reachable(mut addr: SocketAddr) -> SocketAddr {
         addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
     }
     addr
-}
-
-/// What the admin server shows of the control plane.
-fn view_of(snapshot: &Snapshot) -> admin::View {
-    admin::View {
-        master_name: snapshot.master_name.clone().unwrap_or_default(),
-        since_ms: Some(snapshot.phase_for_ms),
-        confirmed_ago_ms: snapshot.ready.confirmed_ms_ago,
-        replicas: snapshot
-            .replicas
-            .iter()
-            .map(|replica| ReplicaView {
-                addr: replica.addr.to_string(),
-                offset: replica.offset,
-                lag_bytes: replica.behind,
-                lag_seconds: replica.lag_s.map(|seconds| seconds as f64),
-                link: if replica.link_up { "up" } else { "down" }.into(),
-            })
-            .collect(),
-        sentinels: snapshot
-            .sentinels
-            .iter()
-            .map(|sentinel| SentinelView {
-                addr: sentinel.addr.clone(),
-                connected: sentinel.connected,
-                answer_ago_ms: sentinel.answer_age_ms,
-                epoch: sentinel.epoch,
-                names: sentinel.names.map(|addr| addr.to_string()),
-                master_down: false,
-                error: sentinel.error.clone(),
-            })
-            .collect(),
-        agreement: Agreement { agreeing: snapshot.agreeing, known: snapshot.known, quorum: snapshot.quorum as usize },
-        down_after_ms: Some(snapshot.down_after_ms),
-        failover_timeout_ms: Some(snapshot.failover_timeout_ms),
-        credentials: match snapshot.credentials {
-            sentinel::snapshot::CredentialsState::None => CredentialsState::NotNeeded,
-            sentinel::snapshot::CredentialsState::Learned => CredentialsState::Learnt,
-            sentinel::snapshot::CredentialsState::Configured => CredentialsState::Configured,
-            sentinel::snapshot::CredentialsState::Refused => CredentialsState::Refused,
-        },
-        counters: Counters {
-            failovers_planned: snapshot.counters.planned,
-            failovers_crash: snapshot.counters.crash,
-            failovers_restart: snapshot.counters.restarts,
-            failovers_aborted: snapshot.counters.aborted,
-            early_commits: snapshot.counters.early_commits,
-            early_commits_wrong: snapshot.counters.early_commits_wrong,
-            ..Counters::default()
-        },
-        warnings: snapshot.warnings.clone(),
-        ..admin::View::default()
-    }
 }
 
 fn check_descriptors(max_clients: usize) {

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::control::HEADER;
 use super::units::{bytes, millis};
-use super::view::{State, Traffic, View};
+use super::view::{CredentialsState, FailoverView, State, Traffic, View};
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -127,7 +127,7 @@ pub async fn failover(admin: SocketAddr, out: &mut impl Write) -> Result<(), Err
         let mut line =
             format!("moved from {from} to {} in {}", master.addr, millis(started.elapsed().as_millis() as u64));
         if let Some(failover) = view.last_failover.filter(|failover| failover.to == master.addr) {
-            line += &phases(&failover.phases);
+            line += &details(&failover);
         }
         return writeln!(out, "{line}").map_err(Error::Output);
     }
@@ -254,9 +254,18 @@ pub fn describe(view: &View, colour: bool) -> String {
                 let down = if sentinel.master_down { paint("31", ", which is down") } else { String::new() };
                 format!("names {names}{epoch}{down}")
             }
-            (true, _, None) => "names no master".into(),
+            (true, Some(error), None) => paint("31", error),
+            (true, None, None) => "names no master".into(),
         };
+        let word = if sentinel.tilt { word + &paint("33", ", in TILT") } else { word };
         row("", format!("{}  {word}", sentinel.addr));
+    }
+    match view.credentials {
+        CredentialsState::NotNeeded => {}
+        CredentialsState::Configured => row("password", "configured".into()),
+        CredentialsState::Learnt => row("password", "learnt from a client".into()),
+        CredentialsState::Missing => row("password", paint("31", "missing: the nodes want one")),
+        CredentialsState::Refused => row("password", paint("31", "refused by the nodes")),
     }
     let traffic = &view.traffic;
     let Traffic { sessions, held_sessions, accepted, refused, .. } = traffic;
@@ -274,7 +283,7 @@ pub fn describe(view: &View, colour: bool) -> String {
     }
     if let Some(last) = &view.last_failover {
         let (kind, from, to, ago) = (&last.kind, &last.from, &last.to, millis(last.ago_ms));
-        row("", format!("last: {kind}, {from} to {to}, {ago} ago{}", phases(&last.phases)));
+        row("", format!("last: {kind}, {from} to {to}, {ago} ago{}", details(last)));
     }
     for warning in &view.warnings {
         lines.push(paint("31", &format!("warning: {warning}")));
@@ -282,10 +291,12 @@ pub fn describe(view: &View, colour: bool) -> String {
     lines.join("\n")
 }
 
-fn phases(phases: &[(String, f64)]) -> String {
-    if phases.is_empty() {
-        return String::new();
+/// The phases of a failover, and what may be lost.
+fn details(failover: &FailoverView) -> String {
+    let mut each: Vec<_> = failover.phases.iter().map(|(name, duration)| format!("{name} {duration:.0} ms")).collect();
+    each.extend(failover.offset_gap_bytes.map(|gap| format!("offset gap {}", bytes(gap))));
+    if failover.writes_at_risk > 0 {
+        each.push(format!("at most {} writes lost", failover.writes_at_risk));
     }
-    let each: Vec<_> = phases.iter().map(|(name, duration)| format!("{name} {duration:.0} ms")).collect();
-    format!(" ({})", each.join(", "))
+    if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
 }

@@ -14,6 +14,9 @@ const GOOD_PROBES: u32 = 2;
 /// Silence of both the master and every Sentinel after which this host is taken to be cut off.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
 
+/// An early commit has 3 s to be confirmed, and the Sentinels some more to tell each other.
+const SETTLED_AFTER: Duration = Duration::from_secs(8);
+
 /// What `/ready` says when the Sentinels themselves say that there is no master.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnGlobalOutage {
@@ -84,6 +87,14 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
         Phase::Suspect if recent => {
             verdict(true, State::Failover, format!("the master is silent, requests are held{}", because(&view.reason)))
         }
+        Phase::Stable if recent && settling(view, connected, known) => verdict(
+            true,
+            State::Failover,
+            format!(
+                "the failover is being confirmed: {} of {known} Sentinels name the new master",
+                view.agreement.agreeing
+            ),
+        ),
         Phase::Stable if recent => match weakness(view, connected, known) {
             Some(why) => verdict(true, State::Degraded, why),
             None => {
@@ -111,16 +122,26 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
 
 /// What is wrong although requests flow.
 fn weakness(view: &View, connected: usize, known: usize) -> Option<String> {
-    let agreeing = view.agreement.agreeing;
     if connected == 0 {
         Some("no Sentinel can be reached: a failover would not be seen".into())
-    } else if agreeing * 2 <= known || agreeing < view.agreement.quorum {
-        Some(format!("only {agreeing} of {known} Sentinels name this master"))
+    } else if outvoted(view, known) {
+        Some(format!("only {} of {known} Sentinels name this master", view.agreement.agreeing))
     } else if view.credentials == CredentialsState::Missing {
         Some("no Redis credentials: failovers are followed only once Sentinel announces them".into())
     } else {
         None
     }
+}
+
+fn outvoted(view: &View, known: usize) -> bool {
+    let agreeing = view.agreement.agreeing;
+    agreeing * 2 <= known || agreeing < view.agreement.quorum
+}
+
+/// Few Sentinels name this master because it has only just become one.
+fn settling(view: &View, connected: usize, known: usize) -> bool {
+    let fresh = view.last_failover.as_ref().is_some_and(|last| last.ago_ms < SETTLED_AFTER.as_millis() as u64);
+    fresh && connected > 0 && outvoted(view, known)
 }
 
 fn because(reason: &str) -> String {
@@ -129,7 +150,7 @@ fn because(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::{Agreement, SentinelView};
+    use super::super::view::{Agreement, FailoverView, SentinelView};
     use super::*;
 
     const GRACE: Duration = Duration::from_secs(30);
@@ -182,6 +203,18 @@ mod tests {
         assert_eq!(judged(&split, Phase::Stable), (true, State::Degraded));
         let blind = View { credentials: CredentialsState::Missing, ..healthy() };
         assert_eq!(judged(&blind, Phase::Stable), (true, State::Degraded));
+    }
+
+    #[test]
+    fn a_master_that_the_sentinels_have_yet_to_hear_of_is_a_failover() {
+        let last = |ago_ms| Some(FailoverView { ago_ms, ..FailoverView::default() });
+        let none = Agreement { agreeing: 0, known: 3, quorum: 2 };
+        let mut view = View { last_failover: last(1_000), ..healthy() };
+        assert_eq!(judged(&view, Phase::Stable), (true, State::Ok));
+        view.agreement = none;
+        assert_eq!(judged(&view, Phase::Stable), (true, State::Failover));
+        view.last_failover = last(9_000);
+        assert_eq!(judged(&view, Phase::Stable), (true, State::Degraded));
     }
 
     #[test]

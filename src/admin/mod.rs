@@ -284,11 +284,13 @@ impl Server {
         view.reason = entry.reason.clone();
         view.outage_ms = entry.outage_since.map(millis);
         view.term = entry.term;
+        let seen = view.master.take();
         view.master = entry.master.as_ref().map(|master| view::MasterView {
             addr: master.addr.to_string(),
             run_id: master.run_id.clone(),
             epoch: master.epoch,
             provisional: master.provisional,
+            offset: seen.filter(|seen| seen.addr == master.addr.to_string()).and_then(|seen| seen.offset),
         });
         (view, entry.phase)
     }

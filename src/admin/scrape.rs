@@ -102,6 +102,7 @@ pub fn render(handle: &PrometheusHandle, view: &View) -> String {
     counter!(names::FAILOVERS_ABORTED).absolute(counters.failovers_aborted);
     counter!(names::EARLY_COMMITS).absolute(counters.early_commits);
     counter!(names::EARLY_COMMITS_WRONG).absolute(counters.early_commits_wrong);
+    counter!(names::EMPTY_RESTARTS).absolute(counters.empty_restarts);
     counter!(names::WRITES_AT_RISK).absolute(counters.writes_at_risk);
     if let Some(gap) = view.last_failover.as_ref().and_then(|failover| failover.offset_gap_bytes) {
         gauge!(names::OFFSET_GAP_BYTES).set(gap as f64);

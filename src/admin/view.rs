@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Everything that is known, at one moment.
 ///
-/// The control plane's source fills in the middle part; the admin server overwrites the parts named as its own.
+/// The one description of the control plane's state: `sentinel::view` makes it at each look, the admin server fills in
+/// the parts named as its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct View {
@@ -47,6 +48,8 @@ pub struct View {
     pub down_after_ms: Option<u64>,
     /// Sentinel's failover-timeout, in milliseconds.
     pub failover_timeout_ms: Option<u64>,
+    /// How long requests are held in one outage, in milliseconds.
+    pub hold_timeout_ms: Option<u64>,
     /// Whether the nodes accept our credentials.
     pub credentials: CredentialsState,
     /// The last change of master that was seen.
@@ -74,6 +77,8 @@ pub struct MasterView {
     pub epoch: u64,
     /// Followed before Sentinel announced it, and not confirmed yet.
     pub provisional: bool,
+    /// Its replication offset.
+    pub offset: Option<u64>,
 }
 
 /// A replica.
@@ -108,7 +113,9 @@ pub struct SentinelView {
     pub names: Option<String>,
     /// It says that the master is down (s_down or o_down).
     pub master_down: bool,
-    /// What went wrong last, if it is not connected.
+    /// It is in TILT: it watches but does not act.
+    pub tilt: bool,
+    /// Why it is not connected, or names no master.
     pub error: Option<String>,
 }
 
@@ -153,11 +160,12 @@ pub struct FailoverView {
     pub to: String,
     /// How long ago it ended, in milliseconds.
     pub ago_ms: u64,
-    /// Its phases with their durations in milliseconds, in order.
+    /// Its phases with their durations in milliseconds, in order: promotion and hold from the first sign on, attach and
+    /// confirm from the commit on.
     pub phases: Vec<(String, f64)>,
-    /// Bytes the new master was behind the old one's last known offset.
+    /// Bytes the new master was behind the old one's last known offset, where both could be read.
     pub offset_gap_bytes: Option<u64>,
-    /// Writes acknowledged that may have been discarded.
+    /// It undid an early commit: at most this many acknowledged writes were discarded.
     pub writes_at_risk: u64,
 }
 
@@ -173,6 +181,7 @@ pub struct Counters {
     pub early_commits: u64,
     pub early_commits_wrong: u64,
     pub writes_at_risk: u64,
+    pub empty_restarts: u64,
 }
 
 /// What the sessions did, summed over all workers.
@@ -224,7 +233,7 @@ pub struct Readiness {
 pub enum State {
     /// The master was confirmed lately.
     Ok,
-    /// A failover is in progress: requests are held.
+    /// A failover is in progress, and requests are held; or it has just ended, and the Sentinels have yet to agree.
     Failover,
     /// Requests are served or held, but something should be looked at.
     Degraded,

@@ -6,7 +6,7 @@
 //! ```text
 //! follower ─┐                    ┌─► topology.publish / prove
 //! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
-//! sessions ─┘                    └─► log, metrics, snapshot
+//! sessions ─┘                    └─► log, metrics, admin::View
 //! ```
 
 pub mod client;
@@ -16,7 +16,6 @@ pub mod lineage;
 mod memory;
 mod prober;
 pub mod report;
-pub mod snapshot;
 pub mod view;
 pub mod word;
 
@@ -30,6 +29,7 @@ use std::time::{Duration, Instant};
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::admin;
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
@@ -39,7 +39,6 @@ use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::snapshot::Snapshot;
 use crate::sentinel::view::{Output, Settings, View};
 use crate::topology::{Report, Topology};
 
@@ -115,7 +114,7 @@ impl std::error::Error for Error {}
 /// Follows Sentinel until the runtime ends. Needs a tokio runtime with I/O and time; may be its only task.
 ///
 /// `relay_replies` is the number of replies that all sessions have received so far: that it rises is a sign of life
-/// of the master. `status` gets a new snapshot every 100 ms and at each publication. `drain` is let go as soon as the
+/// of the master. `status` gets a new view every 100 ms and at each publication. `drain` is let go as soon as the
 /// drain begins: sessions that still drain need a master, so following goes on.
 ///
 /// # Errors
@@ -126,7 +125,7 @@ pub async fn run(
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
     commands: mpsc::Receiver<Command>,
-    status: watch::Sender<Snapshot>,
+    status: watch::Sender<admin::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
@@ -184,7 +183,7 @@ struct Task {
     view: View,
     parts: Parts,
     topology: Arc<Topology>,
-    status: watch::Sender<Snapshot>,
+    status: watch::Sender<admin::View>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,
     name: watch::Sender<Option<String>>,
@@ -215,21 +214,34 @@ impl Task {
             self.show(before != self.topology.generation());
             let now = Instant::now();
             let wake = self.view.next_tick(now);
-            tokio::select! {
+            let input = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => match message {
-                    Message::Input(input) => self.view.handle(Instant::now(), input),
-                    Message::Masters(names) => self.choose(names)?,
+                    Message::Input(input) => Some(input),
+                    Message::Masters(names) => {
+                        self.choose(names)?;
+                        None
+                    }
                 },
-                Some(report) = reports.recv() => self.view.handle(Instant::now(), from_session(report)),
-                Some(command) = commands.recv() => self.command(command),
-                () = draining(&mut drain) => drain = None,
-                () = tokio::time::sleep_until(wake.into()) => self.view.handle(Instant::now(), Input::Tick),
-            }
+                Some(report) = reports.recv() => Some(from_session(report)),
+                Some(command) = commands.recv() => {
+                    self.command(command);
+                    None
+                }
+                () = draining(&mut drain) => {
+                    drain = None;
+                    None
+                }
+                () = tokio::time::sleep_until(wake.into()) => Some(Input::Tick),
+            };
+            // First, so that a commit knows which replies were before it.
             let seen = relay_replies();
             if seen != replies {
                 replies = seen;
-                self.view.handle(Instant::now(), Input::RelayAlive);
+                self.view.handle(Instant::now(), Input::Replies(seen));
+            }
+            if let Some(input) = input {
+                self.view.handle(Instant::now(), input);
             }
         }
     }
@@ -259,14 +271,7 @@ impl Task {
                     tracing::Level::WARN => tracing::warn!("{text}"),
                     _ => tracing::info!("{text}"),
                 },
-                Output::FailedOver { kind, promotion, commit, early } => {
-                    tracing::debug!(kind, early, "failed over");
-                    histogram!(FAILOVER_PHASE_SECONDS, "phase" => "hold").record(commit);
-                    if let Some(promotion) = promotion {
-                        histogram!(FAILOVER_PHASE_SECONDS, "phase" => "promotion").record(promotion);
-                    }
-                }
-                Output::Confirmed(after) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => "confirm").record(after),
+                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase).record(took),
             }
         }
     }
@@ -304,9 +309,9 @@ impl Task {
             return;
         }
         self.shown = Some(now);
-        let mut snapshot = self.view.snapshot(now);
-        snapshot.master_name.clone_from(&self.name.borrow());
-        self.status.send_replace(snapshot);
+        let mut shown = self.view.show(now);
+        shown.master_name = self.name.borrow().clone().unwrap_or_default();
+        self.status.send_replace(shown);
     }
 
     fn choose(&mut self, mut names: Vec<String>) -> Result<(), Error> {
@@ -401,7 +406,7 @@ mod tests {
         let started = |parts: Parts| {
             let (topology, reports) = Topology::new();
             let (_, commands) = mpsc::channel(1);
-            let (status, _) = watch::channel(Snapshot::default());
+            let (status, _) = watch::channel(admin::View::default());
             let (_, drain) = drain::channel();
             movable(run(parts, topology, reports, || 0, commands, status, drain));
         };

@@ -16,8 +16,8 @@ pub enum Input {
     Sentinel(HostPort, FromSentinel),
     /// A Redis node said something, or is gone.
     Node(SocketAddr, FromNode),
-    /// Sessions received replies since the last look: the master lives.
-    RelayAlive,
+    /// Sessions have received this many replies in all, more than at the last look: the master lives.
+    Replies(u64),
     /// A session's backend of this term closed its connection.
     SessionEof {
         /// The term of that backend.

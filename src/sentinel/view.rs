@@ -2,11 +2,14 @@
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
-//! hold the transitions, `view/evidence.rs` what is believed, `view/show.rs` what people see.
+//! hold the transitions, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
+//! `view/record.rs` and `view/show.rs` what people see.
 
 mod decide;
 mod evidence;
 mod following;
+mod peers;
+mod record;
 mod show;
 mod switching;
 #[cfg(test)]
@@ -16,12 +19,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::admin::view::{Counters, CredentialsState};
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
-use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
-use crate::sentinel::snapshot::{Counters, CredentialsState};
+use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
 /// How the decision is made.
@@ -66,19 +70,8 @@ pub enum Output {
     Remember(Master),
     /// A line for the log.
     Log(tracing::Level, String),
-    /// A failover has ended with a new master.
-    FailedOver {
-        /// `planned`, `crash` or `restart`.
-        kind: &'static str,
-        /// From the hold to the candidate seen as master, when that was seen.
-        promotion: Option<Duration>,
-        /// From the hold to the commit.
-        commit: Duration,
-        /// Before the epoch rose.
-        early: bool,
-    },
-    /// The epoch has confirmed an early commit, this long after it.
-    Confirmed(Duration),
+    /// A phase of a failover (one of [`crate::metrics::FAILOVER_PHASES`]) took this long.
+    Phase(&'static str, Duration),
 }
 
 /// How a node should be asked.
@@ -140,6 +133,10 @@ pub struct View {
     unreadable: Option<String>,
     notices: BTreeSet<String>,
     empty_restart: Option<(Instant, String)>,
+    long_hold_told: bool,
+    /// Replies that all sessions have received so far.
+    replies: u64,
+    last_change: Option<Change>,
     counters: Counters,
     outputs: Vec<Output>,
 }
@@ -202,6 +199,8 @@ struct Provisional {
     previous: Master,
     /// The Sentinel that runs the failover: nobody else knows of the promotion yet.
     leader: Option<HostPort>,
+    /// Replies that sessions had received before: those since then may be undone.
+    replies: u64,
 }
 
 /// The master's process.
@@ -226,6 +225,8 @@ struct SentinelState {
     tilt: bool,
     error: Option<String>,
     lost_since: Option<Instant>,
+    /// It names another master than ours since then.
+    disagrees_since: Option<Instant>,
     /// Told by peers: forgotten when none names it any more.
     learnt: bool,
 }
@@ -243,7 +244,8 @@ impl View {
     pub fn new(settings: Settings, now: Instant) -> View {
         let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
         let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
-        let credentials = if settings.has_credentials { CredentialsState::Configured } else { CredentialsState::None };
+        let credentials =
+            if settings.has_credentials { CredentialsState::Configured } else { CredentialsState::NotNeeded };
         View {
             settings,
             started: now,
@@ -280,6 +282,9 @@ impl View {
             unreadable: None,
             notices: BTreeSet::new(),
             empty_restart: None,
+            long_hold_told: false,
+            replies: 0,
+            last_change: None,
             counters: Counters::default(),
             outputs: Vec::new(),
         }
@@ -303,12 +308,7 @@ impl View {
         match input {
             Input::Sentinel(from, what) => self.on_sentinel(now, from, what),
             Input::Node(addr, what) => self.on_node(now, addr, what),
-            Input::RelayAlive => {
-                self.life = now;
-                if matches!(self.state, State::Silent { gone: false }) {
-                    self.resume(now, "the master answers sessions again");
-                }
-            }
+            Input::Replies(count) => self.on_replies(now, count),
             Input::SessionEof { term } if term == self.term => {
                 self.session_eof = Some(now);
                 self.ask_master();
@@ -340,6 +340,7 @@ impl View {
     /// When [`View::handle`] wants to be called with [`Input::Tick`] at the latest.
     pub fn next_tick(&mut self, now: Instant) -> Instant {
         let pause = match self.state {
+            _ if self.attaching(now) => Duration::from_millis(5),
             State::Following if self.provisional.is_none() => Duration::from_millis(100),
             State::Switching(_) => Duration::from_millis(10),
             _ => Duration::from_millis(50),
@@ -444,13 +445,16 @@ impl View {
                 self.learn_peers(&from);
             }
             FromSentinel::Lost { error } => {
+                // Errors of DNS name the host alone.
+                let named = error.starts_with("Sentinel ");
+                let error = if named { error } else { format!("Sentinel {}: {error}", show::name(&from)) };
                 let first =
                     sentinel.error.as_ref() != Some(&error) && (sentinel.connected || sentinel.lost_since.is_none());
                 sentinel.connected = false;
                 sentinel.lost_since.get_or_insert(now);
                 sentinel.error = Some(error.clone());
                 if first {
-                    self.log(tracing::Level::WARN, format!("a Sentinel is lost: {error}"));
+                    self.log(tracing::Level::WARN, error.replacen("Sentinel ", "a Sentinel is lost: ", 1));
                 }
                 if let State::Switching(failover) = &mut self.state
                     && failover.leader.as_ref() == Some(&from)
@@ -503,39 +507,6 @@ impl View {
         }
     }
 
-    /// Follows what the Sentinels tell of each other. One Sentinel under two addresses is known by its run id.
-    fn learn_peers(&mut self, from: &HostPort) {
-        let Some(peers) = self.sentinels.get(from).and_then(|sentinel| sentinel.answer.as_ref()?.peers.clone()) else {
-            return;
-        };
-        for peer in peers {
-            if self.sentinels.contains_key(&peer.addr) {
-                continue;
-            }
-            let same = |sentinel: &SentinelState| {
-                sentinel.connected
-                    && sentinel.answer.as_ref().is_some_and(|answer| answer.myid.as_ref() == Some(&peer.run_id))
-            };
-            if !self.sentinels.values().any(same) && self.sentinels.len() < 64 {
-                self.sentinels.insert(peer.addr, SentinelState { learnt: true, ..SentinelState::default() });
-            }
-        }
-        // The same Sentinel, learnt under another address before the configured one had answered.
-        let id = |sentinel: &SentinelState| sentinel.answer.as_ref().and_then(|answer| answer.myid.clone());
-        let Some(ours) = self.sentinels.get(from).and_then(id) else { return };
-        let from_learnt = self.sentinels.get(from).is_some_and(|sentinel| sentinel.learnt);
-        let double = |at: &HostPort, sentinel: &SentinelState| {
-            at != from && sentinel.connected && id(sentinel).as_ref() == Some(&ours)
-        };
-        if from_learnt {
-            if self.sentinels.iter().any(|(at, sentinel)| double(at, sentinel)) {
-                self.sentinels.remove(from);
-            }
-        } else {
-            self.sentinels.retain(|at, sentinel| !(sentinel.learnt && double(at, sentinel)));
-        }
-    }
-
     fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {
         let node = self.nodes.entry(addr).or_default();
         let is_master = self.master.as_ref().is_some_and(|master| master.addr == addr);
@@ -552,6 +523,8 @@ impl View {
                 node.answer = Some((*answer).clone());
                 if is_master {
                     self.on_master_answer(now, &answer);
+                } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role) {
+                    self.on_unreadable(addr, words);
                 }
             }
             FromNode::Eof => {

@@ -7,10 +7,10 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use switchmaster::admin::view::{CredentialsState, View};
 use switchmaster::config::{HoldTimeout, HostPort, Minority, SentinelConfig};
 use switchmaster::drain;
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::sentinel::snapshot::{CredentialsState, ReadyState, Snapshot};
 use switchmaster::sentinel::{self, Command, Parts};
 use switchmaster::topology::{Entry, Phase, Topology};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -154,7 +154,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 struct Following {
     topology: Arc<Topology>,
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
-    status: watch::Receiver<Snapshot>,
+    status: watch::Receiver<View>,
     commands: mpsc::Sender<Command>,
     ended: Arc<Mutex<Option<Result<(), sentinel::Error>>>>,
     _signal: drain::Signal,
@@ -188,7 +188,7 @@ impl Following {
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (topology, reports) = Topology::new();
         let (commands, command_receiver) = mpsc::channel(4);
-        let (status_sender, status) = watch::channel(Snapshot::default());
+        let (status_sender, status) = watch::channel(View::default());
         let (signal, drain) = drain::channel();
         let entries = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(Mutex::new(None));
@@ -282,7 +282,7 @@ fn a_planned_failover_is_committed_before_switch_master() {
     let following = Following::start(&cluster, Some("secret"));
     let before = following.stable();
     assert_eq!(before.master.as_ref().expect("a master").addr, cluster.addr(0));
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     // Let a few heartbeats see both replicas.
     wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
     let switches = hear_switches(&cluster);
@@ -298,7 +298,7 @@ fn a_planned_failover_is_committed_before_switch_master() {
     assert_ne!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
     assert_eq!(after.term, before.term + 1);
     let counters = following.status.borrow().counters.clone();
-    assert_eq!((counters.planned, counters.early_commits, counters.early_commits_wrong), (1, 1, 0));
+    assert_eq!((counters.failovers_planned, counters.early_commits, counters.early_commits_wrong), (1, 1, 0));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_killed_master_is_replaced_before_switch_master() {
     let mut cluster = Cluster::start(None);
     let following = Following::start(&cluster, None);
     let before = following.stable();
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
     let switches = hear_switches(&cluster);
     let from = Instant::now();
@@ -321,7 +321,7 @@ fn a_killed_master_is_replaced_before_switch_master() {
     assert!(suspected < Duration::from_millis(500), "{suspected:?}");
     assert_eq!(heard, 0, "before any +switch-master");
     assert_eq!(new.replicated_until, None);
-    assert_eq!(following.status.borrow().counters.crash, 1);
+    assert_eq!(following.status.borrow().counters.failovers_crash, 1);
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn a_stopped_master_is_left_and_does_not_come_back() {
     let following = Following::start(&cluster, None);
     let before = following.stable();
     wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     let from = Instant::now();
     Cluster::signal(&cluster.nodes[0].1, "STOP");
     following.until("suspect", |entry| entry.phase != Phase::Stable);
@@ -355,7 +355,7 @@ fn a_master_restarted_in_place_is_a_new_term_in_the_same_place() {
     ask(cluster.nodes[0].0, None, "SET key value");
     let following = Following::start(&cluster, None);
     let before = following.stable();
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     let port = cluster.nodes[0].0;
     let from = Instant::now();
     cluster.nodes[0].1.kill().expect("killed");
@@ -387,7 +387,7 @@ fn without_the_password_sentinel_is_followed_and_a_clients_password_is_learnt() 
     let credentials = Credentials { username: None, password: Secret::new("secret") };
     following.topology.report(switchmaster::topology::Report::Credentials(credentials));
     wait_for("the password is learnt", || {
-        following.status.borrow().credentials == CredentialsState::Learned
+        following.status.borrow().credentials == CredentialsState::Learnt
             && following.status.borrow().master.as_ref().is_some_and(|master| master.run_id.is_some())
     });
     assert_eq!(following.topology.current().term, before.term + 1);
@@ -398,7 +398,7 @@ fn frozen_and_dead_sentinels_change_nothing() {
     let mut cluster = Cluster::start(None);
     let following = Following::start(&cluster, None);
     let before = following.stable();
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     Cluster::signal(&cluster.sentinels[0].1, "STOP");
     wait_for("the frozen one is lost", || {
         following.status.borrow().sentinels.iter().filter(|sentinel| sentinel.connected).count() == 2
@@ -410,7 +410,6 @@ fn frozen_and_dead_sentinels_change_nothing() {
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(following.topology.current().phase, Phase::Stable);
     assert_eq!(following.topology.current().term, before.term);
-    assert_eq!(following.status.borrow().ready.state, ReadyState::Degraded);
     Cluster::signal(&cluster.sentinels[0].1, "CONT");
     wait_for("it is back", || following.status.borrow().sentinels.iter().any(|sentinel| sentinel.connected));
 }
@@ -420,7 +419,7 @@ fn fail_backs_are_followed_and_never_wrong() {
     let cluster = Cluster::start(None);
     let following = Following::start(&cluster, None);
     following.stable();
-    wait_for("all three Sentinels are followed", || following.status.borrow().agreeing == 3);
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     for round in 0..3 {
         let before = following.stable();
         let from = Instant::now();

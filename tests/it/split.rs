@@ -190,9 +190,11 @@ async fn a_sentinel_that_was_cut_off_never_leads_back() {
         served(&load, 200).await;
         let (report, verdict) = judged(&cluster, &load, new).await;
         assert_eq!(report.broken_promises(&[]) + verdict.missing, 0, "{report}{verdict}");
-        let view = view(proxy).await;
+        let view = wait_view(proxy, "the stale Sentinel to be told", |view| {
+            view.warnings.iter().any(|warning| warning.contains("its table is old"))
+        })
+        .await;
         assert_eq!(view.master.unwrap().addr, addr);
-        assert!(view.warnings.iter().any(|warning| warning.contains("its table is old")), "{:?}", view.warnings);
     }
     for started_late in [&listed_first, &alone] {
         assert!(!started_late.log().contains(&format!("following {old_addr}")), "{}", started_late.log());

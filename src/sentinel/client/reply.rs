@@ -199,7 +199,17 @@ pub(super) fn fields(value: &Value) -> HashMap<String, String> {
 }
 
 pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
-    let text = format!("{peer}: -{code} {detail}");
+    let text = match code {
+        "NOAUTH" if peer.starts_with("Sentinel ") => {
+            format!("{peer} wants a password and none is set: set sentinel_password (NOAUTH)")
+        }
+        "WRONGPASS" if peer.starts_with("Sentinel ") => {
+            format!(
+                "{peer} refuses our password: set sentinel_password (and sentinel_username) to what it expects (WRONGPASS)"
+            )
+        }
+        _ => format!("{peer}: -{code} {detail}"),
+    };
     if matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || detail.starts_with("Client sent AUTH") {
         Error::Auth(text)
     } else {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::{Output, State, View};
-use crate::config::{HoldTimeout, HostPort, Minority};
+use crate::config::{HoldTimeout, Minority};
 use crate::sentinel::word::Word;
 use crate::topology::{Entry, Phase};
 
@@ -23,6 +23,8 @@ impl View {
             State::Switching(_) => self.switch(now),
         }
         self.check_deadline(now);
+        self.note_disagreement(now);
+        self.tell_long_hold();
         self.publish(now);
     }
 
@@ -36,13 +38,7 @@ impl View {
         // What a node said before we stopped asking it is no evidence any more.
         let watched = self.nodes(now);
         self.nodes.retain(|addr, _| watched.contains_key(addr));
-        let named: Vec<HostPort> =
-            self.answers(now).flat_map(|answer| answer.peers.iter().flatten()).map(|peer| peer.addr.clone()).collect();
-        let heard = !named.is_empty();
-        self.sentinels.retain(|at, sentinel| {
-            let gone = sentinel.lost_since.is_some_and(|since| now > since + Duration::from_secs(60));
-            !(sentinel.learnt && gone && heard && !named.contains(at))
-        });
+        self.forget_peers(now);
     }
 
     pub(super) fn search(&mut self, now: Instant) {
@@ -150,6 +146,14 @@ impl View {
                 Some(down_after) => (down_after + Duration::from_secs(10)).min(Duration::from_secs(45)),
                 None => Duration::from_secs(15),
             },
+        }
+    }
+
+    /// Said once, when Sentinel has told its `down-after-milliseconds`; `status` goes on to say it.
+    fn tell_long_hold(&mut self) {
+        if let Some(text) = self.long_hold().filter(|_| !self.long_hold_told) {
+            self.long_hold_told = true;
+            self.log(Level::WARN, text);
         }
     }
 

@@ -10,10 +10,10 @@ use tracing::Level;
 use super::evidence::Verdict;
 use super::show::ms;
 use super::{Output, Restart, State, View};
+use crate::admin::view::CredentialsState;
 use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{NodeAnswer, Role};
-use crate::sentinel::snapshot::CredentialsState;
 use crate::sentinel::word::{Named, Word};
 use crate::topology::Master;
 
@@ -94,8 +94,7 @@ impl View {
         self.outputs.push(Output::Remember(master.clone()));
         if let Some(provisional) = provisional {
             let after = now - provisional.since;
-            self.counters.last_confirm_ms = Some(ms(after));
-            self.outputs.push(Output::Confirmed(after));
+            self.phase_took("confirm", after);
             self.log(
                 Level::INFO,
                 format!("{} is confirmed by epoch {epoch}, {} ms after the early commit", master.addr, ms(after)),
@@ -192,11 +191,12 @@ impl View {
         match &answer.role {
             Role::Master { offset, replicas } => {
                 self.unreadable = None;
-                if self.credentials == CredentialsState::Refused {
-                    let configured = self.settings.has_credentials;
-                    self.credentials =
-                        if configured { CredentialsState::Configured } else { CredentialsState::Learned };
-                }
+                self.credentials = match self.credentials {
+                    CredentialsState::Refused if self.settings.has_credentials => CredentialsState::Configured,
+                    CredentialsState::Refused => CredentialsState::Learnt,
+                    CredentialsState::Missing => CredentialsState::NotNeeded,
+                    other => other,
+                };
                 if self.process.run_id.is_none()
                     && let Some(info) = &answer.info
                 {
@@ -242,22 +242,8 @@ impl View {
                 }
             }
             Role::Unreadable(words) => {
-                if self.unreadable.is_none() {
-                    let known = self.credentials != CredentialsState::None;
-                    let what = if known { "refuses our credentials" } else { "wants a password and there is none" };
-                    self.log(Level::ERROR, format!(
-                        "Redis {} {what} ({words}): ROLE cannot be read, so a failover takes about a second longer and is not verified on the node",
-                        self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string())
-                    ));
-                }
-                self.unreadable = Some(words.clone());
-                if let Some(offered) =
-                    self.offered.take().filter(|_| self.settings.learn_credentials && !self.settings.has_credentials)
-                {
-                    self.credentials = CredentialsState::Learned;
-                    self.outputs.push(Output::UseCredentials(offered));
-                } else if self.credentials != CredentialsState::None {
-                    self.credentials = CredentialsState::Refused;
+                if let Some(addr) = self.master.as_ref().map(|master| master.addr) {
+                    self.on_unreadable(addr, words);
                 }
                 // The same connection is the same process. A new one is taken for it too unless sessions, which
                 // a restart cuts off as well, say otherwise.
@@ -274,6 +260,25 @@ impl View {
                     self.on_restart(now, &format!("connection {}", answer.connection));
                 }
             }
+        }
+    }
+
+    /// A node does not let us ask: it is told once, and a client's credentials are tried.
+    pub(super) fn on_unreadable(&mut self, addr: SocketAddr, words: &str) {
+        let known = !matches!(self.credentials, CredentialsState::NotNeeded | CredentialsState::Missing);
+        if self.unreadable.is_none() {
+            let what = if known { "refuses our credentials" } else { "wants a password and there is none" };
+            self.log(Level::ERROR, format!(
+                "Redis {addr} {what} ({words}): ROLE cannot be read, so a failover takes about a second longer and is not verified on the node"
+            ));
+        }
+        self.unreadable = Some(words.to_owned());
+        let learn = self.settings.learn_credentials && !self.settings.has_credentials;
+        if let Some(offered) = self.offered.take().filter(|_| learn) {
+            self.credentials = CredentialsState::Learnt;
+            self.outputs.push(Output::UseCredentials(offered));
+        } else {
+            self.credentials = if known { CredentialsState::Refused } else { CredentialsState::Missing };
         }
     }
 
@@ -339,10 +344,11 @@ impl View {
                 master.addr, info.run_id
             );
             self.log(Level::ERROR, text.clone());
+            self.counters.empty_restarts += 1;
             self.empty_restart = Some((now, text));
         }
-        self.finish(now, "restart", None, None);
-        self.counters.restarts += 1;
+        self.record(now, "restart", master.addr, None, None);
+        self.counters.failovers_restart += 1;
         self.log(
             Level::WARN,
             format!("the master {} was restarted in place: sessions are moved to the new process", master.addr),

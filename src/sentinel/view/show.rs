@@ -1,15 +1,19 @@
-//! What people see of the decision: the snapshot and its warnings. Nothing here decides.
+//! What people see of the decision: the view for the admin server, with its warnings. Nothing here decides.
 
 use std::time::{Duration, Instant};
 
-use super::{State, View};
+use super::{SentinelState, State, View};
+use crate::admin::view::{
+    self as shown, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
+};
 use crate::config::HostPort;
 use crate::sentinel::report::Role;
-use crate::sentinel::snapshot::{
-    CredentialsState, MasterStatus, Ready, ReadyState, ReplicaStatus, SentinelStatus, Snapshot,
-};
 use crate::sentinel::word::Word;
-use crate::topology::Phase;
+
+/// For this long after a switch a Sentinel may name the old master: gossip takes a second or two.
+const GOSSIP_FOR: Duration = Duration::from_secs(5);
+/// A longer hold is warned about: queues run a job again after `retry_after`, and PHP's workers all wait.
+const LONG_HOLD: Duration = Duration::from_secs(25);
 
 /// `host:port` for people.
 pub(super) fn name(at: &HostPort) -> String {
@@ -22,107 +26,96 @@ pub(super) fn ms(duration: Duration) -> u64 {
 }
 
 impl View {
-    /// The state at `now`. The master's name is the caller's to fill in.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let phase = self.phase(now);
-        let known = self.known_sentinels();
+    /// The state at `now`. The master's name, and what [`shown::View`] calls the admin server's, are others' to fill in.
+    pub fn show(&self, now: Instant) -> shown::View {
+        let age = |at: Instant| ms(now.saturating_duration_since(at));
         let agreeing = match (&self.master, self.word(now)) {
             (Some(master), Word::Named(named)) if named.addr == master.addr => named.support,
             _ => 0,
         };
         let claims = || self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.claim.as_ref());
-        let warnings = self.warnings(now);
-        let confirmed = self.master.is_some().then(|| ms(now.saturating_duration_since(self.life)));
-        let state = match phase {
-            Phase::Stable if warnings.is_empty() => ReadyState::Ok,
-            Phase::Stable => ReadyState::Degraded,
-            Phase::Failing => ReadyState::Down,
-            _ if self.master.is_none() => ReadyState::Down,
-            _ => ReadyState::Failover,
-        };
-        Snapshot {
-            master_name: None,
-            phase: phase.name(),
-            phase_for_ms: ms(now.saturating_duration_since(self.phase_since)),
+        let quorum = claims().map(|claim| claim.quorum).max().unwrap_or_default();
+        shown::View {
+            phase: self.phase(now).name().into(),
             reason: self.reason.clone(),
+            outage_ms: self.outage_since.map(age),
             term: self.term,
-            master: self.master_status(now),
-            replicas: self.replica_status(),
-            sentinels: self.sentinel_status(now),
-            agreeing,
-            known,
-            quorum: claims().map(|claim| claim.quorum).max().unwrap_or_default(),
-            down_after_ms: self.down_after().map(ms).unwrap_or_default(),
-            failover_timeout_ms: claims().map(|claim| ms(claim.failover_timeout)).max().unwrap_or_default(),
-            hold_timeout_ms: ms(self.hold_timeout()),
+            master: self.master_view(),
+            since_ms: Some(age(self.phase_since)),
+            confirmed_ago_ms: self.master.is_some().then(|| age(self.life)),
+            replicas: self.replica_views(),
+            sentinels: self.sentinels.iter().map(|(at, sentinel)| sentinel_view(now, at, sentinel)).collect(),
+            agreement: Agreement { agreeing, known: self.known_sentinels(), quorum: quorum as usize },
+            down_after_ms: self.down_after().map(ms),
+            failover_timeout_ms: claims().map(|claim| ms(claim.failover_timeout)).max(),
+            hold_timeout_ms: Some(ms(self.hold_timeout())),
             credentials: self.credentials,
-            warnings,
+            last_failover: (self.last_change.as_ref())
+                .map(|last| FailoverView { ago_ms: age(last.at), ..last.shown.clone() }),
             counters: self.counters.clone(),
-            ready: Ready { state, confirmed_ms_ago: confirmed },
+            warnings: self.warnings(now),
+            ..shown::View::default()
         }
     }
 
-    fn offset(&self) -> Option<u64> {
+    fn master_view(&self) -> Option<MasterView> {
         let master = self.master.as_ref()?;
-        match &self.nodes.get(&master.addr)?.answer.as_ref()?.role {
-            Role::Master { offset, .. } => Some(*offset),
+        let offset = match self.role(master.addr) {
+            Some(Role::Master { offset, .. }) => Some(*offset),
             _ => None,
-        }
-    }
-
-    fn master_status(&self, now: Instant) -> Option<MasterStatus> {
-        let master = self.master.as_ref()?;
-        Some(MasterStatus {
-            addr: master.addr,
+        };
+        Some(MasterView {
+            addr: master.addr.to_string(),
             run_id: master.run_id.clone(),
             epoch: master.epoch,
             provisional: master.provisional,
-            offset: self.offset(),
-            silent_ms: ms(now.saturating_duration_since(self.life)),
+            offset,
         })
     }
 
-    fn replica_status(&self) -> Vec<ReplicaStatus> {
-        let master = self.offset();
-        let info = self.master.as_ref().and_then(|master| self.nodes.get(&master.addr)?.info.as_ref());
-        let mut found: Vec<ReplicaStatus> = self
-            .replicas
-            .iter()
-            .map(|(addr, offset)| ReplicaStatus {
-                addr: *addr,
-                offset: Some(*offset),
-                behind: master.map(|master| master.saturating_sub(*offset)),
-                link_up: true,
-                lag_s: info.and_then(|info| info.lags.iter().find(|(known, _)| known == addr)).map(|(_, lag)| *lag),
-            })
-            .collect();
-        let facts =
-            self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.replicas.as_ref()).flatten();
-        for fact in facts {
-            if !found.iter().any(|known| known.addr == fact.addr) {
-                found.push(ReplicaStatus {
-                    addr: fact.addr,
-                    offset: Some(fact.offset),
-                    behind: master.map(|master| master.saturating_sub(fact.offset)),
-                    link_up: fact.link_up && !fact.down,
-                    lag_s: None,
-                });
+    /// The replicas that the master itself names, then those that only Sentinels know.
+    fn replica_views(&self) -> Vec<ReplicaView> {
+        let Some(master) = self.master.as_ref().map(|master| master.addr) else { return Vec::new() };
+        let lags = self.nodes.get(&master).and_then(|node| node.info.as_ref()).map(|info| &info.lags[..]);
+        let mut found = Vec::new();
+        if let Some(Role::Master { offset: end, replicas }) = self.role(master) {
+            for (addr, offset) in replicas {
+                let lag = lags.unwrap_or_default().iter().find(|(known, _)| known == addr);
+                let view = ReplicaView {
+                    addr: addr.to_string(),
+                    offset: Some(*offset),
+                    lag_bytes: Some(end.saturating_sub(*offset)),
+                    lag_seconds: lag.map(|(_, seconds)| *seconds as f64),
+                    link: "up".into(),
+                };
+                found.push((*addr, view));
             }
         }
-        found
+        // What a Sentinel knows of offsets is up to 10 s old.
+        for fact in self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.replicas.as_ref()).flatten()
+        {
+            if fact.addr != master && !found.iter().any(|(known, _)| *known == fact.addr) {
+                let up = fact.link_up && !fact.down && !matches!(self.role(master), Some(Role::Master { .. }));
+                let link = if up { "up" } else { "down" };
+                let view = ReplicaView {
+                    addr: fact.addr.to_string(),
+                    offset: Some(fact.offset),
+                    link: link.into(),
+                    ..ReplicaView::default()
+                };
+                found.push((fact.addr, view));
+            }
+        }
+        found.into_iter().map(|(_, view)| view).collect()
     }
 
-    fn sentinel_status(&self, now: Instant) -> Vec<SentinelStatus> {
-        let one = |(at, sentinel): (&HostPort, &super::SentinelState)| SentinelStatus {
-            addr: name(at),
-            connected: sentinel.connected,
-            answer_age_ms: sentinel.answered.map(|answered| ms(now.saturating_duration_since(answered))),
-            epoch: sentinel.answer.as_ref().and_then(|answer| Some(answer.claim.as_ref()?.epoch)),
-            names: sentinel.answer.as_ref().and_then(|answer| Some(answer.claim.as_ref()?.addr)),
-            tilt: sentinel.tilt,
-            error: sentinel.error.clone(),
-        };
-        self.sentinels.iter().map(one).collect()
+    /// The warning of a hold that is too long for some applications.
+    pub(super) fn long_hold(&self) -> Option<String> {
+        let limit = self.hold_timeout();
+        (limit > LONG_HOLD).then(|| format!(
+            "requests are held up to {} s in an outage: more than {} s can run queue jobs twice (retry_after minus timeout) and exhaust PHP workers; lower Sentinel's down-after-milliseconds or set hold_timeout",
+            limit.as_secs(), LONG_HOLD.as_secs()
+        ))
     }
 
     fn warnings(&self, now: Instant) -> Vec<String> {
@@ -140,18 +133,11 @@ impl View {
         if let Some((_, text)) = self.empty_restart.as_ref().filter(|(at, _)| now < *at + Duration::from_secs(3600)) {
             warnings.push(text.clone());
         }
-        for (at, sentinel) in &self.sentinels {
-            if !sentinel.connected && sentinel.lost_since.is_some() {
-                let why = sentinel.error.as_deref().unwrap_or("not connected");
-                warnings.push(format!("Sentinel {} is not reachable: {why}", name(at)));
-            } else if let Some(error) = &sentinel.error {
-                warnings.push(error.clone());
-            }
-        }
-        if let Some(master) = &self.master {
+        warnings.extend(self.sentinels.values().filter_map(|sentinel| sentinel.error.clone()));
+        if let (Some(master), State::Following) = (&self.master, &self.state) {
             for (at, sentinel) in self.sentinels.iter().filter(|(_, sentinel)| sentinel.connected) {
                 let Some(claim) = sentinel.answer.as_ref().and_then(|answer| answer.claim.as_ref()) else { continue };
-                if claim.addr != master.addr && !master.provisional && matches!(self.state, State::Following) {
+                if sentinel.disagrees_since.is_some_and(|since| now > since + GOSSIP_FOR) {
                     warnings.push(format!(
                         "Sentinel {} names {} at epoch {}, but the master is {} at epoch {}: it is cut off from the others, or its table is old",
                         name(at), claim.addr, claim.epoch, master.addr, master.epoch
@@ -159,12 +145,25 @@ impl View {
                 }
             }
         }
-        if self.hold_timeout() > Duration::from_secs(25) {
-            warnings.push(format!(
-                "requests are held up to {} s in an outage: more than 25 s can run queue jobs twice (retry_after minus timeout) and exhaust PHP workers; lower Sentinel's down-after-milliseconds or set hold_timeout",
-                self.hold_timeout().as_secs()
-            ));
-        }
+        warnings.extend(self.long_hold());
         warnings
+    }
+}
+
+fn sentinel_view(now: Instant, at: &HostPort, sentinel: &SentinelState) -> SentinelView {
+    let claim = sentinel.answer.as_ref().and_then(|answer| answer.claim.as_ref());
+    let addr = name(at);
+    // Its address stands beside it.
+    let bare =
+        |error: &String| error.replacen(&format!("Sentinel {addr}"), "", 1).trim_start_matches([':', ' ']).into();
+    SentinelView {
+        connected: sentinel.connected,
+        answer_ago_ms: sentinel.answered.map(|answered| ms(now.saturating_duration_since(answered))),
+        epoch: claim.map(|claim| claim.epoch),
+        names: claim.map(|claim| claim.addr.to_string()),
+        master_down: claim.is_some_and(|claim| claim.s_down || claim.o_down),
+        tilt: sentinel.tilt,
+        error: sentinel.error.as_ref().map(bare),
+        addr,
     }
 }

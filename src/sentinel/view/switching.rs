@@ -25,6 +25,9 @@ const DISTRUST_FOR: Duration = Duration::from_secs(15);
 pub(super) const PROMOTED_WITHIN: Duration = Duration::from_millis(1500);
 /// A Sentinel lost this long, and held for down by its peers, has no say in whether an early commit is safe.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// What the PINGs of an old master and the Sentinels' hellos add to its stream until its last look: so much, and so
+/// much more in each second of the hold. More missing bytes than that are writes.
+const IDLE_GAP: (u64, u64) = (1024, 512);
 /// How long the answers of a replica that left the master's list are waited for.
 const VANISHED_FOR: Duration = Duration::from_millis(300);
 
@@ -301,7 +304,7 @@ impl View {
             Some(candidate) if candidate == master.addr => "the epoch has confirmed the master after all",
             None => "the master is a master again",
             Some(candidate) => {
-                self.counters.aborted += 1;
+                self.counters.failovers_aborted += 1;
                 self.distrust.insert(candidate, now + DISTRUST_FOR);
                 self.suspects.insert(candidate, now + DISTRUST_FOR);
                 "the failover was aborted, the old master stays"
@@ -328,23 +331,20 @@ impl View {
         let second =
             info.filter(|info| self.lineage.kinship(info) == Kinship::Heir).and_then(|info| info.second_offset);
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
-        let gap = second.zip(self.samples.last()).map(|(second, (_, last))| {
-            i64::try_from(last).unwrap_or(i64::MAX) - i64::try_from(second).unwrap_or(0) + 1
-        });
+        let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
         let kind = if crash { "crash" } else { "planned" };
         if crash {
-            self.counters.crash += 1;
+            self.counters.failovers_crash += 1;
         } else {
-            self.counters.planned += 1;
+            self.counters.failovers_planned += 1;
         }
-        let wrong = self.provisional.take();
-        if let Some(wrong) = &wrong {
-            self.counters.early_commits_wrong += 1;
-
+        self.record(now, kind, addr, promoted.map(|at| at - held), gap);
+        if let Some(wrong) = self.provisional.take() {
+            let at_risk = self.record_undone(wrong.replies);
             self.log(
                 Level::ERROR,
                 format!(
-                    "the early commit to {} was undone: what was written to it in {} ms is lost with it",
+                    "the early commit to {} was undone: what was written to it in {} ms is lost with it, at most {at_risk} writes of this host",
                     old.addr,
                     ms(now - wrong.since)
                 ),
@@ -352,18 +352,18 @@ impl View {
         }
         if early {
             self.counters.early_commits += 1;
-            self.provisional = Some(Provisional { since: now, previous: old.clone(), leader });
+            self.provisional = Some(Provisional { since: now, previous: old.clone(), leader, replies: self.replies });
         }
-        self.finish(now, kind, promoted.map(|at| at - held), Some(early));
         let how = if early { "early, to be confirmed" } else { "by the epoch" };
-        self.counters.last_offset_gap_bytes = gap;
+        let idle = IDLE_GAP.0 + IDLE_GAP.1 * (now - held).as_secs();
+        let level = if gap.is_some_and(|gap| gap > idle) { Level::WARN } else { Level::INFO };
         let gap = match gap {
-            Some(gap) if gap > 0 => format!("; {gap} bytes of the old master's stream are not on it"),
-            Some(_) => "; it has all of the old master's stream".into(),
+            Some(0) => "; it has all of the old master's stream".into(),
+            Some(gap) => format!("; {gap} bytes of the old master's stream are not on it"),
             None => String::new(),
         };
         self.log(
-            Level::INFO,
+            level,
             format!(
                 "new master {addr} (was {}, {kind}, epoch {epoch}, {how}): held {} ms, promotion seen after {}{gap}",
                 old.addr,
@@ -377,18 +377,6 @@ impl View {
             // Confirmation is asked for at once.
             self.ask_sentinels();
         }
-    }
-
-    pub(super) fn finish(
-        &mut self,
-        now: Instant,
-        kind: &'static str,
-        promotion: Option<Duration>,
-        early: Option<bool>,
-    ) {
-        let commit = self.outage_since.map_or(Duration::ZERO, |since| now - since);
-        self.counters.last_hold_ms = Some(ms(commit));
-        self.outputs.push(Output::FailedOver { kind, promotion, commit, early: early == Some(true) });
     }
 
     /// Sends the sessions to this process: a new term.

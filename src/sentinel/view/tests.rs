@@ -305,7 +305,7 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     world.promoted_says(CANDIDATE, 111);
     world.answer(1, CANDIDATE, 6);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
-    assert_eq!(world.view.counters.planned, 1);
+    assert_eq!(world.view.counters.failovers_planned, 1);
     assert_eq!(world.view.counters.early_commits, 1);
 }
 
@@ -390,7 +390,7 @@ fn a_crash_is_suspected_at_once_and_committed_at_the_promotion() {
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
     assert_eq!(world.entry().replicated_until, None);
-    assert_eq!(world.view.counters.crash, 1);
+    assert_eq!(world.view.counters.failovers_crash, 1);
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn silence_is_suspected_and_ends_with_any_sign_of_life() {
     assert_eq!((world.phase(), world.entry().term, world.entry().outage_since), (Phase::Stable, 1, None));
     assert_eq!(world.proofs.last(), Some(&asked));
     world.after(500);
-    world.handle(Input::RelayAlive);
+    world.handle(Input::Replies(1));
     world.after(500);
     assert_eq!(world.phase(), Phase::Stable, "replies to sessions are life");
     world.after(700);
@@ -436,7 +436,7 @@ fn an_abort_ends_the_hold_only_when_the_candidate_is_a_replica() {
     assert_eq!(world.phase(), Phase::Switching, "its link is down");
     world.replica_says(CANDIDATE, true);
     assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
-    assert_eq!(world.view.counters.aborted, 1);
+    assert_eq!(world.view.counters.failovers_aborted, 1);
 }
 
 #[test]
@@ -554,7 +554,7 @@ fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
     assert_eq!(world.view.counters.early_commits_wrong, 0);
-    assert_eq!(world.view.counters.aborted, 0);
+    assert_eq!(world.view.counters.failovers_aborted, 0);
 }
 
 #[test]
@@ -571,7 +571,7 @@ fn a_stale_sentinel_never_moves_us_back() {
     }
     assert_eq!(world.entries.len(), world.entries.iter().filter(|entry| entry.term <= 1).count());
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
-    assert!(world.view.snapshot(world.now).warnings.iter().any(|warning| warning.contains("10.0.1.2")));
+    assert!(world.view.show(world.now).warnings.iter().any(|warning| warning.contains("10.0.1.2")));
 }
 
 #[test]
@@ -618,6 +618,9 @@ fn another_process_at_the_same_address_is_a_new_term() {
     assert_eq!((world.phase(), world.entry().term, world.master().0), (Phase::Stable, 2, addr(MASTER)));
     assert_eq!(world.entry().replicated_until, None);
     assert!(world.logs.iter().any(|line| line.contains("EMPTY")), "{:?}", world.logs);
+    let shown = world.view.show(world.now);
+    assert!(shown.warnings.iter().any(|warning| warning.contains("EMPTY")) && shown.counters.empty_restarts == 1);
+    assert_eq!(shown.last_failover.map(|last| last.kind), Some("restart".into()));
 }
 
 #[test]
@@ -655,7 +658,7 @@ fn a_replica_that_vanishes_is_held_for_and_asked() {
     world.replica_says(CANDIDATE, false);
     world.master_says(MASTER, 100, &[OTHER]);
     assert_eq!(world.phase(), Phase::Stable, "it only lost its link");
-    assert_eq!(world.view.counters.aborted, 0);
+    assert_eq!(world.view.counters.failovers_aborted, 0);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     world.master_says(MASTER, 100, &[OTHER]);
     world.handle(Input::Node(addr(CANDIDATE), FromNode::Refused("gone".into())));
@@ -711,7 +714,7 @@ fn without_credentials_the_majoritys_word_is_followed() {
     let asked = world.now;
     world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
     assert_eq!(world.proofs.last(), Some(&asked), "NOAUTH on the same connection is life");
-    assert!(world.view.snapshot(world.now).warnings.iter().any(|warning| warning.contains("password")));
+    assert!(world.view.show(world.now).warnings.iter().any(|warning| warning.contains("password")));
     world.selected();
     world.after(5);
     world.all_answer();
@@ -751,7 +754,7 @@ fn a_clients_credentials_are_used_when_there_are_none() {
     assert!(world.view.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
     world.connections[MASTER] = 2;
     world.master_says(MASTER, 100, &[]);
-    assert_eq!(world.view.snapshot(world.now).credentials, CredentialsState::Learned);
+    assert_eq!(world.view.show(world.now).credentials, CredentialsState::Learnt);
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1), "the same term, now with a run id");
 }
 
@@ -809,4 +812,89 @@ fn peers_are_learnt_and_doubles_are_dropped() {
     world.handle(Input::Sentinel(local.clone(), FromSentinel::Answer(Box::new(answer))));
     let known: Vec<HostPort> = world.view.sentinels().cloned().collect();
     assert_eq!(known, vec![sentinel(1), sentinel(2), local]);
+}
+
+#[test]
+fn the_last_failover_is_shown_with_its_phases_and_its_gap() {
+    let mut world = World::held();
+    world.handle(Input::Replies(40));
+    world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
+    world.after(1);
+    world.promoted_says(CANDIDATE, 111);
+    world.after(25);
+    world.after(7);
+    world.handle(Input::Replies(41));
+    world.after(100);
+    world.handle(Input::Replies(50));
+    let shown = world.view.show(world.now);
+    assert!(shown.replicas.iter().all(|replica| replica.addr != addr(CANDIDATE).to_string()), "{:?}", shown.replicas);
+    world.quiet(500, CANDIDATE, 6);
+    let last = world.view.show(world.now).last_failover.expect("there was one");
+    assert_eq!(
+        (last.kind.as_str(), last.from, last.to),
+        ("planned", addr(MASTER).to_string(), addr(CANDIDATE).to_string())
+    );
+    let phases: Vec<&str> = last.phases.iter().map(|(phase, _)| phase.as_str()).collect();
+    assert_eq!(phases, ["promotion", "hold", "attach", "confirm"]);
+    assert!(last.phases.iter().all(|(_, ms)| *ms > 0.0 && *ms < 300.0), "{:?}", last.phases);
+    assert_eq!((last.offset_gap_bytes, last.writes_at_risk), (Some(10), 0));
+}
+
+#[test]
+fn the_replies_of_an_undone_early_commit_are_at_risk() {
+    let mut world = World::held();
+    world.handle(Input::Replies(40));
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    world.handle(Input::Replies(47));
+    for _ in 0..45 {
+        world.after(100);
+        world.all_answer();
+        world.master_says(MASTER, 130, &[OTHER]);
+    }
+    assert_eq!(world.master().0, addr(MASTER));
+    assert_eq!((world.view.counters.early_commits_wrong, world.view.counters.writes_at_risk), (1, 7));
+    assert!(world.logs.iter().any(|line| line.contains("at most 7 writes")), "{:?}", world.logs);
+}
+
+#[test]
+fn a_sentinel_that_lags_behind_a_switch_is_not_warned_about_at_once() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(25);
+    let old =
+        |world: &World| world.view.show(world.now).warnings.iter().any(|warning| warning.contains("its table is old"));
+    for step in 0..70 {
+        world.after(100);
+        world.answer(0, CANDIDATE, 6);
+        world.answer(1, CANDIDATE, 6);
+        world.answer(2, MASTER, 5);
+        world.promoted_says(CANDIDATE, 101);
+        assert!(step > 45 || !old(&world), "told after {step} steps");
+    }
+    assert!(old(&world));
+}
+
+#[test]
+fn a_long_hold_is_told_once_in_the_log() {
+    let mut world = World::new(Settings { hold_timeout: HoldTimeout::Fixed(Duration::from_secs(30)), ..settings() });
+    world.begin();
+    world.after(1000);
+    assert_eq!(world.logs.iter().filter(|line| line.contains("held up to 30 s")).count(), 1, "{:?}", world.logs);
+}
+
+#[test]
+fn sentinels_that_call_the_master_down_and_missing_credentials_are_shown() {
+    let mut world = World::new(settings());
+    for index in 0..3 {
+        world.connect(index);
+        world.answer_with(index, MASTER, 5, |answer| {
+            let claim = answer.claim.as_mut().expect("claims");
+            (claim.s_down, claim.o_down) = (index == 0, index == 1);
+        });
+    }
+    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    let shown = world.view.show(world.now);
+    assert_eq!(shown.sentinels.iter().map(|sentinel| sentinel.master_down).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(shown.credentials, CredentialsState::Missing);
 }

@@ -11,6 +11,7 @@ use switchmaster::demo::wire::Wire;
 
 use super::planned::{assert_nothing_missing, pipelines};
 use crate::support::figures::{Figures, Target, rounds, turn};
+use crate::support::proxy::view;
 use crate::support::stage::{LIMIT, MOST_LINES, Stage, more, served, soon};
 
 #[tokio::test]
@@ -161,6 +162,8 @@ async fn a_master_that_comes_back_empty_is_told_loudly() {
     })
     .await
     .unwrap();
+    assert_eq!(stage.metric("switchmaster_empty_restarts_total").await, 1.0);
+    assert!(view(&stage.proxy).await.warnings.iter().any(|warning| warning.contains("EMPTY")));
 }
 
 /// No error but lost replies, `most` for each client that writes, and no connection closed.
