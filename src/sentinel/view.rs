@@ -113,6 +113,8 @@ pub struct View {
     life: Instant,
     /// When the next call was due: being late is ours, not the master's.
     due: Option<Instant>,
+    /// When sessions were last seen to have received replies.
+    replied_at: Option<Instant>,
     /// Asked more often until then.
     unusual_until: Instant,
     /// Sentinel called the master down and did not take it back.
@@ -284,6 +286,7 @@ impl View {
             empty_restart: None,
             long_hold_told: false,
             replies: 0,
+            replied_at: None,
             last_change: None,
             counters: Counters::default(),
             outputs: Vec::new(),

@@ -67,6 +67,7 @@ impl View {
 
     pub(super) fn on_replies(&mut self, now: Instant, count: u64) {
         self.replies = count;
+        self.replied_at = Some(now);
         self.life = now;
         if matches!(self.state, State::Silent { gone: false }) {
             self.resume(now, "the master answers sessions again");

@@ -29,6 +29,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// much more in each second of the hold. More missing bytes than that are writes.
 const IDLE_GAP: (u64, u64) = (1024, 512);
 /// How long the answers of a replica that left the master's list are waited for.
+/// How long after the promotion the old master's last replies are waited for.
+const DRAINED_WITHIN: Duration = Duration::from_millis(150);
 const VANISHED_FOR: Duration = Duration::from_millis(300);
 
 impl View {
@@ -182,10 +184,12 @@ impl View {
             }
             return false;
         }
-        // One more look at the old master, asked after the promotion was seen: while nobody writes to it, every
-        // reply it gave until then is covered.
-        let sampled = self.samples.last().is_some_and(|(asked, _)| asked >= promoted);
-        if lives && !sampled && now < promoted + Duration::from_millis(20) {
+        // One more look at the old master, asked after the promotion was seen and after the last reply: while nobody
+        // writes to it, every reply it gave until then is covered. On a busy host replies may still trickle in.
+        let quiet = |asked: Instant| asked >= promoted && self.replied_at.is_none_or(|replied| replied < asked);
+        let covered = info.second_offset.unwrap_or_default();
+        let settled = self.samples.last().is_some_and(|(asked, offset)| quiet(asked) || offset >= covered);
+        if lives && !settled && now < promoted + DRAINED_WITHIN {
             return false;
         }
         self.finish_switch(now, candidate, master.epoch, Some(&info), true);
