@@ -289,15 +289,19 @@ fn nothing_below_the_remembered_epoch_is_believed() {
 #[test]
 fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch() {
     let mut world = World::held();
-    let sampled = world.now;
     world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
     world.after(5);
-    world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
-    world.after(1);
     world.promoted_says(CANDIDATE, 111);
     assert_eq!(world.phase(), Phase::Switching, "one more sample of the old master is waited for");
     world.after(5);
-    world.master_says(MASTER, 120, &[OTHER]);
+    let now = world.now;
+    world.handle(Input::Replies(1));
+    world.master_says(MASTER, 110, &[OTHER]);
+    assert_eq!(world.phase(), Phase::Switching, "and one more, since replies have just come");
+    world.after(5);
+    let sampled = world.now;
+    assert!(sampled > now);
+    world.master_says(MASTER, 110, &[OTHER]);
     assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
     assert_eq!(world.entry().term, 2);
     assert_eq!(world.entry().replicated_until, Some(sampled), "offset 110 is covered by second_repl_offset 111");
@@ -313,7 +317,7 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
 fn a_new_master_confirmed_before_its_first_answer_has_lost_no_replica() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
     world.answer(1, CANDIDATE, 6);
     // The old master and the third node do not follow it yet.
@@ -332,10 +336,23 @@ fn an_idle_old_master_is_covered_up_to_the_last_look() {
 }
 
 #[test]
+fn an_old_master_that_wrote_on_needs_no_further_sample() {
+    let mut world = World::held();
+    let sampled = world.now;
+    world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+    world.after(5);
+    world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
+    world.after(1);
+    world.promoted_says(CANDIDATE, 111);
+    assert_eq!(world.phase(), Phase::Stable);
+    assert_eq!(world.entry().replicated_until, Some(sampled));
+}
+
+#[test]
 fn a_silent_old_master_does_not_hold_up_the_commit() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     assert_eq!(world.master().0, addr(CANDIDATE));
 }
 
@@ -485,7 +502,7 @@ fn losing_the_leader_ends_the_hold_only_by_the_candidates_word() {
 fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
     for _ in 0..31 {
         world.after(100);
@@ -509,7 +526,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
     for confirmed in [true, false] {
         let mut world = World::held();
         world.promoted_says(CANDIDATE, 101);
-        world.after(25);
+        world.after(155);
         assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
         world.lose(0);
         world.after(1);
@@ -544,7 +561,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
 fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     for _ in 0..31 {
         world.after(100);
         world.promoted_says(CANDIDATE, 101);
@@ -845,7 +862,7 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
     let mut world = World::held();
     world.handle(Input::Replies(40));
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     world.handle(Input::Replies(47));
     for _ in 0..45 {
         world.after(100);
@@ -861,7 +878,7 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
 fn a_sentinel_that_lags_behind_a_switch_is_not_warned_about_at_once() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(25);
+    world.after(155);
     let old =
         |world: &World| world.view.show(world.now).warnings.iter().any(|warning| warning.contains("its table is old"));
     for step in 0..70 {
