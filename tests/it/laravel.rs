@@ -4,25 +4,20 @@
 //! acknowledged with what the new master holds. A missing php fails the test, it never passes silently.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
-use serde_json::Value;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::wire::{Reply, Wire};
 
 use crate::support::proxy;
+use php::{Acknowledged, Jobs, Outcome, PhpRun, Sample};
+
+mod php;
+mod queue;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "secret";
-const PACKAGES: &str = "php-cli php-redis php-nrk-predis php-illuminate-redis php-illuminate-cache \
-                        php-illuminate-queue php-illuminate-session";
 /// Iterations per second of a loop, of about 20 requests each: enough to be always in the middle of something.
 const RATE: &str = "50";
 /// Seconds; above any pause of these tests, and short enough to wait for a job whose pop lost its reply.
@@ -31,85 +26,74 @@ const RETRY_AFTER: &str = "10";
 const REPLICATION_LAG_MS: u64 = 1000;
 
 #[tokio::test]
-async fn predis_does_not_notice_planned_failovers() {
-    planned("predis", &[WEB, WORKER]).await;
+async fn planned_failovers_are_not_noticed() {
+    let loops = [WEB, WORKER];
+    tokio::join!(planned("predis", &loops), planned("phpredis", &loops));
 }
 
 #[tokio::test]
-async fn phpredis_does_not_notice_planned_failovers() {
-    planned("phpredis", &[WEB, WORKER]).await;
+async fn transactions_and_block_for_do_not_notice_planned_failovers() {
+    let loops = [TRANSACTIONS, PUSHER, BLOCKING_WORKER];
+    tokio::join!(planned("predis", &loops), planned("phpredis", &loops));
 }
 
 #[tokio::test]
-async fn predis_loses_at_most_a_reply_when_the_master_is_killed() {
-    killed("predis", &[WEB, WORKER]).await;
-}
-
-#[tokio::test]
-async fn phpredis_loses_at_most_a_reply_when_the_master_is_killed() {
-    killed("phpredis", &[WEB, WORKER]).await;
-}
-
-#[tokio::test]
-#[ignore = "MULTI and blocking pops move with a session only in a later version"]
-async fn predis_transactions_and_block_for_do_not_notice_planned_failovers() {
-    planned("predis", &[TRANSACTIONS, PUSHER, BLOCKING_WORKER]).await;
-}
-
-#[tokio::test]
-#[ignore = "MULTI and blocking pops move with a session only in a later version"]
-async fn phpredis_transactions_and_block_for_do_not_notice_planned_failovers() {
-    planned("phpredis", &[TRANSACTIONS, PUSHER, BLOCKING_WORKER]).await;
+async fn a_killed_master_costs_at_most_a_reply() {
+    let loops = [WEB, WORKER];
+    tokio::join!(killed("predis", &loops), killed("phpredis", &loops));
 }
 
 /// The measure itself: on a server that nothing happens to, the loops see nothing.
 #[tokio::test]
 async fn without_a_failover_nothing_is_noticed() {
-    let cluster = lone_server().await;
-    for client in ["predis", "phpredis"] {
-        let addr = cluster.node_addr(0);
-        let loops = [WEB, WORKER, TRANSACTIONS, PUSHER, BLOCKING_WORKER];
-        let runs: Vec<_> = loops.iter().map(|l| l.start(client, addr)).collect();
-        for run in &runs {
-            run.progress(50).await;
-        }
-        let outcomes = stop_all(runs).await;
-        judge(&cluster, 0, &outcomes, Fault::Planned).await;
-    }
+    tokio::join!(undisturbed("predis"), undisturbed("phpredis"));
 }
 
 /// And they do see trouble: a server that dies and comes back empty, and databases that changed places.
 #[tokio::test]
 async fn without_a_proxy_trouble_is_noticed() {
-    for client in ["predis", "phpredis"] {
-        let cluster = lone_server().await;
-        let runs = [WEB, WORKER].map(|l| l.start(client, cluster.node_addr(0)));
-        for run in &runs {
-            run.progress(30).await;
-        }
-        cluster.node(0).kill9();
-        for run in &runs {
-            run.exceptions(1).await;
-        }
-        cluster.node(0).restart().await.unwrap();
-        for run in &runs {
-            run.progress(30).await;
-        }
-        for outcome in stop_all(runs.into()).await {
-            assert!(outcome.exceptions.count > 0, "{outcome}");
-            assert!(outcome.missing.count > 0, "{outcome}");
-            let (missing, _) = compare(&cluster, 0, &outcome).await;
-            assert!(missing.len() > 10, "{outcome}");
-        }
+    tokio::join!(unprotected("predis"), unprotected("phpredis"));
+}
 
-        let worker = WORKER.start(client, cluster.node_addr(0));
-        worker.progress(30).await;
-        let swapped = cluster.ask_node(0, &["SWAPDB", "0", "1"]).await.unwrap();
-        assert_eq!(swapped.text(), Some("OK"));
-        worker.progress(30).await;
-        let outcome = worker.stop(LIMIT).await;
-        assert!(outcome.wrong_db > 0, "{outcome}");
+async fn undisturbed(client: &str) {
+    let cluster = lone_server().await;
+    let loops = [WEB, WORKER, TRANSACTIONS, PUSHER, BLOCKING_WORKER];
+    let runs: Vec<_> = loops.iter().map(|l| l.start(client, cluster.node_addr(0))).collect();
+    for run in &runs {
+        run.progress(50).await;
     }
+    let outcomes = stop_all(runs).await;
+    judge(&cluster, 0, &outcomes, Fault::Planned).await;
+}
+
+async fn unprotected(client: &str) {
+    let cluster = lone_server().await;
+    let runs = [WEB, WORKER].map(|l| l.start(client, cluster.node_addr(0)));
+    for run in &runs {
+        run.progress(30).await;
+    }
+    cluster.node(0).kill9();
+    for run in &runs {
+        run.exceptions(1).await;
+    }
+    cluster.node(0).restart().await.unwrap();
+    for run in &runs {
+        run.progress(30).await;
+    }
+    for outcome in stop_all(runs.into()).await {
+        assert!(outcome.exceptions.count > 0, "{outcome}");
+        assert!(outcome.missing.count > 0, "{outcome}");
+        let (missing, _) = compare(&cluster, 0, &outcome).await;
+        assert!(missing.len() > 10, "{outcome}");
+    }
+
+    let worker = WORKER.start(client, cluster.node_addr(0));
+    worker.progress(30).await;
+    let swapped = cluster.ask_node(0, &["SWAPDB", "0", "1"]).await.unwrap();
+    assert_eq!(swapped.text(), Some("OK"));
+    worker.progress(30).await;
+    let outcome = worker.stop(LIMIT).await;
+    assert!(outcome.wrong_db > 0, "{outcome}");
 }
 
 /// A failover there and one back; nothing at all may be noticed.
@@ -315,266 +299,6 @@ const BLOCKING_WORKER: Loop = Loop {
 impl Loop {
     fn start(&self, client: &str, addr: SocketAddr) -> PhpRun {
         PhpRun::start(self.script, client, addr, Some(PASSWORD), self.arguments)
-    }
-}
-
-/// A running script of tests/laravel; killed when dropped.
-#[derive(Debug)]
-pub struct PhpRun {
-    name: String,
-    child: Child,
-    seen: Arc<Seen>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-/// What the script has said so far.
-#[derive(Debug, Default)]
-struct Seen {
-    iterations: AtomicU64,
-    exceptions: AtomicU64,
-    last_line: Mutex<String>,
-    errors: Mutex<String>,
-}
-
-/// `$PHP`, else php from the PATH.
-fn php() -> std::ffi::OsString {
-    std::env::var_os("PHP").filter(|program| !program.is_empty()).unwrap_or_else(|| "php".into())
-}
-
-#[allow(dead_code)]
-impl PhpRun {
-    /// Starts `script` with `client` against `addr`; it runs until [`PhpRun::stop`].
-    pub fn start(script: &str, client: &str, addr: SocketAddr, password: Option<&str>, arguments: &[&str]) -> PhpRun {
-        let path = format!("{}/tests/laravel/{script}", env!("CARGO_MANIFEST_DIR"));
-        let mut command = Command::new(php());
-        command
-            .args(["-d", "display_errors=stderr", "-d", "html_errors=0", &path])
-            .args(["--client", client, "--host", &addr.ip().to_string()])
-            .args(["--port", &addr.port().to_string()])
-            .args(arguments)
-            .env_remove("REDIS_PASSWORD")
-            .envs(password.map(|password| ("REDIS_PASSWORD", password)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("php cannot be run ({error}). Install it with: apt-get install {PACKAGES}"));
-        let seen = Arc::new(Seen::default());
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let mut errors = child.stderr.take().unwrap();
-        let readers = vec![
-            std::thread::spawn({
-                let seen = seen.clone();
-                move || output.lines().map_while(Result::ok).for_each(|line| seen.note(line))
-            }),
-            std::thread::spawn({
-                let seen = seen.clone();
-                move || {
-                    let mut text = Vec::new();
-                    let _ = errors.read_to_end(&mut text);
-                    *seen.errors.lock().unwrap() = String::from_utf8_lossy(&text).into_owned();
-                }
-            }),
-        ];
-        let name = format!("{client} {script} {}", arguments.join(" "));
-        PhpRun { name: name.trim_end().to_owned(), child, seen, readers }
-    }
-
-    /// Waits until it has done `more` iterations from now on.
-    pub async fn progress(&self, more: u64) {
-        let from = self.seen.iterations.load(Ordering::Relaxed);
-        let what = format!("{more} more iterations of {}", self.name);
-        until(&what, LIMIT, async || {
-            let done = self.seen.iterations.load(Ordering::Relaxed) - from;
-            self.check(done >= more, format!("{done} done"))
-        })
-        .await
-        .unwrap();
-    }
-
-    /// Waits until it has counted so many exceptions since its start.
-    pub async fn exceptions(&self, count: u64) {
-        let what = format!("{count} exceptions of {}", self.name);
-        until(&what, LIMIT, async || {
-            let counted = self.seen.exceptions.load(Ordering::Relaxed);
-            self.check(counted >= count, format!("{counted} counted"))
-        })
-        .await
-        .unwrap();
-    }
-
-    /// Tells it to finish (its standard input ends) and returns what it says.
-    pub async fn stop(mut self, limit: Duration) -> Outcome {
-        drop(self.child.stdin.take());
-        let what = format!("the end of {}", self.name);
-        let status = until(&what, limit, async || match self.child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            other => Err(format!("{other:?}")),
-        })
-        .await
-        .unwrap();
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
-        let line = self.seen.last_line.lock().unwrap();
-        let errors = self.seen.errors.lock().unwrap();
-        let name = &self.name;
-        assert!(
-            status.success(),
-            "{name}: {status}\n{line}\n{errors}\nIf something is missing: apt-get install {PACKAGES}"
-        );
-        let mut outcome: Outcome =
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{name} said {line:?}: {error}\n{errors}"));
-        outcome.name.clone_from(name);
-        outcome
-    }
-
-    fn check(&self, met: bool, so_far: String) -> Result<(), String> {
-        if self.readers.iter().any(JoinHandle::is_finished) {
-            let errors = self.seen.errors.lock().unwrap();
-            let line = self.seen.last_line.lock().unwrap();
-            panic!(
-                "{} ended by itself: {line}\n{errors}\nIf something is missing: apt-get install {PACKAGES}",
-                self.name
-            );
-        }
-        if met { Ok(()) } else { Err(so_far) }
-    }
-}
-
-impl Drop for PhpRun {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Seen {
-    fn note(&self, line: String) {
-        let mut words = line.split(' ');
-        if words.next() == Some("progress") {
-            let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-            self.iterations.store(number(), Ordering::Relaxed);
-            self.exceptions.store(number(), Ordering::Relaxed);
-        } else {
-            *self.last_line.lock().unwrap() = line;
-        }
-    }
-}
-
-/// What a script says at its end.
-#[derive(Debug, Deserialize)]
-pub struct Outcome {
-    #[serde(skip)]
-    pub name: String,
-    pub iterations: u64,
-    pub exceptions: Exceptions,
-    /// Reads that returned what nobody wrote there.
-    pub wrong: Strange,
-    /// Reads that returned nothing, or something older, where a write was acknowledged.
-    pub missing: Strange,
-    pub wrong_db: u64,
-    pub writes: u64,
-    pub acknowledged: Vec<Acknowledged>,
-    pub counters: Vec<Counter>,
-    pub longest_ms: u64,
-    pub reconnects: u64,
-    pub jobs: Option<Jobs>,
-}
-
-/// DB, key, value as stored, and when it was acknowledged (Unix, ms).
-#[derive(Clone, Debug, Deserialize)]
-pub struct Acknowledged(u32, String, String, u64);
-
-#[derive(Debug, Deserialize)]
-pub struct Exceptions {
-    pub count: u64,
-    /// `step: class: message`, and how often.
-    pub kinds: std::collections::BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Strange {
-    pub count: u64,
-    pub first: Vec<Sample>,
-}
-
-#[derive(Debug, Deserialize)]
-#[allow(dead_code)] // Read by Debug.
-pub struct Sample {
-    pub what: String,
-    pub expected: Value,
-    pub found: Value,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Counter {
-    pub db: u32,
-    pub key: String,
-    pub acknowledged: u64,
-    pub unknown: u64,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Jobs {
-    pub pushed: u64,
-    pub pushes_unknown: u64,
-    pub ran: u64,
-    pub pops_unknown: u64,
-    pub released: u64,
-    pub deleted: u64,
-    pub lost: Vec<Job>,
-    pub twice: Vec<Job>,
-    pub never_pushed: Vec<String>,
-    #[serde(default)]
-    pub pushed_ids: Vec<String>,
-    #[serde(default)]
-    pub ran_ids: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[allow(dead_code)] // Read by Debug.
-pub struct Job {
-    pub id: String,
-    /// When its last step was acknowledged.
-    pub at: u64,
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}: {} iterations, {} writes, {} exceptions {:?}, wrong {} {:?}, missing {} {:?}, wrong DB {}, \
-             {} reconnects, longest {} ms",
-            self.name,
-            self.iterations,
-            self.writes,
-            self.exceptions.count,
-            self.exceptions.kinds,
-            self.wrong.count,
-            self.wrong.first,
-            self.missing.count,
-            self.missing.first,
-            self.wrong_db,
-            self.reconnects,
-            self.longest_ms
-        )?;
-        let Some(jobs) = &self.jobs else {
-            return Ok(());
-        };
-        write!(
-            f,
-            "; jobs: {} pushed (+{} unknown), {} ran (+{} pops unknown), {} released, {} deleted, {} lost, {} twice",
-            jobs.pushed,
-            jobs.pushes_unknown,
-            jobs.ran,
-            jobs.pops_unknown,
-            jobs.released,
-            jobs.deleted,
-            jobs.lost.len(),
-            jobs.twice.len()
-        )
     }
 }
 
