@@ -471,6 +471,32 @@ mod tests {
     use super::*;
     use crate::resp::command::classify;
 
+    fn judgement(now: Instant) -> Judgement {
+        Judgement {
+            replicated_until: None,
+            now,
+            resp3: false,
+            policy: OnLostReply::Error,
+            unsent: 0,
+            partly_delivered: false,
+            watching: false,
+        }
+    }
+
+    #[test]
+    fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let (incr, multi) = (&b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..], &b"*1\r\n$5\r\nMULTI\r\n"[..]);
+        ledger.push(classify(incr), incr, true, false, true);
+        ledger.push(classify(multi), multi, true, false, true);
+        ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
+        ledger.withhold(b"+OK\r\n", now, false);
+        let verdict = ledger.judge(judgement(now));
+        assert_eq!(verdict.again, [incr, multi].concat(), "else what follows MULTI would run by itself");
+        assert_eq!((verdict.replayed, verdict.lost), (2, 0));
+        assert!(!ledger.has_answers());
+    }
+
     #[test]
     fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
         for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
@@ -478,15 +504,7 @@ mod tests {
             let request = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n1\r\n";
             ledger.push(classify(request), request, true, false, true);
             ledger.withhold(reply, now, false);
-            ledger.judge(Judgement {
-                replicated_until: None,
-                now,
-                resp3: false,
-                policy: OnLostReply::Error,
-                unsent: 0,
-                partly_delivered: false,
-                watching: false,
-            });
+            ledger.judge(judgement(now));
             assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
         }
     }
