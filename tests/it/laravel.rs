@@ -14,6 +14,7 @@ use crate::support::proxy;
 use php::{Acknowledged, Jobs, Outcome, PhpRun, Sample};
 
 mod php;
+mod queue;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "secret";
@@ -25,83 +26,74 @@ const RETRY_AFTER: &str = "10";
 const REPLICATION_LAG_MS: u64 = 1000;
 
 #[tokio::test]
-async fn predis_does_not_notice_planned_failovers() {
-    planned("predis", &[WEB, WORKER]).await;
+async fn planned_failovers_are_not_noticed() {
+    let loops = [WEB, WORKER];
+    tokio::join!(planned("predis", &loops), planned("phpredis", &loops));
 }
 
 #[tokio::test]
-async fn phpredis_does_not_notice_planned_failovers() {
-    planned("phpredis", &[WEB, WORKER]).await;
+async fn transactions_and_block_for_do_not_notice_planned_failovers() {
+    let loops = [TRANSACTIONS, PUSHER, BLOCKING_WORKER];
+    tokio::join!(planned("predis", &loops), planned("phpredis", &loops));
 }
 
 #[tokio::test]
-async fn predis_loses_at_most_a_reply_when_the_master_is_killed() {
-    killed("predis", &[WEB, WORKER]).await;
-}
-
-#[tokio::test]
-async fn phpredis_loses_at_most_a_reply_when_the_master_is_killed() {
-    killed("phpredis", &[WEB, WORKER]).await;
-}
-
-#[tokio::test]
-async fn predis_transactions_and_block_for_do_not_notice_planned_failovers() {
-    planned("predis", &[TRANSACTIONS, PUSHER, BLOCKING_WORKER]).await;
-}
-
-#[tokio::test]
-async fn phpredis_transactions_and_block_for_do_not_notice_planned_failovers() {
-    planned("phpredis", &[TRANSACTIONS, PUSHER, BLOCKING_WORKER]).await;
+async fn a_killed_master_costs_at_most_a_reply() {
+    let loops = [WEB, WORKER];
+    tokio::join!(killed("predis", &loops), killed("phpredis", &loops));
 }
 
 /// The measure itself: on a server that nothing happens to, the loops see nothing.
 #[tokio::test]
 async fn without_a_failover_nothing_is_noticed() {
-    let cluster = lone_server().await;
-    for client in ["predis", "phpredis"] {
-        let addr = cluster.node_addr(0);
-        let loops = [WEB, WORKER, TRANSACTIONS, PUSHER, BLOCKING_WORKER];
-        let runs: Vec<_> = loops.iter().map(|l| l.start(client, addr)).collect();
-        for run in &runs {
-            run.progress(50).await;
-        }
-        let outcomes = stop_all(runs).await;
-        judge(&cluster, 0, &outcomes, Fault::Planned).await;
-    }
+    tokio::join!(undisturbed("predis"), undisturbed("phpredis"));
 }
 
 /// And they do see trouble: a server that dies and comes back empty, and databases that changed places.
 #[tokio::test]
 async fn without_a_proxy_trouble_is_noticed() {
-    for client in ["predis", "phpredis"] {
-        let cluster = lone_server().await;
-        let runs = [WEB, WORKER].map(|l| l.start(client, cluster.node_addr(0)));
-        for run in &runs {
-            run.progress(30).await;
-        }
-        cluster.node(0).kill9();
-        for run in &runs {
-            run.exceptions(1).await;
-        }
-        cluster.node(0).restart().await.unwrap();
-        for run in &runs {
-            run.progress(30).await;
-        }
-        for outcome in stop_all(runs.into()).await {
-            assert!(outcome.exceptions.count > 0, "{outcome}");
-            assert!(outcome.missing.count > 0, "{outcome}");
-            let (missing, _) = compare(&cluster, 0, &outcome).await;
-            assert!(missing.len() > 10, "{outcome}");
-        }
+    tokio::join!(unprotected("predis"), unprotected("phpredis"));
+}
 
-        let worker = WORKER.start(client, cluster.node_addr(0));
-        worker.progress(30).await;
-        let swapped = cluster.ask_node(0, &["SWAPDB", "0", "1"]).await.unwrap();
-        assert_eq!(swapped.text(), Some("OK"));
-        worker.progress(30).await;
-        let outcome = worker.stop(LIMIT).await;
-        assert!(outcome.wrong_db > 0, "{outcome}");
+async fn undisturbed(client: &str) {
+    let cluster = lone_server().await;
+    let loops = [WEB, WORKER, TRANSACTIONS, PUSHER, BLOCKING_WORKER];
+    let runs: Vec<_> = loops.iter().map(|l| l.start(client, cluster.node_addr(0))).collect();
+    for run in &runs {
+        run.progress(50).await;
     }
+    let outcomes = stop_all(runs).await;
+    judge(&cluster, 0, &outcomes, Fault::Planned).await;
+}
+
+async fn unprotected(client: &str) {
+    let cluster = lone_server().await;
+    let runs = [WEB, WORKER].map(|l| l.start(client, cluster.node_addr(0)));
+    for run in &runs {
+        run.progress(30).await;
+    }
+    cluster.node(0).kill9();
+    for run in &runs {
+        run.exceptions(1).await;
+    }
+    cluster.node(0).restart().await.unwrap();
+    for run in &runs {
+        run.progress(30).await;
+    }
+    for outcome in stop_all(runs.into()).await {
+        assert!(outcome.exceptions.count > 0, "{outcome}");
+        assert!(outcome.missing.count > 0, "{outcome}");
+        let (missing, _) = compare(&cluster, 0, &outcome).await;
+        assert!(missing.len() > 10, "{outcome}");
+    }
+
+    let worker = WORKER.start(client, cluster.node_addr(0));
+    worker.progress(30).await;
+    let swapped = cluster.ask_node(0, &["SWAPDB", "0", "1"]).await.unwrap();
+    assert_eq!(swapped.text(), Some("OK"));
+    worker.progress(30).await;
+    let outcome = worker.stop(LIMIT).await;
+    assert!(outcome.wrong_db > 0, "{outcome}");
 }
 
 /// A failover there and one back; nothing at all may be noticed.

@@ -124,6 +124,20 @@ function checkDatabases(Container $app, Tally $tally): void
     }
 }
 
+/** The sockets of this process, by their inodes. */
+function sockets(): array
+{
+    $sockets = [];
+    foreach (@scandir('/proc/self/fd') ?: [] as $fd) {
+        $target = @readlink("/proc/self/fd/$fd");
+        if ($target !== false && str_starts_with($target, 'socket:')) {
+            $sockets[] = $target;
+        }
+    }
+
+    return $sockets;
+}
+
 /** What happened: acknowledged writes, exceptions, wrong values, stalls. `finish` prints it as one line of JSON. */
 final class Tally
 {
@@ -279,13 +293,7 @@ final class Tally
     /** Counts sockets that were not there at the last look: predis and phpredis both reconnect without a word. */
     public function watchSockets(bool $anew = false): void
     {
-        $sockets = [];
-        foreach (@scandir('/proc/self/fd') ?: [] as $fd) {
-            $target = @readlink("/proc/self/fd/$fd");
-            if ($target !== false && str_starts_with($target, 'socket:')) {
-                $sockets[] = $target;
-            }
-        }
+        $sockets = sockets();
         if (! $anew && $this->sockets !== null) {
             $this->reconnects += count(array_diff($sockets, $this->sockets));
         }
