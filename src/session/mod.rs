@@ -453,6 +453,9 @@ impl Session {
         if self.tunnel.or(self.state.untracked()).is_some() {
             return Err(CloseReason::Opaque);
         }
+        if self.flags.passing_unasked {
+            return Err(CloseReason::PartialReply); // half a message was delivered
+        }
         let verdict = self.ledger.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
             now: Instant::now(),
@@ -465,7 +468,7 @@ impl Session {
         self.drop_lane();
         self.to_backend.push(&verdict.again);
         self.flags.resending = true;
-        self.flags.nothing_written = true;
+        self.flags.nothing_written = verdict.replayed == 0;
         self.moved_at = Some(Instant::now());
         let relay = &self.worker.relay;
         relay.moved.add(1);
@@ -489,7 +492,11 @@ impl Session {
 
     /// There is no master and there was none until the deadline.
     fn fail(&mut self, reason: &str) -> Result<(), CloseReason> {
-        if self.tunnel.or(self.state.untracked()).is_some() || self.flags.streaming || self.flags.partly_delivered {
+        if self.tunnel.or(self.state.untracked()).is_some()
+            || self.flags.streaming
+            || self.flags.partly_delivered
+            || self.flags.passing_unasked
+        {
             return Err(CloseReason::Outage);
         }
         self.fail_outstanding(reason, self.to_backend.len() as u64);

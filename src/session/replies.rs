@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::{Front, nothing};
 use super::pipe::{self, Passed, Scratch};
-use super::{CloseReason, Gate, Lane, OK, ReplyMode, Session, backend};
+use super::{CloseReason, Gate, Lane, OK, Session, backend};
 use crate::resp::command::{Class, Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -182,12 +182,22 @@ impl Session {
         if self.flags.passing_unasked {
             return Frame::Unasked;
         }
-        match backend::announcement(frame) {
+        match backend::announcement(frame).filter(|_| self.may_be_unasked(effect)) {
             Some(word) if effect.duty.is_pubsub() && word.ends_with(b"subscribe") => Frame::Confirmation(effect.duty),
             Some(_) => Frame::Unasked,
             None if self.state.is_monitoring() && is_monitor_line(frame) => Frame::Unasked,
             None if kind == b'>' => Frame::Unasked,
             None => Frame::Reply(effect, queued),
+        }
+    }
+
+    /// A frame of this kind may be a message or a confirmation: a push, or in RESP2 an array while something is
+    /// subscribed, when no other command is answered with one.
+    fn may_be_unasked(&self, effect: Effect) -> bool {
+        match self.replies.kind() {
+            b'>' => true,
+            b'*' => !self.state.is_resp3() && (self.state.subscriptions() > 0 || effect.duty.is_pubsub()),
+            _ => false,
         }
     }
 
@@ -229,7 +239,11 @@ impl Session {
         if self.flags.partly_delivered || self.flags.passing_unasked {
             return false;
         }
-        if self.flags.listening && matches!(self.replies.kind(), b'*' | b'>') {
+        let expected = self.ledger.expected();
+        if self.flags.listening
+            && matches!(self.replies.kind(), b'*' | b'>')
+            && expected.is_none_or(|(effect, _)| self.may_be_unasked(effect))
+        {
             return match backend::announcement(tail) {
                 Some(word) if word.ends_with(b"subscribe") => tail.len() <= STATE_REPLY,
                 Some(_) => false,
@@ -239,7 +253,7 @@ impl Session {
         if self.ledger.has_answers() && self.replies.kind() != b'>' {
             return true;
         }
-        match self.ledger.expected() {
+        match expected {
             _ if self.replies.kind() == b'>' => false,
             _ if self.replies.kind() == b'-' => tail.len() <= ERROR_LINE,
             Some((effect, queued)) => {
@@ -313,10 +327,6 @@ impl Session {
             Duty::Multi if reply.first() == Some(&b'-') && !self.state.in_transaction() => {
                 self.flags.multi = false;
                 self.state.give_up("a refused MULTI");
-            }
-            Duty::Reset => {
-                self.reply_mode = ReplyMode::On;
-                self.flags.multi = false;
             }
             Duty::Quit => _ = self.closing.get_or_insert(CloseReason::ClientClosed),
             _ => {}

@@ -248,6 +248,11 @@ impl Session {
         if effect.duty == Duty::Client && is_reply_mode(effect) {
             return self.set_reply_mode(effect, bytes);
         }
+        if effect.duty == Duty::Reset && self.reply_mode == ReplyMode::Off {
+            // RESET ends the silence before it answers (networking.c, resetCommand).
+            self.reply_mode = ReplyMode::On;
+            self.state.set_silent(false);
+        }
         if self.reply_mode != ReplyMode::On {
             return self.admit_unanswered(effect, bytes);
         }
@@ -296,9 +301,7 @@ impl Session {
             }
             _ => {}
         }
-        if self.flags.nothing_written && !matches!(effect.class, Class::Read | Class::Connection) {
-            self.flags.nothing_written = false;
-        }
+        self.flags.nothing_written &= is_harmless(effect);
         let queued = self.flags.multi && !matches!(effect.duty, Duty::Multi | Duty::Watch | Duty::Quit);
         let keep = effect.duty.changes_session() || self.may_retain(bytes.len());
         self.ledger.push(effect, bytes, true, queued, keep);
@@ -315,10 +318,15 @@ impl Session {
             b"OFF" => self.reply_mode = ReplyMode::Off,
             b"SKIP" if self.reply_mode == ReplyMode::On => self.reply_mode = ReplyMode::SkipNext,
             b"SKIP" => {}
-            _ => {
+            b"ON" => {
                 self.reply_mode = ReplyMode::On;
                 self.ledger.push(effect, bytes, true, false, true);
             }
+            _ => match self.reply_mode {
+                ReplyMode::On => self.ledger.push(effect, bytes, true, false, true),
+                ReplyMode::SkipNext => self.reply_mode = ReplyMode::On,
+                ReplyMode::Off => {}
+            },
         }
         self.flags.unanswered |= self.reply_mode != ReplyMode::On;
         self.state.set_silent(self.reply_mode == ReplyMode::Off);
@@ -333,6 +341,7 @@ impl Session {
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::On;
         }
+        self.flags.nothing_written &= is_harmless(effect);
         if effect.duty.changes_session() {
             self.state.delivered(effect, false, bytes, OK);
         }
@@ -352,9 +361,11 @@ impl Session {
     /// A large request begins; the rest of it is still to come.
     fn admit_head(&mut self, head: &[u8]) {
         let effect = classify(head);
-        if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication) {
-            return self.enter_tunnel("a large request that changes the connection");
+        let changes = effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication);
+        if changes || self.reply_mode != ReplyMode::On {
+            return self.enter_tunnel("a large request in another mode");
         }
+        self.flags.nothing_written &= is_harmless(effect);
         self.flags.streaming = true;
         let queued = self.flags.multi;
         let keep = self.may_retain(head.len());
@@ -385,7 +396,14 @@ impl Session {
         while let Scan::Frame(length) = self.requests.scan(&data[start..]) {
             let bytes = &data[start..start + length];
             if request::expects_reply(bytes) {
-                self.ledger.push(classify(bytes), bytes, true, self.flags.multi, true);
+                let effect = classify(bytes);
+                if is_reply_mode(effect) {
+                    self.set_reply_mode(effect, bytes);
+                } else if self.reply_mode == ReplyMode::On {
+                    self.ledger.push(effect, bytes, true, self.flags.multi, true);
+                } else if self.reply_mode == ReplyMode::SkipNext {
+                    self.reply_mode = ReplyMode::On;
+                }
             }
             start += length;
             if start == data.len() {
@@ -405,6 +423,11 @@ impl Session {
 /// After this nothing is watched any more.
 fn ends_watch(duty: Duty) -> bool {
     matches!(duty, Duty::Unwatch | Duty::Exec | Duty::Discard | Duty::Reset)
+}
+
+/// Nothing is written by it.
+fn is_harmless(effect: Effect) -> bool {
+    matches!(effect.class, Class::Read | Class::Connection)
 }
 
 fn is_reply_mode(effect: Effect) -> bool {

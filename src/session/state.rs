@@ -328,7 +328,8 @@ impl State {
         // RESET keeps the library's name and version (networking.c, resetCommand).
         let kept = self.rare.take().map(|rare| rare.client).unwrap_or_default();
         let kept: Vec<_> = kept.into_iter().filter(|(kind, _)| kind.starts_with(b"SETINFO")).collect();
-        *self = State { untracked: self.untracked, ..State::default() };
+        // What CLIENT REPLY said after it has been sent already.
+        *self = State { untracked: self.untracked, silent: self.silent, ..State::default() };
         if !kept.is_empty() {
             self.rare().client = kept;
         }
