@@ -12,9 +12,23 @@ cases! {
     row::SUBSCRIBED, ANY, a_subscription_under_way_is_confirmed_once;
     row::SUBSCRIBED, ANY, an_unsubscribe_under_way_is_confirmed_once;
     row::SUBSCRIBED, ANY, ping_in_pubsub;
+    row::SUBSCRIBED, ANY, a_list_that_looks_like_a_message_is_a_reply;
     row::SUBSCRIBED, ANY, monitor_goes_on;
     row::SUBSCRIBED, ANY, a_tracking_cache_is_flushed_and_tracks_on;
     row::SUBSCRIBED, ANY, redirected_invalidations_end_the_connection;
+}
+
+async fn a_list_that_looks_like_a_message_is_a_reply(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("RPUSH @l message x", ":2").await?;
+    client.ask("SUBSCRIBE @", &client.push(&["subscribe", "@"], ":1")).await?;
+    client.ask("UNSUBSCRIBE @", &client.push(&["unsubscribe", "@"], ":0")).await?;
+    client.ask("LRANGE @l 0 -1", "*2 $7 message $1 x").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    // Were the list still owed, the answers would be off by one.
+    client.ask("ECHO one", "$3 one").await?;
+    client.ask("ECHO two", "$3 two").await
 }
 
 /// Publishes until somebody listens, on every node that may be the next master. When that was.
