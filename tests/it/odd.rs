@@ -198,7 +198,8 @@ async fn a_wrong_password_of_the_proxy_is_told_and_sentinel_is_followed() {
     for load in [&staying, &coming] {
         let report = load.stop(LIMIT).await.unwrap();
         println!("{report}");
-        assert_eq!(report.error_count() + report.connections_lost + report.hung, 0, "{report}\n{}", proxy.log());
+        // Without ROLE nothing proves that a write under way at the hold is on the new master: its reply is lost.
+        assert_eq!(report.broken_promises(&["UNKNOWNRESULT"]), 0, "{report}\n{}", proxy.log());
     }
     let seen = view(&proxy).await;
     assert_eq!((seen.counters.early_commits, seen.counters.failovers_planned), (0, 1));
