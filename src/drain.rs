@@ -41,9 +41,4 @@ impl Watch {
             std::future::pending::<()>().await;
         }
     }
-
-    /// Whether the drain was asked for.
-    pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
 }

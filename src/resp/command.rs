@@ -233,6 +233,11 @@ fn is_named(full: &[u8], name: &[u8], sub: &[u8]) -> bool {
 }
 
 impl Effect {
+    /// It changes no data: at most this connection.
+    pub fn writes_nothing(self) -> bool {
+        matches!(self.class, Class::Read | Class::Connection)
+    }
+
     fn of(command: &'static Command) -> Effect {
         Effect { command, class: command.class, shape: command.shape, duty: command.duty }
     }

@@ -425,7 +425,7 @@ impl Ledger {
                 None | Some(Answer::Part(_)) => sent >= entry.size,
             };
             sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
-            let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) || entry.queued;
+            let harmless = entry.effect.writes_nothing() || entry.queued;
             entry.answer = Some(Box::new(match entry.effect.class {
                 // One that comes only now would be asked again at once: it is refused as any other.
                 Class::Blocking if !entry.queued && (may_have_run || entry.replays > 0) => {

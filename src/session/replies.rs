@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::ledger::{Front, nothing};
 use super::pipe::{self, Passed, Scratch};
 use super::{CloseReason, Gate, Lane, OK, Session, backend};
-use crate::resp::command::{Class, Duty, Effect};
+use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
 use crate::topology::Report;
@@ -230,7 +230,7 @@ impl Session {
 
     /// A failover is under way and this may be the reply to a write that the next master never got.
     fn withholds(&self, effect: Effect, queued: bool) -> bool {
-        let harmless = matches!(effect.class, Class::Read | Class::Connection) || queued;
+        let harmless = effect.writes_nothing() || queued;
         self.gate == Gate::Held { withhold: true } && !harmless
     }
 

@@ -301,7 +301,7 @@ impl Session {
             }
             _ => {}
         }
-        self.flags.nothing_written &= is_harmless(effect);
+        self.flags.nothing_written &= effect.writes_nothing();
         let queued = self.flags.multi && !matches!(effect.duty, Duty::Multi | Duty::Watch | Duty::Quit);
         let keep = effect.duty.changes_session() || self.may_retain(bytes.len());
         self.ledger.push(effect, bytes, true, queued, keep);
@@ -341,7 +341,7 @@ impl Session {
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::On;
         }
-        self.flags.nothing_written &= is_harmless(effect);
+        self.flags.nothing_written &= effect.writes_nothing();
         if effect.duty.changes_session() {
             self.state.delivered(effect, false, bytes, OK);
         }
@@ -365,7 +365,7 @@ impl Session {
         if changes || self.reply_mode != ReplyMode::On {
             return self.enter_tunnel("a large request in another mode");
         }
-        self.flags.nothing_written &= is_harmless(effect);
+        self.flags.nothing_written &= effect.writes_nothing();
         self.flags.streaming = true;
         let queued = self.flags.multi;
         let keep = self.may_retain(head.len());
@@ -423,11 +423,6 @@ impl Session {
 /// After this nothing is watched any more.
 fn ends_watch(duty: Duty) -> bool {
     matches!(duty, Duty::Unwatch | Duty::Exec | Duty::Discard | Duty::Reset)
-}
-
-/// Nothing is written by it.
-fn is_harmless(effect: Effect) -> bool {
-    matches!(effect.class, Class::Read | Class::Connection)
 }
 
 fn is_reply_mode(effect: Effect) -> bool {

@@ -71,7 +71,7 @@ impl Fates {
                 if refused {
                     return self.again_or_lost(entry, verdict);
                 }
-                let harmless = matches!(entry.effect.class, Class::Read | Class::Connection) && !entry.queued;
+                let harmless = entry.effect.writes_nothing() && !entry.queued;
                 if (harmless || entry.queued) && self.broken {
                     // A read may show what is no longer true. And a state that the client has not been told of yet
                     // (MULTI, SELECT) would not be restored for what is sent again behind it.
