@@ -151,8 +151,8 @@ pub struct StatusArgs {
 /// Arguments of `hold`.
 #[derive(Args, Clone)]
 pub struct HoldArgs {
-    /// Release by itself after this long, such as 10s
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::config::parse_duration)]
+    /// Release by itself after this long, such as 10s; at most 300s
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::admin::hold_length)]
     pub duration: std::time::Duration,
 }
 

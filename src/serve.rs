@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::config::{Config, Listen};
 use crate::drain;
 use crate::listener;
 use crate::metrics::{self, Relay};
+use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
 use crate::session::{CloseReason, Worker, registry};
@@ -154,6 +155,7 @@ impl Server {
             relays: relays.into(),
             draining: draining.clone(),
             admin_listener,
+            credentials,
             reports,
             drain: drain_watch,
             failure,
@@ -246,6 +248,7 @@ struct Control {
     relays: Arc<[Arc<Relay>]>,
     draining: Arc<AtomicBool>,
     admin_listener: Option<StdListener>,
+    credentials: Arc<Mutex<Option<Credentials>>>,
     reports: mpsc::Receiver<Report>,
     drain: drain::Watch,
     failure: oneshot::Sender<sentinel::Error>,
@@ -256,7 +259,7 @@ impl Control {
         let (commands, orders) = mpsc::channel(16);
         let (status, shown) = watch::channel(admin::View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
-            let configured = self.config.sentinel.redis_auth.clone();
+            let credentials = self.credentials;
             let admin = Admin {
                 topology: self.topology.clone(),
                 relays: self.relays.clone(),
@@ -266,7 +269,7 @@ impl Control {
                 draining: self.draining,
                 prometheus: metrics::install(),
                 proxy: reachable(self.own[0]),
-                credentials: Arc::new(move || configured.clone()),
+                credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
                 options: admin::Options::default(),
             };
             tokio::spawn(admin::serve(admin, listener));

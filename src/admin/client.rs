@@ -121,6 +121,10 @@ pub async fn failover(admin: SocketAddr, out: &mut impl Write) -> Result<(), Err
             continue;
         };
         if view.term == before.term || view.phase != "stable" {
+            let asked_ms = started.elapsed().as_millis() as u64;
+            if let Some(abort) = view.last_abort.filter(|abort| abort.ago_ms < asked_ms && view.phase == "stable") {
+                return Err(Error::NothingHappened(gave_up(&abort.reason)));
+            }
             continue;
         }
         let from = before.master.as_ref().map_or("nowhere", |master| master.addr.as_str());
@@ -135,6 +139,19 @@ pub async fn failover(admin: SocketAddr, out: &mut impl Write) -> Result<(), Err
         "Sentinel accepted, but no other master was seen within {} s",
         FOLLOW.as_secs()
     )))
+}
+
+/// What Sentinel's reason for an abort means (Redis 7.0 sentinel.c, sentinelFailoverStateMachine).
+fn gave_up(reason: &str) -> String {
+    let meaning = match reason {
+        "no-good-slave" => {
+            "no replica can be promoted (down, lagging, or replica-priority 0): see `switchmaster status`"
+        }
+        "slave-timeout" => "the chosen replica did not become a master in time (failover-timeout)",
+        "not-elected" => "too few Sentinels voted: see `switchmaster status`",
+        _ => "see the Sentinels' logs",
+    };
+    format!("Sentinel gave the failover up ({reason}): {meaning}; the master stays")
 }
 
 /// The body of an answer with a good status.

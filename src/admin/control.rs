@@ -41,12 +41,7 @@ pub fn parse(verb: &str, query: Option<&str>) -> Result<Control, String> {
         "hold" => {
             let text = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("for="));
             let text = text.ok_or("say for how long: /control/hold?for=10s")?;
-            let for_ =
-                duration(text).ok_or_else(|| format!("for={text:?} is not a duration such as 500ms, 10s or 2m"))?;
-            if for_.is_zero() || for_ > LONGEST_HOLD {
-                return Err(format!("a hold lasts more than 0 and at most {} s", LONGEST_HOLD.as_secs()));
-            }
-            Ok(Control::Hold { for_ })
+            Ok(Control::Hold { for_: hold_length(text)? })
         }
         "release" => Ok(Control::Release),
         "failover" => Ok(Control::Failover),
@@ -81,6 +76,15 @@ pub async fn give(commands: &Commands, control: Control, limit: Duration) -> Res
         Ok(Err(_)) => Err("the control plane dropped the command".into()),
         Err(_) => Err(format!("no answer within {} s; the command may still be carried out", limit.as_secs())),
     }
+}
+
+/// How long a hold lasts: a [`duration`] within the limits.
+pub fn hold_length(text: &str) -> Result<Duration, String> {
+    let length = duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 10s or 2m"))?;
+    if length.is_zero() || length > LONGEST_HOLD {
+        return Err(format!("a hold lasts more than 0 and at most {} s", LONGEST_HOLD.as_secs()));
+    }
+    Ok(length)
 }
 
 /// `500ms`, `10s`, `1.5s` or `2m`.
@@ -131,6 +135,7 @@ mod tests {
             assert!(parse("hold", wrong).is_err(), "{wrong:?}");
         }
         assert!(parse("explode", None).is_err());
+        assert_eq!(hold_length("301s").unwrap_err(), "a hold lasts more than 0 and at most 300 s");
     }
 
     #[test]

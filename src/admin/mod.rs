@@ -32,7 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub use control::{Command, Commands, Control};
+pub use control::{Command, Commands, Control, hold_length};
 pub use health::OnGlobalOutage;
 pub use view::View;
 

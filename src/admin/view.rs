@@ -54,6 +54,8 @@ pub struct View {
     pub credentials: CredentialsState,
     /// The last change of master that was seen.
     pub last_failover: Option<FailoverView>,
+    /// The last failover that a Sentinel gave up.
+    pub last_abort: Option<AbortView>,
     /// Rare events since the start.
     pub counters: Counters,
     /// What somebody should look at, in plain words.
@@ -167,6 +169,16 @@ pub struct FailoverView {
     pub offset_gap_bytes: Option<u64>,
     /// It undid an early commit: at most this many acknowledged writes were discarded.
     pub writes_at_risk: u64,
+}
+
+/// A failover that a Sentinel gave up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AbortView {
+    /// What follows `-failover-abort-` in Sentinel's event: no-good-slave, slave-timeout, not-elected.
+    pub reason: String,
+    /// How long ago, in milliseconds.
+    pub ago_ms: u64,
 }
 
 /// Rare events since the start.

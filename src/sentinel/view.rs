@@ -139,6 +139,8 @@ pub struct View {
     /// Replies that all sessions have received so far.
     replies: u64,
     last_change: Option<Change>,
+    /// When a Sentinel last gave a failover up, and why.
+    last_abort: Option<(Instant, String)>,
     counters: Counters,
     outputs: Vec<Output>,
 }
@@ -288,6 +290,7 @@ impl View {
             replies: 0,
             replied_at: None,
             last_change: None,
+            last_abort: None,
             counters: Counters::default(),
             outputs: Vec::new(),
         }
@@ -496,6 +499,11 @@ impl View {
                 self.ask_sentinels();
             }
             Kind::Aborted { .. } | Kind::Table { .. } => {
+                if let (Kind::Aborted { reason }, true) = (kind, ours) {
+                    let text = format!("Sentinel {} gave a failover up: {reason}", show::name(&from));
+                    self.log(tracing::Level::WARN, text);
+                    self.last_abort = Some((now, reason));
+                }
                 self.abort(now, &from, of);
                 self.ask_sentinels();
             }

@@ -136,6 +136,14 @@ impl Ledger {
         self.0.as_ref().and_then(|book| book.entries.back()).map_or(0, |entry| entry.kept as usize)
     }
 
+    /// The request noted last, if the whole of it is retained.
+    pub fn last_whole(&self) -> Option<(Effect, Vec<u8>)> {
+        let book = self.0.as_ref()?;
+        let last = book.entries.back().filter(|last| last.whole && u64::from(last.kept) == last.size)?;
+        let start = book.retained.len() - last.kept as usize;
+        Some((last.effect, book.retained.range(start..).copied().collect()))
+    }
+
     /// Forgets every request.
     pub fn clear(&mut self) {
         if let Some(book) = &mut self.0 {

@@ -171,6 +171,9 @@ impl Session {
                         self.flags.streaming = false;
                         let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
                         self.ledger.extend_last(bytes, true, keep);
+                        if let Some((effect, request)) = self.ledger.last_whole() {
+                            self.learn_script(effect, &request);
+                        }
                         out.pass(&mut self.to_backend, data, start, end);
                     } else {
                         match self.admit(bytes) {
@@ -348,6 +351,7 @@ impl Session {
         Admission::Send
     }
 
+    /// Keeps what a client loads into the script cache, for the next master.
     fn learn_script(&self, effect: Effect, bytes: &[u8]) {
         let scripts = &self.worker.scripts;
         match (effect.duty, effect.command.name) {

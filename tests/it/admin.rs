@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::view::{Agreement, FailoverView, ReplicaView, SentinelView};
+use switchmaster::admin::view::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView};
 use switchmaster::admin::{self, Admin, Control, Options, View, client};
 use switchmaster::metrics::{self, Relay};
 use switchmaster::secret::{Credentials, Secret};
@@ -494,6 +494,21 @@ async fn the_other_verbs_give_commands_and_say_what_came_of_them() {
     moved.unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("moved from 10.0.0.1:6379 to 10.0.0.2:6379 in "), "{text}");
+}
+
+#[tokio::test]
+async fn a_failover_that_sentinel_gives_up_is_told_at_once() {
+    let fixture = Fixture::start().await;
+    let mut out = Vec::new();
+    let (moved, ()) = tokio::join!(client::failover(fixture.addr, &mut out), async {
+        while !fixture.taken.lock().unwrap().contains(&Control::Failover) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fixture.view.lock().unwrap().last_abort = Some(AbortView { reason: "no-good-slave".into(), ago_ms: 0 });
+    });
+    let error = moved.unwrap_err();
+    assert!(error.to_string().contains("no replica can be promoted"), "{error}");
+    assert_eq!(error.exit_code(), 69);
 }
 
 #[tokio::test]

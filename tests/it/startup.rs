@@ -111,6 +111,12 @@ async fn several_masters_want_a_name() {
         works(&proxy, None).await;
         assert_eq!(wait_stable(&proxy).await, cluster.node_addr(node).to_string());
     }
+
+    named.arguments = vec!["--master-name".into(), "order".into()];
+    let proxy = start_as(&named).await;
+    let told = "does not monitor a master named order";
+    wait_view(&proxy, told, |view| view.warnings.iter().any(|warning| warning.contains(told))).await;
+    assert!(proxy.log().contains(told), "{}", proxy.log());
 }
 
 #[tokio::test]

@@ -44,7 +44,12 @@ impl View {
     pub(super) fn search(&mut self, now: Instant) {
         let named = match self.word(now) {
             Word::Nothing => {
-                let problem = self.sentinels.values().find_map(|sentinel| sentinel.error.clone());
+                // Answers without a master: it has another name, most likely. A Sentinel may also be away for a moment.
+                let answered = self.answers(now).find_map(|answer| answer.problem.clone());
+                if let Some(problem) = &answered {
+                    self.notice(problem.clone());
+                }
+                let problem = answered.or_else(|| self.sentinels.values().find_map(|sentinel| sentinel.error.clone()));
                 self.reason = problem.unwrap_or_else(|| "no Sentinel has answered yet".into());
                 return;
             }

@@ -276,6 +276,7 @@ impl View {
         let learn = self.settings.learn_credentials && !self.settings.has_credentials;
         if let Some(offered) = self.offered.take().filter(|_| learn) {
             self.credentials = CredentialsState::Learnt;
+            self.log(Level::INFO, "asking the nodes with the credentials of a client from now on".into());
             self.outputs.push(Output::UseCredentials(offered));
         } else {
             self.credentials = if known { CredentialsState::Refused } else { CredentialsState::Missing };

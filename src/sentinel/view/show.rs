@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{SentinelState, State, View};
 use crate::admin::view::{
-    self as shown, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
+    self as shown, AbortView, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
 };
 use crate::config::HostPort;
 use crate::sentinel::report::Role;
@@ -52,6 +52,8 @@ impl View {
             credentials: self.credentials,
             last_failover: (self.last_change.as_ref())
                 .map(|last| FailoverView { ago_ms: age(last.at), ..last.shown.clone() }),
+            last_abort: (self.last_abort.as_ref())
+                .map(|(at, reason)| AbortView { reason: reason.clone(), ago_ms: age(*at) }),
             counters: self.counters.clone(),
             warnings: self.warnings(now),
             ..shown::View::default()

@@ -119,6 +119,8 @@ async fn loaded_scripts_are_known(seat: Seat) -> Told {
     let mut client = seat.open().await?;
     let sha = client.get("SCRIPT LOAD return(redis.call('incr',KEYS[1]))").await?.split_off(4);
     client.ask(&format!("EVALSHA {sha} 1 @"), ":1").await?;
+    // So large that the proxy passes it on in parts.
+    let long = client.get(&format!("SCRIPT LOAD return(7)--{}", "x".repeat(48 << 10))).await?.split_off(4);
     client.ask("EVAL return(ARGV[1]..'evaluated') 0 x", "$10 xevaluated").await?;
     seat.replicated("$1 1", "GET @").await?;
     seat.failover(&mut client, &[]).await?;
@@ -126,6 +128,7 @@ async fn loaded_scripts_are_known(seat: Seat) -> Told {
     let mut other = seat.open().await?;
     other.ask(&format!("EVALSHA {sha} 1 @"), ":2").await?;
     client.ask(&format!("EVALSHA {sha} 1 @"), ":3").await?;
+    client.ask(&format!("EVALSHA {long} 0"), ":7").await?;
     client.ask("EVALSHA ffffffffffffffffffffffffffffffffffffffff 0", "-NOSCRIPT…").await
 }
 
