@@ -264,14 +264,18 @@ impl Cluster {
     }
 
     /// The largest configuration epoch that any Sentinel knows.
-    pub async fn epoch(&self) -> u64 {
-        let mut highest = 0;
-        for sentinel in 0..self.sentinels.len() {
-            if let Ok(reply) = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", self.master_name()]).await {
-                highest = highest.max(reply.field("config-epoch").and_then(|text| text.parse().ok()).unwrap_or(0));
+    pub async fn epoch(&self, limit: Duration) -> Result<u64, ClusterError> {
+        until("the Sentinels to tell their epochs", limit, async || {
+            let mut highest = 0;
+            for sentinel in 0..self.sentinels.len() {
+                let reply = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", self.master_name()]).await;
+                let epoch = reply.map_err(|error| error.to_string())?;
+                let epoch = epoch.field("config-epoch").and_then(|text| text.parse().ok());
+                highest = highest.max(epoch.ok_or("a Sentinel gives no config-epoch")?);
             }
-        }
-        highest
+            Ok(highest)
+        })
+        .await
     }
 
     fn ports(&self) -> Ports {

@@ -19,7 +19,7 @@ async fn fails_over_dies_restarts_and_leaves_no_process() {
     let second = cluster.wait_for_master_change(0, LIMIT).await.unwrap();
     assert_eq!(promotion.node, second);
     assert_eq!(cluster.wait_replicating(LIMIT).await.unwrap(), second);
-    assert_eq!(cluster.epoch().await, 1);
+    assert_eq!(cluster.epoch(LIMIT).await.unwrap(), 1);
 
     cluster.node(second).kill9();
     let third = cluster.wait_for_master_change(second, LIMIT).await.unwrap();
