@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::config::OnLostReply;
-use crate::resp::command::{Class, Effect};
+use crate::resp::command::{Class, Duty, Effect};
 use crate::session::CloseReason;
 
 mod fate;
@@ -142,6 +142,17 @@ impl Ledger {
         let last = book.entries.back().filter(|last| last.whole && u64::from(last.kept) == last.size)?;
         let start = book.retained.len() - last.kept as usize;
         Some((last.effect, book.retained.range(start..).copied().collect()))
+    }
+
+    /// A request that MULTI queues was too large to keep.
+    pub fn has_unkept_queued(&self) -> bool {
+        self.0.as_ref().is_some_and(|book| book.entries.iter().any(|entry| entry.queued && entry.kept == 0))
+    }
+
+    /// What ends a transaction has been answered, and the answer is held back.
+    pub fn has_ended_transaction(&self) -> bool {
+        let ends = |entry: &Entry| matches!(entry.effect.duty, Duty::Exec | Duty::Discard) && entry.is_answered();
+        self.0.as_ref().is_some_and(|book| book.entries.iter().any(ends))
     }
 
     /// Forgets every request.

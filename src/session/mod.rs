@@ -450,7 +450,8 @@ impl Session {
         if matches!(self.lane, Lane::None) && self.ledger.is_empty() {
             return Ok(());
         }
-        if self.tunnel.or(self.state.untracked()).is_some() {
+        let unkept = self.state.unkept_transaction().filter(|_| !self.ledger.has_ended_transaction());
+        if self.tunnel.or(self.state.untracked()).or(unkept).is_some() {
             return Err(CloseReason::Opaque);
         }
         if self.flags.passing_unasked {
@@ -492,7 +493,7 @@ impl Session {
 
     /// There is no master and there was none until the deadline.
     fn fail(&mut self, reason: &str) -> Result<(), CloseReason> {
-        if self.tunnel.or(self.state.untracked()).is_some()
+        if self.tunnel.or(self.state.untracked()).or(self.state.unkept_transaction()).is_some()
             || self.flags.streaming
             || self.flags.partly_delivered
             || self.flags.passing_unasked
@@ -518,7 +519,8 @@ impl Session {
                 || !self.to_backend.is_empty()
                 || self.ledger.awaits_backend()
                 || (self.flags.listening && self.state.is_listening());
-            if self.gate != Gate::Open || self.closing.is_some() || !wanted {
+            // The state is what the client was told: answers that wait for its socket come first.
+            if self.gate != Gate::Open || self.closing.is_some() || !wanted || self.ledger.has_answers() {
                 return Ok(false);
             }
             let entry = self.worker.topology.current();

@@ -142,10 +142,13 @@ impl Session {
 
     /// A new request may be begun.
     fn may_begin(&self) -> bool {
-        self.gate == Gate::Open
-            && self.refused_at.is_none()
-            && !self.flags.barrier
-            && self.ledger.len() < MOST_IN_FLIGHT
+        let open = match self.gate {
+            Gate::Open => true,
+            // It cannot be queued again elsewhere: its EXEC goes to where the queue is, while that is the master.
+            Gate::Held { withhold: true } => self.flags.multi && self.is_queue_unkept(),
+            Gate::Held { withhold: false } | Gate::Failing => false,
+        };
+        open && self.refused_at.is_none() && !self.flags.barrier && self.ledger.len() < MOST_IN_FLIGHT
     }
 
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
@@ -384,6 +387,10 @@ impl Session {
     fn enter_tunnel(&mut self, why: &'static str) {
         self.tunnel = Some(why);
         self.ledger.clear();
+    }
+
+    fn is_queue_unkept(&self) -> bool {
+        self.state.unkept_transaction().is_some() || self.ledger.has_unkept_queued()
     }
 
     fn may_retain(&self, bytes: usize) -> bool {

@@ -96,7 +96,12 @@ impl State {
 
     /// Why this session cannot be moved, if it cannot.
     pub fn untracked(&self) -> Option<&'static str> {
-        self.untracked.or_else(|| self.rare.as_ref()?.transaction.as_ref()?.untracked)
+        self.untracked
+    }
+
+    /// Why the open transaction cannot be queued again elsewhere.
+    pub fn unkept_transaction(&self) -> Option<&'static str> {
+        self.rare.as_ref()?.transaction.as_ref()?.untracked
     }
 
     /// From now on this session cannot be moved.

@@ -244,8 +244,24 @@ impl World {
         }
         self.hurry().await;
         self.cluster.wait_ready(Duration::from_secs(60)).await?;
+        self.wait_until_sentinels_act().await?;
         self.wait_until_followed().await?;
         self.master().await
+    }
+
+    /// Waits until no Sentinel is in TILT: one that was stopped watches for 30 s and does not act (sentinel.c), and a
+    /// crash meanwhile is an outage that nobody ends.
+    async fn wait_until_sentinels_act(&self) -> Result<(), Failure> {
+        Ok(until("the Sentinels to leave TILT", Duration::from_secs(60), async || {
+            for index in 0..SENTINELS {
+                let info = self.cluster.ask_sentinel(index, &["INFO", "sentinel"]).await;
+                if !info.map_err(|error| error.to_string())?.to_string().contains("sentinel_tilt:0") {
+                    return Err(format!("Sentinel {index} is in TILT"));
+                }
+            }
+            Ok(())
+        })
+        .await?)
     }
 
     /// Waits until the proxy follows the master that the cluster has, with requests flowing.

@@ -13,6 +13,7 @@ cases! {
     row::MULTI, ANY, a_refused_command_still_aborts_exec;
     row::MULTI, ANY, an_error_while_running_stays_in_its_place;
     row::MULTI, ANY, a_select_inside_counts;
+    row::LARGE, &[Deed::Planned], a_queue_too_large_to_keep_goes_through;
     row::MULTI, ANY, a_whole_transaction_of_the_hold_runs_once;
     row::WATCH, ANY, a_lost_watch_makes_exec_nil;
     row::WATCH, ANY, a_watch_before_multi_makes_exec_nil;
@@ -47,6 +48,20 @@ async fn queueing_under_way_goes_on(seat: Seat) -> Told {
     seat.switched().await?;
     client.ask("EXEC", if seat.resp == 3 { "*3 :1 :2 %0" } else { "*3 :1 :2 *0" }).await?;
     client.ask("GET @", "$1 2").await
+}
+
+async fn a_queue_too_large_to_keep_goes_through(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("MULTI", "+OK").await?;
+    client.ask(&format!("SET @ {}", "x".repeat(256 << 10)), "+QUEUED").await?;
+    seat.armed().await?;
+    client.say("INCR @i").await?;
+    seat.done().await?;
+    client.hear("+QUEUED").await?;
+    client.ask("EXEC", "*2 +OK :1").await?;
+    let mut direct = seat.switched().await?;
+    direct.ask("STRLEN @", ":262144").await?;
+    client.ask("INCR @i", ":2").await
 }
 
 async fn multi_without_a_queue_goes_on(seat: Seat) -> Told {
