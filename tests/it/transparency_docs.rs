@@ -127,6 +127,12 @@ pub fn requests(command: &Command) -> Vec<Vec<Vec<u8>>> {
             requests.push(request);
         }
     }
+    // "Later than now" would depend on the millisecond in which it is asked: sooner than what is set is always refused.
+    for request in requests.iter_mut().filter(|request| request.iter().any(|word| word == b"GT")) {
+        for word in request.iter_mut().filter(|word| word.starts_with(b"9000")) {
+            word[0] = b'8';
+        }
+    }
     let mut seen = BTreeSet::new();
     requests.retain(|request| seen.insert(request.clone()));
     requests
