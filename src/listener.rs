@@ -1,22 +1,63 @@
 //! Accepts clients and gives each a session; does nothing else, and never stops for an error.
 
+use std::future::poll_fn;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, accept_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 
 use crate::drain;
+use crate::session::client::{Client, Unix};
+use crate::session::pipe::Socket;
 use crate::session::{self, Worker};
+use crate::socket;
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
+/// Where one worker accepts.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(AsyncFd<UnixListener>),
+}
+
+impl Listener {
+    /// Takes a non-blocking listener. Fails when the thread's runtime cannot watch it.
+    pub fn tcp(listener: std::net::TcpListener) -> io::Result<Listener> {
+        Ok(Listener::Tcp(TcpListener::from_std(listener)?))
+    }
+
+    /// The same for a Unix socket.
+    pub fn unix(listener: UnixListener) -> io::Result<Listener> {
+        Ok(Listener::Unix(socket::watch(listener, Interest::READABLE)?))
+    }
+
+    async fn accept(&self) -> io::Result<Client> {
+        match self {
+            Listener::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0)),
+            Listener::Unix(listener) => {
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let accept = |listener: &UnixListener| Ok(accept_with(listener, flags)?);
+                let accepted = listener.async_io(Interest::READABLE, accept).await?;
+                Ok(Client::Unix(Unix::new(accepted.into())?))
+            }
+        }
+    }
+}
+
 /// Accepts until the drain begins. Runs on the worker's thread.
-pub async fn run(listener: TcpListener, worker: Arc<Worker>, max_clients: usize, mut drain: drain::Watch) {
+pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mut drain: drain::Watch) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -24,7 +65,7 @@ pub async fn run(listener: TcpListener, worker: Arc<Worker>, max_clients: usize,
             () = drain.draining() => return,
         };
         match accepted {
-            Ok((client, _)) => {
+            Ok(client) => {
                 failing = false;
                 admit(client, &worker, max_clients, &drain);
             }
@@ -38,11 +79,13 @@ pub async fn run(listener: TcpListener, worker: Arc<Worker>, max_clients: usize,
     }
 }
 
-fn admit(mut client: TcpStream, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
+fn admit(mut client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
     let Some(place) = Place::take(worker, max_clients) else {
         worker.relay.refused.add(1);
-        let _: io::Result<usize> = client.try_write(TOO_MANY);
-        tokio::spawn(async move { session::linger(&mut client).await });
+        tokio::spawn(async move {
+            let _ = poll_fn(|cx| client.poll_write(cx, TOO_MANY)).await;
+            session::linger(&mut client).await
+        });
         return;
     };
     worker.relay.accepted.add(1);

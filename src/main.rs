@@ -12,6 +12,7 @@ use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
 use switchmaster::demo::{self, DemoOptions};
 use switchmaster::serve;
+use switchmaster::socket::ListenAddr;
 
 /// Wrong usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -64,7 +65,10 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
 }
 
 fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
-    let options = DemoOptions { keep: args.keep, listen: config.listen[0].addr, ..DemoOptions::default() };
+    let mut options = DemoOptions { keep: args.keep, ..DemoOptions::default() };
+    if let ListenAddr::Tcp(addr) = &config.listen[0].addr {
+        options.listen = *addr;
+    }
     block_on(async {
         match demo::run(options).await {
             Ok(ending) => ExitCode::from(ending.exit_code()),

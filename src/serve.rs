@@ -6,7 +6,8 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -20,13 +21,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::drain;
-use crate::listener;
+use crate::listener::{self, Listener};
 use crate::metrics::{self, Relay};
 use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
 use crate::session::{CloseReason, Worker, registry};
-use crate::socket;
+use crate::socket::{self, ListenAddr, SocketFile};
 use crate::topology::{Report, Topology};
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
@@ -84,7 +85,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
 #[derive(Debug)]
 pub struct Server {
     /// Where clients connect, port 0 resolved.
-    pub clients: Vec<SocketAddr>,
+    pub clients: Vec<ListenAddr>,
     /// Where metrics, health and control are.
     pub admin: Option<SocketAddr>,
     /// What sessions see.
@@ -96,19 +97,37 @@ pub struct Server {
     /// Dropped to end the threads.
     end: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+    _files: Vec<SocketFile>,
+}
+
+/// A listener of one worker, not yet on its thread.
+enum Bound {
+    Tcp(StdListener),
+    Unix(UnixListener),
 }
 
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
     pub fn start(config: &Config) -> Result<Server, Error> {
         check_descriptors(config.max_clients);
-        let mut queues: Vec<Vec<StdListener>> = (0..config.workers).map(|_| Vec::new()).collect();
-        let mut clients = Vec::new();
+        let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
+        let (mut clients, mut files) = (Vec::new(), Vec::new());
         for listen in &config.listen {
-            for (queue, listener) in queues.iter_mut().zip(socket::bind(listen.addr, config.workers)?) {
-                queue.push(listener);
-            }
-            clients.extend(queues[0].last().map(StdListener::local_addr).transpose()?);
+            let bound: Vec<Bound> = match &listen.addr {
+                ListenAddr::Tcp(addr) => {
+                    let listeners = socket::bind(*addr, config.workers)?;
+                    clients.push(ListenAddr::Tcp(listeners[0].local_addr()?));
+                    listeners.into_iter().map(Bound::Tcp).collect()
+                }
+                ListenAddr::Unix(path) => {
+                    let group = listen.group.as_deref();
+                    let (listeners, file) = socket::bind_unix(path, listen.mode, group, config.workers)?;
+                    clients.push(listen.addr.clone());
+                    files.push(file);
+                    listeners.into_iter().map(Bound::Unix).collect()
+                }
+            };
+            queues.iter_mut().zip(bound).for_each(|(queue, listener)| queue.push(listener));
         }
         let admin_listener = match config.admin {
             Some(addr) => socket::bind(addr, 1)?.pop(),
@@ -161,7 +180,7 @@ impl Server {
             failure,
         };
         threads.push(spawn("control", ended, control.run())?);
-        let listen: Vec<String> = clients.iter().map(SocketAddr::to_string).collect();
+        let listen: Vec<String> = clients.iter().map(ListenAddr::to_string).collect();
         tracing::info!(
             admin = admin.map(|addr| addr.to_string()).unwrap_or_else(|| "off".into()),
             workers = config.workers,
@@ -178,6 +197,7 @@ impl Server {
             failure: Some(failed),
             end: Some(end),
             threads,
+            _files: files,
         })
     }
 
@@ -225,14 +245,13 @@ impl Drop for Server {
 }
 
 /// Everything on one worker thread.
-async fn work(
-    topology: Arc<Topology>,
-    listeners: Vec<(Arc<Worker>, StdListener)>,
-    max_clients: usize,
-    drain: drain::Watch,
-) {
+async fn work(topology: Arc<Topology>, listeners: Vec<(Arc<Worker>, Bound)>, max_clients: usize, drain: drain::Watch) {
     for (worker, listener) in listeners {
-        if let Ok(listener) = TcpListener::from_std(listener) {
+        let listener = match listener {
+            Bound::Tcp(listener) => Listener::tcp(listener),
+            Bound::Unix(listener) => Listener::unix(listener),
+        };
+        if let Ok(listener) = listener {
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
@@ -243,7 +262,7 @@ async fn work(
 /// Everything on the control thread.
 struct Control {
     config: Config,
-    own: Vec<SocketAddr>,
+    own: Vec<ListenAddr>,
     topology: Arc<Topology>,
     relays: Arc<[Arc<Relay>]>,
     draining: Arc<AtomicBool>,
@@ -268,7 +287,7 @@ impl Control {
                 commands: translate(commands),
                 draining: self.draining,
                 prometheus: metrics::install(),
-                proxy: reachable(self.own[0]),
+                proxy: self.own[0].clone(),
                 credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
                 options: admin::Options::default(),
             };
@@ -276,7 +295,8 @@ impl Control {
         }
         let relays = self.relays;
         let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
-        let parts = sentinel::Parts::new(&self.config, self.own);
+        let own = self.own.iter().filter_map(|own| if let ListenAddr::Tcp(addr) = own { Some(*addr) } else { None });
+        let parts = sentinel::Parts::new(&self.config, own.collect());
         let ended = sentinel::run(parts, self.topology, self.reports, replies, orders, status, self.drain).await;
         if let Err(error) = ended {
             let _ = self.failure.send(error);
@@ -323,14 +343,6 @@ async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Con
             Ok("Sentinel has begun the failover".into())
         }
     }
-}
-
-/// The address at which this host reaches a listener that may be bound to every address.
-fn reachable(mut addr: SocketAddr) -> SocketAddr {
-    if addr.ip().is_unspecified() {
-        addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-    }
-    addr
 }
 
 fn check_descriptors(max_clients: usize) {

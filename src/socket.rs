@@ -2,19 +2,131 @@
 //!
 //! Accepted sockets inherit what the listener has; nothing is set per connection that can be inherited.
 
+use std::fmt;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Connections waiting to be accepted; dials are capped well below what a server's own backlog takes.
 const BACKLOG: i32 = 4096;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp(addr) => addr.fmt(f),
+            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The file of a Unix socket that we listen at; removed with it, if it is still ours.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens at a Unix socket with these permissions and this group, for `count` accept queues; non-blocking.
+///
+/// The file appears with its permissions already set. One that a process listens at is refused; what a process that
+/// ended left behind is replaced; anything else at that path is refused.
+pub fn bind_unix(
+    path: &Path,
+    mode: u32,
+    group: Option<&str>,
+    count: usize,
+) -> io::Result<(Vec<UnixListener>, SocketFile)> {
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("unix:{}: {error}", path.display()));
+    let taken = |what: &str| at(io::Error::new(io::ErrorKind::AddrInUse, what.to_owned()));
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(taken("something that is not a socket is there"));
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(taken("a process listens there"));
+        }
+    }
+    let group = group.map(group_id).transpose().map_err(at)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let _ = fs::remove_file(&beside);
+    let bound = (|| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(&beside)?)?;
+        fs::set_permissions(&beside, Permissions::from_mode(mode))?;
+        if let Some(group) = group {
+            std::os::unix::fs::chown(&beside, None, Some(group))?;
+        }
+        socket.listen(BACKLOG)?;
+        let inode = fs::symlink_metadata(&beside)?.ino();
+        fs::rename(&beside, path)?;
+        let file = SocketFile { path: path.to_owned(), inode };
+        let first: UnixListener = socket.into();
+        let mut listeners = vec![first];
+        while listeners.len() < count {
+            listeners.push(listeners[0].try_clone()?);
+        }
+        Ok((listeners, file))
+    })();
+    bound.map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        at(error)
+    })
+}
+
+/// Watches a socket of ours for one direction only. Fails when the thread's runtime cannot.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types whose descriptor changes hands; std's sockets keep theirs"
+)]
+pub fn watch<S: AsFd + AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
+/// The number of a group: a number, or a name in /etc/group.
+fn group_id(group: &str) -> io::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups = fs::read_to_string("/etc/group")?;
+    let id = groups.lines().find_map(|line| {
+        // name:password:id:members (group(5))
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group:?} in /etc/group")))
+}
 
 /// Binds `addr` for `count` accept queues (SO_REUSEPORT when there are several), non-blocking.
 ///
@@ -59,9 +171,8 @@ fn bind_one(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
 /// TCP_NODELAY, keepalive and TCP_USER_TIMEOUT: a peer that dies silently is noticed.
 pub fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
+    // How many probes may stay unanswered is TCP_USER_TIMEOUT's to say (tcp(7)).
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 

@@ -38,6 +38,7 @@ pub use view::View;
 
 use crate::metrics::Relay;
 use crate::secret::Credentials;
+use crate::socket::ListenAddr;
 use crate::topology::{Phase, Topology};
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
@@ -57,7 +58,7 @@ pub struct Admin {
     /// From [`crate::metrics::install`].
     pub prometheus: PrometheusHandle,
     /// The proxy's own listener, which `/health` goes through.
-    pub proxy: SocketAddr,
+    pub proxy: ListenAddr,
     /// The Redis credentials known now, for `/health`.
     pub credentials: Arc<dyn Fn() -> Option<Credentials> + Send + Sync>,
     /// Limits and choices.
@@ -109,7 +110,7 @@ impl fmt::Debug for Admin {
 /// Serves on `listener` for ever; dropping the future ends every connection.
 pub async fn serve(admin: Admin, listener: TcpListener) {
     let server = Arc::new(Server {
-        probe: probe::Probe::new(admin.proxy),
+        probe: probe::Probe::new(admin.proxy.clone()),
         probes: Mutex::default(),
         rates: Mutex::default(),
         started: Instant::now(),

@@ -3,15 +3,16 @@
 //! It speaks RESP over a connection of its own, like any client; one probe runs at a time and its answer is shared
 //! for a moment, so that asking often costs Redis nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Mutex;
 
 use crate::secret::Credentials;
+use crate::socket::ListenAddr;
 
 /// How long a good answer is given to others who ask.
 const SHARED_FOR: Duration = Duration::from_millis(500);
@@ -39,6 +40,10 @@ impl Found {
     }
 }
 
+/// TCP or a Unix socket.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -51,7 +56,7 @@ pub enum Failure {
 /// Probes one listener.
 #[derive(Debug)]
 pub struct Probe {
-    target: SocketAddr,
+    target: ListenAddr,
     key: String,
     count: AtomicU64,
     last: Mutex<Option<(Instant, Found)>>,
@@ -59,16 +64,16 @@ pub struct Probe {
 
 impl Probe {
     /// A probe of the proxy that listens at `listener`; a wildcard address is reached over loopback.
-    pub fn new(listener: SocketAddr) -> Probe {
-        let ip = match listener.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ip => ip,
-        };
+    pub fn new(mut listener: ListenAddr) -> Probe {
+        if let ListenAddr::Tcp(addr) = &mut listener
+            && addr.ip().is_unspecified()
+        {
+            addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         Probe {
-            target: SocketAddr::new(ip, listener.port()),
+            target: listener,
             key: format!("switchmaster:health:{host}/{}", std::process::id()),
             count: AtomicU64::new(0),
             last: Mutex::new(None),
@@ -91,7 +96,11 @@ impl Probe {
     }
 
     async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
-        let stream = TcpStream::connect(self.target).await.map_err(|error| format!("{}: {error}", self.target))?;
+        let failed = |error: std::io::Error| format!("{}: {error}", self.target);
+        let stream: Box<dyn Stream> = match &self.target {
+            ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(addr).await.map_err(failed)?),
+            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
+        };
         let mut stream = BufReader::new(stream);
         if let Some(Credentials { username, password }) = &credentials {
             let mut command = vec!["AUTH"];
@@ -123,7 +132,7 @@ fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), Str
 }
 
 /// One command and its reply, which must be a line or a bulk string.
-async fn ask(stream: &mut BufReader<TcpStream>, command: &[&str]) -> Result<Option<String>, String> {
+async fn ask(stream: &mut BufReader<Box<dyn Stream>>, command: &[&str]) -> Result<Option<String>, String> {
     let name = command[0];
     let broken = |error: std::io::Error| format!("{name}: {error}");
     let mut request = zeroize::Zeroizing::new(format!("*{}\r\n", command.len()));

@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::value::{show_duration, show_size};
 use super::{HoldTimeout, HostPort};
 use crate::secret::Credentials;
+use crate::socket::ListenAddr;
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");
 const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");
@@ -25,10 +26,11 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     let config = &mut draft.config;
 
     for (i, listen) in config.listen.iter().enumerate() {
-        let listen = &listen.addr;
-        if listen.port() != 0 && config.listen[..i].iter().any(|earlier| earlier.addr == *listen) {
-            refuse("listen", format!("listen: {listen} is named twice; leave one of the two"));
+        let several = !matches!(listen.addr, ListenAddr::Tcp(addr) if addr.port() == 0);
+        if several && config.listen[..i].iter().any(|earlier| earlier.addr == listen.addr) {
+            refuse("listen", format!("listen: {} is named twice; leave one of the two", listen.addr));
         }
+        let ListenAddr::Tcp(listen) = &listen.addr else { continue };
         let admin = config.admin.filter(|admin| {
             let either = admin.ip() == listen.ip() || admin.ip().is_unspecified() || listen.ip().is_unspecified();
             either && admin.port() == listen.port() && admin.port() != 0
@@ -43,7 +45,7 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     let own = config
         .listen
         .iter()
-        .map(|listen| ("listen", &listen.addr))
+        .filter_map(|listen| if let ListenAddr::Tcp(addr) = &listen.addr { Some(("listen", addr)) } else { None })
         .chain(config.admin.iter().map(|addr| ("admin", addr)));
     for (key, addr) in own {
         if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| reaches(host, addr)) {

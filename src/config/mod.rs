@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::secret::Credentials;
+use crate::socket::ListenAddr;
 
 pub use keys::{KEYS, Key};
 pub use listen::Listen;
@@ -154,7 +155,7 @@ impl Default for Config {
     /// What runs with no file, no flag and nothing in the environment.
     fn default() -> Self {
         Config {
-            listen: vec![Listen::new(loopback(6379))],
+            listen: vec![Listen::new(ListenAddr::Tcp(loopback(6379)))],
             admin: Some(loopback(9379)),
             workers: default_workers(),
             max_clients: 10_000,

@@ -27,7 +27,7 @@ pub enum Raw {
     Other(&'static str),
 }
 
-const LISTEN: &str = "IP:PORT, [IPV6]:PORT or a port alone, such as \"127.0.0.1:6379\"";
+const LISTEN: &str = "IP:PORT, [IPV6]:PORT, a port alone or unix:/PATH, such as \"127.0.0.1:6379\"";
 const HOST: &str = "HOST or HOST:PORT (an IPv6 address as [ADDRESS]:PORT), such as \"10.0.0.5:26379\"";
 const MAP: &str = "pairs of HOST:PORT, such as { \"172.17.0.2:6379\" = \"10.0.0.5:6379\" }";
 const DURATION: &str = "a duration such as \"600ms\", \"5s\" or \"2m\"";

@@ -33,6 +33,8 @@ pub struct ProxySpec {
     pub binary: PathBuf,
     /// Where clients connect; `None`: a free port.
     pub listen: Option<SocketAddr>,
+    /// Listeners besides it, as in the configuration.
+    pub also_listen: Vec<String>,
     /// Arguments after `serve`.
     pub arguments: Vec<String>,
     /// Variables such as SWITCHMASTER_SENTINELS.
@@ -52,8 +54,13 @@ impl ProxySpec {
     /// The proxy for `cluster`: all its Sentinels, its master's name, its secrets.
     pub fn of(cluster: &Cluster, binary: impl Into<PathBuf>) -> ProxySpec {
         let sentinels: Vec<String> = cluster.sentinel_addrs().iter().map(SocketAddr::to_string).collect();
-        let mut spec =
-            ProxySpec { binary: binary.into(), listen: None, arguments: Vec::new(), environment: Vec::new() };
+        let mut spec = ProxySpec {
+            binary: binary.into(),
+            listen: None,
+            also_listen: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        };
         spec.set("SWITCHMASTER_SENTINELS", sentinels.join(","));
         spec.set("SWITCHMASTER_MASTER_NAME", cluster.master_name());
         if let Some(password) = &cluster.spec().password {
@@ -110,7 +117,7 @@ impl Proxy {
         let child = command
             .arg("serve")
             .args(&spec.arguments)
-            .env("SWITCHMASTER_LISTEN", listen.to_string())
+            .env("SWITCHMASTER_LISTEN", [&[listen.to_string()], &spec.also_listen[..]].concat().join(","))
             .env("SWITCHMASTER_ADMIN", admin.to_string())
             .env("STATE_DIRECTORY", dir.path())
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))

@@ -13,8 +13,9 @@
 //! buffered is bounded, and nothing is read while it cannot be passed on.
 
 pub mod backend;
+pub mod client;
 pub mod ledger;
-mod pipe;
+pub mod pipe;
 pub mod registry;
 mod replies;
 mod requests;
@@ -28,7 +29,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -39,8 +39,9 @@ use crate::secret::Credentials;
 use crate::topology::{Entry, Phase, Report, Topology};
 
 use backend::{AttachError, Attached};
+use client::Client;
 use ledger::{Judgement, Ledger};
-use pipe::Unsent;
+use pipe::{Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
 use state::State;
@@ -154,7 +155,7 @@ impl CloseReason {
 }
 
 /// Serves one client until its session ends.
-pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
+pub async fn serve(client: Client, worker: Arc<Worker>) -> CloseReason {
     let mut session = Session::new(client, worker);
     let reason = poll_fn(|cx| session.poll(cx)).await;
     if reason != CloseReason::ClientClosed {
@@ -165,20 +166,17 @@ pub async fn serve(client: TcpStream, worker: Arc<Worker>) -> CloseReason {
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-pub async fn linger(client: &mut TcpStream) {
+pub async fn linger(client: &mut Client) {
     let mut rest = [0; 512];
-    let _ = tokio::time::timeout(LINGER, async {
-        client.shutdown().await?;
-        while client.read(&mut rest).await? > 0 {}
-        Ok::<(), std::io::Error>(())
-    })
-    .await;
+    poll_fn(|cx| Poll::Ready(client.shutdown(cx))).await;
+    let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
+    let _ = tokio::time::timeout(LINGER, gone).await;
 }
 
 /// The task's state. What pumps the bytes is in `requests` and `replies`.
 #[derive(Debug)]
 struct Session {
-    client: TcpStream,
+    client: Client,
     worker: Arc<Worker>,
     ticket: Option<Ticket>,
     /// The generation of the entry that `gate` and `term` are from.
@@ -236,6 +234,8 @@ struct Flags {
     partly_delivered: bool,
     /// Part of something that the server said unasked was delivered.
     passing_unasked: bool,
+    /// The old master lives, and the rest of that is still to come from there before the session moves.
+    finishing: bool,
     /// The server speaks unasked, or may: each frame is looked at.
     listening: bool,
     /// Some requests got no reply because the client wanted none: the bytes in flight cannot be counted by them.
@@ -292,7 +292,7 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Session {
-    fn new(client: TcpStream, worker: Arc<Worker>) -> Session {
+    fn new(client: Client, worker: Arc<Worker>) -> Session {
         let entry = worker.topology.current();
         Session {
             client,
@@ -390,6 +390,13 @@ impl Session {
             return Ok(());
         }
         let entry = self.worker.topology.current();
+        let is_planned = entry.replicated_until.is_some();
+        self.flags.finishing =
+            entry.term != self.term && is_planned && self.flags.passing_unasked && self.is_attached();
+        if self.flags.finishing {
+            self.gate = Gate::Held { withhold: true };
+            return Ok(()); // looked at again each turn
+        }
         self.generation = entry.generation;
         if entry.term != self.term {
             self.leave(&entry)?;
@@ -401,6 +408,10 @@ impl Session {
             Gate::Failing => self.fail(&entry.reason)?,
         }
         Ok(())
+    }
+
+    fn is_attached(&self) -> bool {
+        matches!(self.lane, Lane::Up(_))
     }
 
     /// The gate is open in the term of the lane: the node is the master that it was.

@@ -51,11 +51,32 @@ impl Drop for Scratch {
     }
 }
 
-/// Reads once; 0 is the end of the stream. A short read clears the readiness, so that the next call costs nothing.
-pub fn poll_read(stream: &mut TcpStream, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(into);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
+/// A stream socket.
+pub trait Socket {
+    /// Reads once; 0 is the end of the stream. A short read clears the readiness, so that the next call costs nothing.
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Writes once.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Says that no more bytes will come, and leaves the other direction open.
+    fn shutdown(&mut self, cx: &mut Context<'_>);
+}
+
+impl Socket for TcpStream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(into);
+        ready!(AsyncRead::poll_read(Pin::new(self), cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(self), cx, bytes)
+    }
+
+    fn shutdown(&mut self, cx: &mut Context<'_>) {
+        let _ = AsyncWrite::poll_shutdown(Pin::new(self), cx);
+    }
 }
 
 /// What a socket did not take yet.
@@ -87,10 +108,10 @@ impl Unsent {
     }
 
     /// Sends `bytes` behind what waits already, at once as far as the socket takes them; the rest waits.
-    pub fn send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, stream: &mut impl Socket, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         if self.is_empty() {
             while !bytes.is_empty() {
-                match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                match stream.poll_write(cx, bytes) {
                     Poll::Ready(written) => bytes = &bytes[written?..],
                     Poll::Pending => break,
                 }
@@ -101,18 +122,13 @@ impl Unsent {
     }
 
     /// Sends what waits.
-    pub fn poll_flush(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&mut self, stream: &mut impl Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
-            self.sent += ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..]))?;
+            self.sent += ready!(stream.poll_write(cx, &self.bytes[self.sent..]))?;
         }
         self.clear();
         Poll::Ready(Ok(()))
     }
-}
-
-/// Says that no more bytes will come, and leaves the other direction open.
-pub fn shutdown(stream: &mut TcpStream, cx: &mut Context<'_>) {
-    let _ = Pin::new(stream).poll_shutdown(cx);
 }
 
 /// What of a read goes out: a run from its beginning, sent from where it is, until something must be left out or put

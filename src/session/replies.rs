@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::ledger::{Front, nothing};
-use super::pipe::{self, Passed, Scratch};
+use super::pipe::{Passed, Scratch, Socket};
 use super::{CloseReason, Gate, Lane, OK, Session, backend};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
@@ -53,7 +53,7 @@ impl Session {
             return Ok(moved);
         }
         let mut scratch = Scratch::take();
-        match pipe::poll_read(backend, cx, &mut scratch) {
+        match backend.poll_read(cx, &mut scratch) {
             Poll::Pending => return Ok(moved),
             Poll::Ready(Ok(read)) if read > 0 => {
                 self.worker.relay.bytes_down.add(read as u64);
@@ -135,6 +135,10 @@ impl Session {
                         Frame::Unasked => {
                             self.flags.passing_unasked = false;
                             out.pass(&mut self.to_client, data, start, at);
+                            if self.flags.finishing && self.ledger.is_empty() {
+                                start = data.len(); // what follows is of the gap
+                                break;
+                            }
                         }
                     }
                     start = at;
@@ -319,9 +323,11 @@ impl Session {
             && self.worker.learn_credentials
         {
             let mut known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-            known.get_or_insert_with(|| credentials.clone());
-            drop(known);
-            self.worker.topology.report(Report::Credentials(credentials));
+            if known.as_ref() != Some(&credentials) {
+                known.get_or_insert_with(|| credentials.clone());
+                drop(known);
+                self.worker.topology.report(Report::Credentials(credentials));
+            }
         }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.state.in_transaction() => {

@@ -6,7 +6,7 @@
 use std::task::{Context, Poll};
 
 use super::ledger::{Ledger, no_replica};
-use super::pipe::{self, Passed, Scratch};
+use super::pipe::{Passed, Scratch, Socket};
 use super::{CloseReason, Gate, Lane, OK, ReplyMode, Session};
 use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::resp::request::{self, Args};
@@ -59,7 +59,7 @@ impl Session {
             return self.pass_eof(cx);
         }
         let mut scratch = Scratch::take();
-        match pipe::poll_read(&mut self.client, cx, &mut scratch) {
+        match self.client.poll_read(cx, &mut scratch) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
@@ -113,7 +113,7 @@ impl Session {
             return Ok(false);
         }
         let mut scratch = Scratch::take();
-        match pipe::poll_read(&mut self.client, cx, &mut scratch[..HELD_BYTES]) {
+        match self.client.poll_read(cx, &mut scratch[..HELD_BYTES]) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
@@ -135,7 +135,7 @@ impl Session {
         }
         if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
             self.flags.half_closed = true;
-            pipe::shutdown(backend, cx);
+            backend.shutdown(cx);
         }
         Ok(false)
     }

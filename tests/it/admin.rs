@@ -11,6 +11,7 @@ use switchmaster::admin::view::{AbortView, Agreement, FailoverView, ReplicaView,
 use switchmaster::admin::{self, Admin, Control, Options, View, client};
 use switchmaster::metrics::{self, Relay};
 use switchmaster::secret::{Credentials, Secret};
+use switchmaster::socket::ListenAddr;
 use switchmaster::topology::{Master, Phase, Topology};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +60,7 @@ impl Fixture {
             commands,
             draining: draining.clone(),
             prometheus: metrics::install(),
-            proxy,
+            proxy: ListenAddr::Tcp(proxy),
             credentials: Arc::new(move || credentials.clone()),
             options,
         };

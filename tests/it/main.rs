@@ -20,3 +20,4 @@ mod support;
 mod tidy;
 mod transparency;
 mod transparency_docs;
+mod unix;

@@ -22,7 +22,13 @@ fn single() -> ClusterSpec {
 /// The binary without any setting.
 fn bare() -> ProxySpec {
     let environment = vec![("SWITCHMASTER_CONFIG".to_owned(), "/dev/null".to_owned())];
-    ProxySpec { binary: env!("CARGO_BIN_EXE_switchmaster").into(), listen: None, arguments: Vec::new(), environment }
+    ProxySpec {
+        binary: env!("CARGO_BIN_EXE_switchmaster").into(),
+        listen: None,
+        also_listen: Vec::new(),
+        arguments: Vec::new(),
+        environment,
+    }
 }
 
 /// SET and GET through `proxy`.

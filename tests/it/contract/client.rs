@@ -4,13 +4,13 @@
 //! case's own key, so that cases never meet.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use switchmaster::resp::request::encode;
 use switchmaster::resp::scanner::{ReplyScanner, Scan};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use switchmaster::socket::ListenAddr;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// No reply takes longer, whatever happens to the master.
@@ -37,8 +37,12 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Told {
     if holds { Ok(()) } else { Err(Failure(otherwise.into())) }
 }
 
+/// TCP or a Unix socket.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     /// Where the next frame begins, and what of it the scanner has seen.
     start: usize,
@@ -52,9 +56,15 @@ pub struct Client {
 
 impl Client {
     /// Connects and agrees on the protocol; RESP2 is where every connection starts.
-    pub async fn open(addr: SocketAddr, resp: u8, tag: &str) -> Told<Client> {
-        let stream = TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
+    pub async fn open(addr: &ListenAddr, resp: u8, tag: &str) -> Told<Client> {
+        let stream: Box<dyn Stream> = match addr {
+            ListenAddr::Tcp(addr) => {
+                let stream = TcpStream::connect(addr).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
         let mut client = Client {
             stream,
             buffer: Vec::new(),

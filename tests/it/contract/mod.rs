@@ -16,7 +16,7 @@ mod transactions;
 use std::collections::BTreeSet;
 
 use crate::support::figures;
-use stage::{Case, Deed, play};
+use stage::{Case, Deed, Door, play};
 
 /// The rows of the README's table, backquotes aside.
 pub const ROWS: &[&str] = &[
@@ -77,32 +77,48 @@ const FAMILIES: &[&[Case]] = &[
 #[tokio::test]
 async fn a_planned_failover() {
     let _turn = figures::turn().await;
-    play(Deed::Planned, FAMILIES).await;
+    play(Deed::Planned, Door::Tcp, FAMILIES).await;
 }
 
 #[tokio::test]
 async fn a_planned_failover_that_leaves_no_replica_for_a_moment() {
-    play(Deed::ShortOfReplicas, FAMILIES).await;
+    play(Deed::ShortOfReplicas, Door::Tcp, FAMILIES).await;
 }
 
 #[tokio::test]
 async fn kill_9_with_replies_lost() {
-    play(Deed::Crash, FAMILIES).await;
+    play(Deed::Crash, Door::Tcp, FAMILIES).await;
 }
 
 #[tokio::test]
 async fn a_master_that_hangs() {
-    play(Deed::Hang, FAMILIES).await;
+    play(Deed::Hang, Door::Tcp, FAMILIES).await;
 }
 
 #[tokio::test]
 async fn a_demotion_that_only_refusals_tell_of() {
-    play(Deed::Demotion, FAMILIES).await;
+    play(Deed::Demotion, Door::Tcp, FAMILIES).await;
 }
 
 #[tokio::test]
 async fn nobody_takes_over() {
-    play(Deed::Outage, FAMILIES).await;
+    play(Deed::Outage, Door::Tcp, FAMILIES).await;
+}
+
+#[tokio::test]
+async fn a_planned_failover_over_unix_sockets() {
+    let _turn = figures::turn().await;
+    play(Deed::Planned, Door::Unix, FAMILIES).await;
+}
+
+#[tokio::test]
+async fn kill_9_with_replies_lost_over_unix_sockets() {
+    play(Deed::Crash, Door::Unix, FAMILIES).await;
+}
+
+#[tokio::test]
+async fn nobody_takes_over_over_unix_sockets() {
+    play(Deed::Outage, Door::Unix, FAMILIES).await;
 }
 
 #[test]

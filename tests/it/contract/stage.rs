@@ -14,12 +14,14 @@ use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::roles::RoleWatch;
+use switchmaster::socket::ListenAddr;
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::client::{Client, Failure, Told};
-use crate::support::proxy::spec;
+use crate::support::proxy::{spec, view};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -62,6 +64,13 @@ macro_rules! cases {
 }
 pub(super) use cases;
 
+/// How clients reach the proxy.
+#[derive(Clone, Copy, Debug)]
+pub enum Door {
+    Tcp,
+    Unix,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Setting,
@@ -76,6 +85,9 @@ struct Shared {
     deed: Deed,
     cluster: Cluster,
     proxies: Vec<Proxy>,
+    /// Where clients connect to each of them.
+    doors: Vec<ListenAddr>,
+    _dir: TempDir,
     roles: RoleWatch,
     act: watch::Sender<Act>,
     set: Cell<usize>,
@@ -115,12 +127,12 @@ impl Seat {
     }
 
     pub async fn open_at(&self, proxy: usize) -> Told<Client> {
-        Client::open(self.shared.proxies[proxy].addr(), self.resp, &self.tag).await
+        Client::open(&self.shared.doors[proxy], self.resp, &self.tag).await
     }
 
     /// A client of the proxy that says nothing before the deed, in RESP2.
     pub async fn open_fresh(&self) -> Told<Client> {
-        Client::open(self.shared.proxies[DEFAULT].addr(), 2, &self.tag).await
+        Client::open(&self.shared.doors[DEFAULT], 2, &self.tag).await
     }
 
     /// Waits until every replica answers so.
@@ -138,7 +150,7 @@ impl Seat {
 
     /// A node, directly.
     pub async fn node(&self, index: usize) -> Told<Client> {
-        Client::open(self.shared.cluster.node(index).addr(), 2, &self.tag).await
+        Client::open(&ListenAddr::Tcp(self.shared.cluster.node(index).addr()), 2, &self.tag).await
     }
 
     pub fn nodes(&self) -> usize {
@@ -235,12 +247,12 @@ impl Drop for Seat {
 }
 
 /// Plays all cases that know this deed, in RESP2 and RESP3, prints each by its row, and fails if any failed.
-pub async fn play(deed: Deed, families: &[&'static [Case]]) {
-    LocalSet::new().run_until(play_all(deed, families)).await;
+pub async fn play(deed: Deed, door: Door, families: &[&'static [Case]]) {
+    LocalSet::new().run_until(play_all(deed, door, families)).await;
 }
 
-async fn play_all(deed: Deed, families: &[&'static [Case]]) {
-    let shared = Rc::new(set_up(deed).await);
+async fn play_all(deed: Deed, door: Door, families: &[&'static [Case]]) {
+    let shared = Rc::new(set_up(deed, door).await);
     let mut tasks = Vec::new();
     for case in families.iter().copied().flatten().filter(|case| case.deeds.contains(&deed)) {
         for resp in [2, 3] {
@@ -277,11 +289,13 @@ async fn play_all(deed: Deed, families: &[&'static [Case]]) {
     }
     if !failed.is_empty() {
         println!("--- the proxy logged:\n{}", shared.proxies[0].log());
+        let ended = view(&shared.proxies[0]).await.traffic.closed_by;
+        println!("--- its sessions ended: {:?}", ended.iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>());
         panic!("{} cases failed:\n{}", failed.len(), failed.join("\n"));
     }
 }
 
-async fn set_up(deed: Deed) -> Shared {
+async fn set_up(deed: Deed, door: Door) -> Shared {
     let node_config: &[&str] = match deed {
         Deed::Demotion => &["replica-serve-stale-data no"],
         Deed::ShortOfReplicas => &["min-replicas-to-write 1", "min-replicas-max-lag 10"],
@@ -303,9 +317,12 @@ async fn set_up(deed: Deed) -> Shared {
         Deed::Crash => &["error", "close", "retry-idempotent", "retry-all"],
         _ => &["error"],
     };
-    let mut proxies = Vec::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (mut proxies, mut doors) = (Vec::new(), Vec::new());
     for policy in policies {
         let mut spec = spec(&cluster);
+        let socket = dir.path().join(policy);
+        spec.also_listen.push(format!("unix:{}", socket.display()));
         spec.set("SWITCHMASTER_ON_LOST_REPLY", *policy);
         match deed {
             // Silence alone shall not hold anything while requests are being sent to a mute master.
@@ -319,13 +336,20 @@ async fn set_up(deed: Deed) -> Shared {
             }
             _ => {}
         }
-        proxies.push(Proxy::start(&spec).await.unwrap_or_else(|error| panic!("{error}")));
+        let proxy = Proxy::start(&spec).await.unwrap_or_else(|error| panic!("{error}"));
+        doors.push(match door {
+            Door::Tcp => ListenAddr::Tcp(proxy.addr()),
+            Door::Unix => ListenAddr::Unix(socket),
+        });
+        proxies.push(proxy);
     }
     let roles = RoleWatch::start(&cluster).unwrap();
     Shared {
         deed,
         cluster,
         proxies,
+        doors,
+        _dir: dir,
         roles,
         act: watch::Sender::new(Act::Setting),
         set: Cell::new(0),
@@ -378,7 +402,7 @@ async fn direct(shared: &Shared, cases: usize) {
     shared.act.send_replace(Act::Done);
     if shared.deed == Deed::Outage {
         // The deadline passes, and the cases have a moment with no master at all; then the node comes back, empty.
-        let mut probe = Client::open(shared.proxies[DEFAULT].addr(), 2, "probe").await.ok().expect("an open port");
+        let mut probe = Client::open(&shared.doors[DEFAULT], 2, "probe").await.ok().expect("an open port");
         probe.ask("PING", "-MASTERDOWN…").await.unwrap_or_else(|Failure(why)| panic!("{why}"));
         tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.node(0).restart().await.unwrap();

@@ -1,0 +1,91 @@
+//! The client's socket: TCP, or a Unix socket without wake-ups that nobody asked for.
+//!
+//! A Unix socket becomes writable each time its peer reads. Registered for both directions, each reply would wake its
+//! session a second time for nothing; so it is registered for reading alone, and for writing only while a write waits.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+
+use super::pipe::Socket;
+use crate::socket;
+
+/// A client's connection.
+#[derive(Debug)]
+pub enum Client {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(Unix),
+}
+
+/// A Unix socket, non-blocking.
+#[derive(Debug)]
+pub struct Unix {
+    stream: AsyncFd<UnixStream>,
+    /// There while a write waits: the same socket, registered for that.
+    writable: Option<Box<AsyncFd<UnixStream>>>,
+}
+
+impl Unix {
+    /// Takes a non-blocking stream. Fails when the thread's runtime cannot watch it.
+    pub fn new(stream: UnixStream) -> io::Result<Unix> {
+        Ok(Unix { stream: socket::watch(stream, Interest::READABLE)?, writable: None })
+    }
+
+    fn poll_write_again(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let writable = match &self.writable {
+            Some(writable) => writable,
+            None => {
+                let same = self.stream.get_ref().try_clone()?;
+                self.writable.insert(Box::new(socket::watch(same, Interest::WRITABLE)?))
+            }
+        };
+        loop {
+            let mut guard = ready!(writable.poll_write_ready(cx))?;
+            if let Ok(written) = guard.try_io(|stream| stream.get_ref().write(bytes)) {
+                self.writable = None;
+                return Poll::Ready(written);
+            }
+        }
+    }
+}
+
+impl Socket for Client {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Client::Tcp(stream) => stream.poll_read(cx, into),
+            Client::Unix(unix) => loop {
+                let mut guard = ready!(unix.stream.poll_read_ready(cx))?;
+                let Ok(read) = guard.try_io(|stream| stream.get_ref().read(into)) else { continue };
+                if matches!(read, Ok(read) if read > 0 && read < into.len()) {
+                    guard.clear_ready(); // nothing was left
+                }
+                return Poll::Ready(read);
+            },
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Client::Tcp(stream) => stream.poll_write(cx, bytes),
+            Client::Unix(unix) if unix.writable.is_some() => unix.poll_write_again(cx, bytes),
+            Client::Unix(unix) => match unix.stream.get_ref().write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => unix.poll_write_again(cx, bytes),
+                written => Poll::Ready(written),
+            },
+        }
+    }
+
+    fn shutdown(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Client::Tcp(stream) => stream.shutdown(cx),
+            Client::Unix(unix) => _ = unix.stream.get_ref().shutdown(Shutdown::Write),
+        }
+    }
+}
