@@ -51,6 +51,7 @@ names! {
     PHASE "gauge" "switchmaster_phase" "1 for the phase requests are in now, 0 for the others."
     READY "gauge" "switchmaster_ready" "1 when /ready would answer 200."
     AUTH_NOT_NEEDED "counter" "switchmaster_auth_not_needed_total" "Times a node without any password took a client that sent one."
+    BACKENDS_WARM "counter" "switchmaster_backends_warm_total" "Sessions that got a connection to Redis that was ready before they asked."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."
@@ -168,6 +169,8 @@ pub struct Relay {
     pub withheld: Counter,
     /// Dials to backends begun.
     pub dials: Counter,
+    /// Sessions that got a connection that was ready.
+    pub warm: Counter,
     /// Dials to backends that failed.
     pub dial_failures: Counter,
 }

@@ -155,6 +155,8 @@ impl Server {
                 hold_timeout: listen.hold_timeout,
                 retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
                 retain_total: config.failover.retain_total_bytes / config.workers,
+                warm_backends: config.backends.warm,
+                reuse_backends: config.backends.reuse,
                 dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),

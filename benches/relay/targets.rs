@@ -108,11 +108,12 @@ impl Targets {
 
         let ours = env!("CARGO_BIN_EXE_switchmaster");
         versions.push(version(&[ours, "--version"]));
-        let binaries = [(OURS, ours, false)];
+        let binaries = [(OURS, ours, false), ("switchmaster, reuse", ours, true)];
         for (name, binary, reuse) in binaries.into_iter().chain(against.map(|path| ("switchmaster B", path, false))) {
             let mut spec = ProxySpec::of(&cluster, binary);
             let path = socket(&name.replace([' ', ','], "-"));
             spec.also_listen.push(format!("unix:{}", path.display()));
+            spec.set("SWITCHMASTER_REUSE_BACKENDS", reuse.to_string());
             let proxy = Proxy::start(&spec).await?;
             let (addr, pid) = (proxy.addr(), proxy.pid().as_raw_nonzero().get() as u32);
             for (transport, address) in [(Transport::Tcp, Address::Tcp(addr)), (Transport::Unix, Address::Unix(path))] {

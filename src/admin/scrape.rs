@@ -44,6 +44,7 @@ pub fn traffic(relays: &[std::sync::Arc<Relay>], reasons: &[&str]) -> Traffic {
         lost: sum(|relay| &relay.lost),
         withheld: sum(|relay| &relay.withheld),
         dials: sum(|relay| &relay.dials),
+        warm: sum(|relay| &relay.warm),
         dial_failures: sum(|relay| &relay.dial_failures),
         requests_per_second: 0.0,
         bytes_per_second: 0.0,
@@ -93,6 +94,7 @@ pub fn render(handle: &PrometheusHandle, view: &View) -> String {
     counter!(names::REPLIES_LOST).absolute(traffic.lost);
     counter!(names::REPLIES_WITHHELD).absolute(traffic.withheld);
     counter!(names::BACKEND_DIALS).absolute(traffic.dials);
+    counter!(names::BACKENDS_WARM).absolute(traffic.warm);
     counter!(names::BACKEND_DIAL_FAILURES).absolute(traffic.dial_failures);
 
     let counters = &view.counters;

@@ -220,6 +220,7 @@ pub struct Traffic {
     pub lost: u64,
     pub withheld: u64,
     pub dials: u64,
+    pub warm: u64,
     pub dial_failures: u64,
     /// Requests per second, over the last seconds.
     pub requests_per_second: f64,

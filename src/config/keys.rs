@@ -189,6 +189,16 @@ pub static KEYS: &[Key] = &[
         |d| Some(quote(&show_size(d.config.failover.retain_total_bytes))),
     ),
     key(
+        "warm_backends",
+        |d, raw| put(&mut d.config.backends.warm, raw.number("a number of connections", 0..=1000)),
+        |d| Some(d.config.backends.warm.to_string()),
+    ),
+    key(
+        "reuse_backends",
+        |d, raw| put(&mut d.config.backends.reuse, raw.flag()),
+        |d| Some(d.config.backends.reuse.to_string()),
+    ),
+    key(
         "minority",
         |d, raw| put(&mut d.config.sentinel.minority, raw.one_of(MINORITY)),
         |d| Some(name_of(MINORITY, d.config.sentinel.minority)),

@@ -56,6 +56,8 @@ pub struct Config {
     pub sentinel: SentinelConfig,
     /// Sessions at a failover.
     pub failover: FailoverConfig,
+    /// Connections to Redis besides those that sessions hold.
+    pub backends: BackendConfig,
     /// Where the last verified master is remembered across restarts; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
     /// Log lines.
@@ -120,6 +122,15 @@ pub struct FailoverConfig {
     pub planned_hold_limit: Duration,
 }
 
+/// Connections to Redis besides those that sessions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// At most so many wait, in each worker, for sessions to come.
+    pub warm: usize,
+    /// A connection serves another session after a RESET.
+    pub reuse: bool,
+}
+
 /// How long requests are held in one outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldTimeout {
@@ -181,6 +192,7 @@ impl Default for Config {
                 // abort with its verdict within 2 s. Beyond 5 s it is no planned failover any more.
                 planned_hold_limit: Duration::from_secs(5),
             },
+            backends: BackendConfig { warm: 8, reuse: false },
             state_dir: None,
             log: LogConfig { level: tracing::Level::INFO, json: false },
         }

@@ -8,19 +8,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::resp::scanner::{ReplyScanner, Scan};
-use crate::session::Worker;
 use crate::session::state::{Expect, Restore};
-use crate::socket;
+use crate::session::{Worker, pool};
 use crate::topology::Report;
 
-/// One attempt to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The master is there, but this session cannot get to it.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -56,17 +52,20 @@ pub async fn attach(
     restore: Restore,
 ) -> Result<Attached, AttachError> {
     let deadline = Instant::now() + ATTACH_TIMEOUT;
+    if let Some(stream) = pool::take(&worker, term, addr)
+        && let Ok(Ok(attached)) = timeout_at(deadline, replay(stream, &restore)).await
+    {
+        if restore.loads_scripts() {
+            worker.scripts.loaded(term);
+        }
+        return Ok(attached);
+    }
+    // Nothing was ready, or it did not do: from the beginning.
     let mut pause = FIRST_PAUSE;
     loop {
         // Held until the node has answered: a connection that it has not accepted yet fills its backlog.
         let turn = worker.dials.acquire().await;
-        let attempt = async {
-            worker.relay.dials.add(1);
-            let stream = timeout_at(Instant::now() + CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
-            socket::tune(&SockRef::from(&stream))?;
-            Ok::<_, io::Error>(stream)
-        };
-        let error = match attempt.await {
+        let error = match pool::dial(&worker, addr).await {
             Ok(stream) => match timeout_at(deadline, replay(stream, &restore)).await {
                 Ok(Ok(attached)) => {
                     if restore.loads_scripts() {
@@ -86,10 +85,7 @@ pub async fn attach(
                 Ok(Err(Refusal::Other(line))) => return Err(AttachError::NotRestored(line)),
                 Err(elapsed) => io::Error::from(elapsed),
             },
-            Err(error) => {
-                worker.relay.dial_failures.add(1);
-                error
-            }
+            Err(error) => error,
         };
         drop(turn);
         worker.topology.report(Report::DialFailed { term, error: error.to_string() });

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod client;
 pub mod ledger;
 pub mod pipe;
+mod pool;
 pub mod registry;
 mod replies;
 mod requests;
@@ -70,6 +71,10 @@ pub struct Worker {
     pub retain_bytes: usize,
     /// The same for all sessions of this thread.
     pub retain_total: usize,
+    /// At most this many connections are dialled ahead of the sessions that will need them.
+    pub warm_backends: usize,
+    /// Whether a connection serves another session after a RESET.
+    pub reuse_backends: bool,
     /// Dials under way: kept below the master's backlog.
     pub dials: Arc<Semaphore>,
     /// The scripts that clients have loaded; shared by all threads.
@@ -161,6 +166,9 @@ pub async fn serve(client: Client, worker: Arc<Worker>) -> CloseReason {
     if reason != CloseReason::ClientClosed {
         session.lane = Lane::None;
         Box::pin(linger(&mut session.client)).await;
+    } else if let Some((stream, term)) = session.take_reusable() {
+        drop(session);
+        Box::pin(pool::give_back(stream, term)).await;
     }
     reason
 }
@@ -236,6 +244,8 @@ struct Flags {
     passing_unasked: bool,
     /// The old master lives, and the rest of that is still to come from there before the session moves.
     finishing: bool,
+    /// Something was done on the backend that outlasts a RESET, or might: CLIENT, what the table does not know.
+    lasting: bool,
     /// The server speaks unasked, or may: each frame is looked at.
     listening: bool,
     /// Some requests got no reply because the client wanted none: the bytes in flight cannot be counted by them.
@@ -410,6 +420,25 @@ impl Session {
         Ok(())
     }
 
+    /// The lane, if a RESET makes it as good as new: nothing is owed there, and nothing was done that would stay.
+    fn take_reusable(&mut self) -> Option<(TcpStream, u64)> {
+        let flags = &self.flags;
+        let is_clean = self.worker.reuse_backends
+            && !(flags.lasting || flags.listening || flags.half_closed || flags.streaming || flags.partly_delivered)
+            && self.gate == Gate::Open
+            && self.worker.topology.generation() == self.generation
+            && self.ledger.is_empty()
+            && self.to_backend.is_empty()
+            && self.refused_at.is_none()
+            && self.reply_mode == ReplyMode::On
+            && self.tunnel.or(self.state.untracked()).is_none()
+            && self.replies.at_boundary();
+        match std::mem::replace(&mut self.lane, Lane::None) {
+            Lane::Up(stream) if is_clean => Some((stream, self.term)),
+            _ => None,
+        }
+    }
+
     fn is_attached(&self) -> bool {
         matches!(self.lane, Lane::Up(_))
     }
@@ -542,6 +571,12 @@ impl Session {
             let mut restore = self.state.restore(&self.worker.scripts.missing(self.term));
             if self.reply_mode == ReplyMode::SkipNext {
                 restore.requests.extend_from_slice(SKIP);
+            }
+            if restore.requests.is_empty()
+                && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
+            {
+                self.lane = Lane::Up(stream);
+                return Ok(true);
             }
             let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
             self.lane = Lane::Attaching(Box::pin(attaching));

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Scratch, Socket};
 use super::{CloseReason, Gate, Lane, OK, ReplyMode, Session};
-use crate::resp::command::{Class, Duty, Effect, classify};
+use crate::resp::command::{Class, Duty, Effect, Shape, classify};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
 
@@ -267,7 +267,7 @@ impl Session {
             self.flags.barrier = true;
         }
         match effect.duty {
-            Duty::None => {}
+            Duty::None => self.flags.lasting |= effect.class == Class::Never || effect.shape == Shape::Unknown,
             Duty::Auth | Duty::Hello => {
                 // A refused AUTH gets no reply unless nothing else is pending (redis#15640).
                 if !self.ledger.is_empty() {
@@ -293,8 +293,14 @@ impl Session {
                 self.ledger.answer_last(no_replica(effect));
                 return Admission::Answered;
             }
-            Duty::Client if effect.command.name == "CLIENT|TRACKING" => self.flags.listening = true,
-            Duty::Eval | Duty::Script => self.learn_script(effect, bytes),
+            Duty::Client => {
+                self.flags.lasting = true;
+                self.flags.listening |= effect.command.name == "CLIENT|TRACKING";
+            }
+            Duty::Eval | Duty::Script => {
+                self.flags.lasting |= effect.class == Class::Never;
+                self.learn_script(effect, bytes);
+            }
             Duty::Replication => return self.tunnel("replication"),
             duty if (duty.is_pubsub() || duty == Duty::Monitor) && self.flags.multi => {
                 return self.tunnel("a subscription inside MULTI");
@@ -316,6 +322,7 @@ impl Session {
 
     /// CLIENT REPLY: OFF and SKIP get no reply themselves.
     fn set_reply_mode(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
+        self.flags.lasting = true;
         let mode = Args::new(bytes).nth(2).map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
         if self.flags.multi || self.flags.listening {
             return self.tunnel("CLIENT REPLY in another mode");
@@ -374,6 +381,8 @@ impl Session {
         }
         self.flags.nothing_written &= effect.writes_nothing();
         self.flags.streaming = true;
+        self.flags.lasting |=
+            effect.duty != Duty::None || effect.class == Class::Never || effect.shape == Shape::Unknown;
         let queued = self.flags.multi;
         let keep = self.may_retain(head.len());
         self.ledger.push(effect, head, false, queued, keep);

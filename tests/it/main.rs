@@ -12,6 +12,7 @@ mod laravel;
 mod load;
 mod odd;
 mod operation;
+mod pool;
 mod readme;
 mod sentinel;
 mod split;

@@ -13,9 +13,14 @@ use tokio::net::TcpStream;
 /// For everything that should come soon, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// How to start the binary for `cluster`; to be changed before [`Proxy::start`].
+/// How to start the binary for `cluster`; to be changed before [`Proxy::start`]. `SWITCHMASTER_TEST_REUSE=1` runs every
+/// test with connections that serve one session after another.
 pub fn spec(cluster: &Cluster) -> ProxySpec {
-    ProxySpec::of(cluster, env!("CARGO_BIN_EXE_switchmaster"))
+    let mut spec = ProxySpec::of(cluster, env!("CARGO_BIN_EXE_switchmaster"));
+    if std::env::var_os("SWITCHMASTER_TEST_REUSE").is_some() {
+        spec.set("SWITCHMASTER_REUSE_BACKENDS", "true");
+    }
+    spec
 }
 
 /// The proxy for `cluster`, accepting connections on a free port.

@@ -1,0 +1,202 @@
+//! Connections to the master that are ready before a session asks: fresh ones, dialled ahead as fast as sessions come,
+//! and, where the user wants it, those of sessions that have ended, after a RESET.
+//!
+//! Thread-local, as sessions are. Nothing is lent that has anything to read, is old, or is of another term.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Worker;
+use crate::socket;
+
+/// How long a connection waits to be lent: far below what servers and firewalls call idle.
+const LIFETIME: Duration = Duration::from_secs(5);
+/// What is asked for within this time is what is kept ready: a few round trips to the master.
+const WINDOW: Duration = Duration::from_millis(50);
+/// One attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A RESET that is not answered within this time is no success.
+const RESET_TIMEOUT: Duration = Duration::from_secs(1);
+const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+const RESET_DONE: &[u8] = b"+RESET\r\n";
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+}
+
+#[derive(Debug)]
+struct Pool {
+    /// Of the master that `ready` leads to.
+    term: u64,
+    /// The newest is last, and lent first.
+    ready: Vec<(TcpStream, Instant)>,
+    /// Under way.
+    dialling: usize,
+    /// Sessions that asked in this window and in the one before.
+    asked: usize,
+    asked_before: usize,
+    window: Option<Instant>,
+    /// A task closes what gets old.
+    is_swept: bool,
+}
+
+impl Pool {
+    const fn new() -> Pool {
+        Pool { term: 0, ready: Vec::new(), dialling: 0, asked: 0, asked_before: 0, window: None, is_swept: false }
+    }
+
+    /// Notes that a session asked; returns how many connections should be ready.
+    fn note(&mut self, now: Instant, most: usize) -> usize {
+        let passed = self.window.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
+        if passed > WINDOW {
+            self.asked_before = if passed > 2 * WINDOW { 0 } else { self.asked };
+            (self.asked, self.window) = (0, Some(now));
+        }
+        self.asked += 1;
+        self.asked.max(self.asked_before).min(most)
+    }
+
+    fn enter(&mut self, term: u64) {
+        if self.term != term {
+            self.ready.clear();
+            self.term = term;
+        }
+    }
+}
+
+/// Dials the master, with its socket's options set.
+pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<TcpStream> {
+    worker.relay.dials.add(1);
+    let connected = async {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
+        socket::tune(&SockRef::from(&stream))?;
+        Ok(stream)
+    };
+    let connected = connected.await;
+    if connected.is_err() {
+        worker.relay.dial_failures.add(1);
+    }
+    connected
+}
+
+/// A connection to the master of `term` at `addr`, if one is ready; dials ahead for the sessions to come.
+pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStream> {
+    if worker.warm_backends == 0 && !worker.reuse_backends {
+        return None;
+    }
+    let now = Instant::now();
+    let (taken, missing) = POOL.with_borrow_mut(|pool| {
+        pool.enter(term);
+        let wanted = pool.note(now, worker.warm_backends);
+        let taken = loop {
+            let Some((stream, since)) = pool.ready.pop() else { break None };
+            if now.saturating_duration_since(since) < LIFETIME && is_quiet(&stream) {
+                break Some(stream);
+            }
+        };
+        let missing = wanted.saturating_sub(pool.ready.len() + pool.dialling);
+        pool.dialling += missing;
+        (taken, missing)
+    });
+    for _ in 0..missing {
+        let worker = worker.clone();
+        tokio::spawn(async move {
+            let dialled = match worker.dials.try_acquire() {
+                Ok(_turn) => dial(&worker, addr).await.ok(),
+                Err(_) => None,
+            };
+            POOL.with_borrow_mut(|pool| pool.dialling -= 1);
+            if let Some(stream) = dialled {
+                put(stream, term);
+            }
+        });
+    }
+    if taken.is_some() {
+        worker.relay.warm.add(1);
+    }
+    taken
+}
+
+/// Makes the connection of a session that has ended as good as new, and keeps it. Its client was the only one to use
+/// it, and did nothing that RESET does not undo; anything but `+RESET` closes it.
+pub async fn give_back(mut stream: TcpStream, term: u64) {
+    let mut reply = [0; RESET_DONE.len() + 1];
+    let reset = async {
+        stream.write_all(RESET).await?;
+        let mut got = 0;
+        while got < RESET_DONE.len() {
+            match stream.read(&mut reply[got..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => got += read,
+            }
+        }
+        Ok::<_, io::Error>(got)
+    };
+    if let Ok(Ok(got)) = timeout(RESET_TIMEOUT, reset).await
+        && reply[..got] == *RESET_DONE
+    {
+        put(stream, term);
+    }
+}
+
+fn put(stream: TcpStream, term: u64) {
+    let must_sweep = POOL.with_borrow_mut(|pool| {
+        if pool.term == term {
+            pool.ready.push((stream, Instant::now()));
+        }
+        !std::mem::replace(&mut pool.is_swept, true)
+    });
+    if must_sweep {
+        tokio::spawn(sweep());
+    }
+}
+
+/// Closes what has waited too long, until nothing waits.
+async fn sweep() {
+    loop {
+        tokio::time::sleep(LIFETIME / 5).await;
+        let is_empty = POOL.with_borrow_mut(|pool| {
+            pool.ready.retain(|(stream, since)| since.elapsed() < LIFETIME && is_quiet(stream));
+            pool.is_swept = !pool.ready.is_empty();
+            pool.ready.is_empty()
+        });
+        if is_empty {
+            return;
+        }
+    }
+}
+
+/// The server has neither closed it nor said anything, as far as the reactor knows.
+fn is_quiet(stream: &TcpStream) -> bool {
+    stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_ready_follows_the_rate() {
+        let (mut pool, start) = (Pool::new(), Instant::now());
+        assert_eq!(pool.note(start, 8), 1);
+        for _ in 0..4 {
+            pool.note(start, 8);
+        }
+        assert_eq!(pool.note(start + WINDOW * 3 / 2, 8), 5, "as many as in the window before");
+        assert_eq!(pool.note(start + WINDOW * 10, 8), 1, "nobody came for a while");
+        for _ in 0..20 {
+            pool.note(start + WINDOW * 10, 8);
+        }
+        assert_eq!(pool.note(start + WINDOW * 10, 8), 8, "bounded");
+        assert_eq!(pool.note(start + WINDOW * 10, 0), 0, "switched off");
+    }
+}

@@ -1,0 +1,183 @@
+//! Connections that are ready before a session asks: what one client did never reaches another, and a failover leaves
+//! none behind.
+
+use std::time::Duration;
+
+use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
+use switchmaster::demo::proxy::Proxy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::proxy::{LIMIT, spec, start_as, view, wait_stable};
+
+async fn start(cluster: &Cluster, warm: &str, reuse: &str) -> Proxy {
+    let mut spec = spec(cluster);
+    spec.set("SWITCHMASTER_WARM_BACKENDS", warm).set("SWITCHMASTER_REUSE_BACKENDS", reuse);
+    let proxy = start_as(&spec).await;
+    wait_stable(&proxy).await;
+    proxy
+}
+
+async fn say(stream: &mut TcpStream, request: &[u8], last_words: &str) -> String {
+    stream.write_all(request).await.unwrap();
+    let mut heard = Vec::new();
+    let all = async {
+        while !String::from_utf8_lossy(&heard).contains(last_words) {
+            assert!(
+                stream.read_buf(&mut heard).await.unwrap() > 0,
+                "closed after {:?}",
+                String::from_utf8_lossy(&heard)
+            );
+        }
+    };
+    timeout(LIMIT, all).await.expect("a reply");
+    String::from_utf8(heard).unwrap()
+}
+
+async fn all_have_left(proxy: &Proxy) {
+    until("the sessions to end", LIMIT, async || match view(proxy).await.traffic.sessions {
+        0 => Ok(()),
+        open => Err(format!("{open} are open")),
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_one_client_did_never_reaches_another() {
+    let user = Some(("app".into(), "app-secret".into(), "~* &* +@all".into()));
+    let spec = ClusterSpec { replicas: 0, sentinels: 1, acl_user: user, ..ClusterSpec::default() };
+    let cluster = Cluster::start(spec).await.unwrap();
+    let proxy = start(&cluster, "0", "true").await;
+    let half = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n{}", "x".repeat(100_000)).into_bytes();
+    // What a client does before it leaves, what it hears last, and whether its connection serves the next one.
+    let doings: &[(&[u8], &str, bool)] = &[
+        (b"PING\r\n", "PONG", true),
+        (b"SELECT 3\r\nSET k v\r\n", "+OK\r\n+OK", true),
+        (b"AUTH app app-secret\r\nACL WHOAMI\r\n", "app", true),
+        (b"HELLO 3\r\n", "modules", true),
+        (b"WATCH k\r\nMULTI\r\nSET k w\r\n", "+QUEUED", true),
+        (b"EVAL return(1) 0\r\n", ":1", true),
+        (b"*2\r\n$3\r\nGET\r\n$3\r\nab", "", true),
+        (b"PING\r\n*2\r\n$3\r\nGET\r\n$3\r\nab", "PONG", true),
+        (b"CLIENT SETNAME me\r\n", "+OK", false),
+        (b"CLIENT ID\r\n", ":", false),
+        (b"SUBSCRIBE news\r\n", ":1", false),
+        (b"MONITOR\r\n", "+OK", false),
+        (b"CLIENT REPLY OFF\r\nPING\r\n", "", false),
+        (b"READONLY\r\n", "-ERR", true),
+        (b"NO-SUCH-COMMAND\r\n", "-ERR unknown", false),
+        (b"BLPOP nothing 0\r\n", "", false),
+        (&half, "", false),
+        (b"QUIT\r\n", "+OK", false),
+    ];
+    for (doing, last_words, is_kept) in doings {
+        let shown = doing[..doing.len().min(40)].escape_ascii().to_string();
+        let mut first = TcpStream::connect(proxy.addr()).await.unwrap();
+        say(&mut first, doing, last_words).await;
+        if last_words.is_empty() {
+            // It was sent on, as far as it is.
+            until("the request to arrive", LIMIT, async || match view(&proxy).await.traffic.sessions {
+                1.. => Ok(()),
+                _ => Err("nobody".to_owned()),
+            })
+            .await
+            .unwrap();
+        }
+        drop(first);
+        all_have_left(&proxy).await;
+        let before = view(&proxy).await.traffic;
+        let mut second = TcpStream::connect(proxy.addr()).await.unwrap();
+        let info = say(&mut second, b"CLIENT INFO\r\n", "redir=").await;
+        for fresh in
+            [" db=0 ", " name= ", " user=default ", " multi=-1 ", " sub=0 ", " psub=0 ", " resp=2", " flags=N "]
+        {
+            assert!(info.contains(fresh), "{shown}: {fresh:?} in {info}");
+        }
+        let after = view(&proxy).await.traffic;
+        // A request that was never begun needed no connection.
+        if *last_words != "" || *is_kept == false {
+            assert_eq!(after.warm - before.warm, u64::from(*is_kept), "{shown}");
+        }
+        drop(second);
+        all_have_left(&proxy).await;
+    }
+    assert_eq!(cluster.ask_node(0, &["GET", "k"]).await.unwrap().text(), None, "neither half a SET nor a queue ran");
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_find_a_connection_ready() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let proxy = start(&cluster, "4", "false").await;
+    until("a connection to be ready", LIMIT, async || {
+        let mut client = TcpStream::connect(proxy.addr()).await.map_err(|error| error.to_string())?;
+        say(&mut client, b"PING\r\n", "+PONG").await;
+        match view(&proxy).await.traffic.warm {
+            0 => Err("none was".into()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    // They are closed when nobody comes.
+    until("the connections to be closed", LIMIT, async || {
+        let list = cluster.ask_node(0, &["CLIENT", "LIST"]).await.map_err(|error| error.to_string())?.to_string();
+        let silent = list.split("\\n").filter(|line| line.contains("cmd=NULL")).count();
+        if silent == 0 { Ok(()) } else { Err(format!("{silent} wait: {list}")) }
+    })
+    .await
+    .unwrap();
+}
+
+/// A server that closes what waits: those connections are not lent.
+#[tokio::test]
+async fn what_the_server_has_closed_is_not_lent() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let proxy = start(&cluster, "8", "true").await;
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+        say(&mut client, b"PING\r\n", "+PONG").await;
+        drop(client);
+        all_have_left(&proxy).await;
+        let _ = cluster.ask_node(0, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_leaves_none_behind() {
+    let cluster = Cluster::start(ClusterSpec::default()).await.unwrap();
+    let proxy = start(&cluster, "8", "true").await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let addr = proxy.addr();
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut count = 0_u64;
+                while !*stopped.borrow() {
+                    let mut client = TcpStream::connect(addr).await.unwrap();
+                    count += 1;
+                    let heard = say(&mut client, format!("INCR come-and-go-{number}\r\n").as_bytes(), "\r\n").await;
+                    assert_eq!(heard, format!(":{count}\r\n"), "of client {number}");
+                }
+                count
+            })
+        })
+        .collect();
+    let mut master = 0;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(300)).await; // some calm between
+        cluster.failover(LIMIT).await.unwrap();
+        master = cluster.wait_for_master_change(master, LIMIT).await.unwrap();
+        cluster.wait_replicating(LIMIT).await.unwrap();
+        wait_stable(&proxy).await;
+    }
+    stop.send(true).unwrap();
+    for (number, client) in clients.into_iter().enumerate() {
+        let count = client.await.unwrap();
+        let stored = cluster.ask_node(master, &["GET", &format!("come-and-go-{number}")]).await.unwrap();
+        assert_eq!(stored.text(), Some(count.to_string().as_str()), "of client {number}");
+    }
+    assert!(view(&proxy).await.traffic.warm > 100);
+}
