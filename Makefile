@@ -5,6 +5,8 @@ DEMO_ARGS ?=
 ROUNDS ?= 10
 MATRIX_ARGS ?=
 FUZZ_SECONDS ?= 900
+QUICK ?=
+BENCH_ARGS ?=
 SEED ?=
 FAULTS ?= 22
 PLANNED ?=
@@ -17,7 +19,7 @@ help:
 	@echo "make test    every test, against real Redis servers and real Laravel"
 	@echo "make prove   the failovers, ROUNDS=10 times each in a release build, and what was measured against what is promised"
 	@echo "make lint    formatting, clippy, documentation"
-	@echo "make bench   benchmarks"
+	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy (QUICK=1: two minutes, nothing is written)"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
 	@echo "make fuzz    fuzz the scanner and the ledger (FUZZ_SECONDS=900 each)"
@@ -49,8 +51,10 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
+# Writes docs/performance.md and its plots. QUICK=1 takes two minutes and writes nothing; BENCH_ARGS="--only get-50".
 bench:
-	@if ls benches/*.rs >/dev/null 2>&1; then $(CARGO) bench --locked; else echo "no benchmarks yet"; fi
+	@ci/install-deps bench
+	@$(CARGO) bench --locked --bench relay -- $(if $(QUICK),--quick,--write docs) $(BENCH_ARGS)
 
 matrix:
 	@ci/install-deps test

@@ -176,7 +176,11 @@ pub async fn serve(client: Client, worker: Arc<Worker>) -> CloseReason {
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
 pub async fn linger(client: &mut Client) {
     let mut rest = [0; 512];
-    poll_fn(|cx| Poll::Ready(client.shutdown(cx))).await;
+    poll_fn(|cx| {
+        client.shutdown(cx);
+        Poll::Ready(())
+    })
+    .await;
     let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(LINGER, gone).await;
 }
