@@ -52,15 +52,6 @@ pub async fn attach(
     restore: Restore,
 ) -> Result<Attached, AttachError> {
     let deadline = Instant::now() + ATTACH_TIMEOUT;
-    if let Some(stream) = pool::take(&worker, term, addr)
-        && let Ok(Ok(attached)) = timeout_at(deadline, replay(stream, &restore)).await
-    {
-        if restore.loads_scripts() {
-            worker.scripts.loaded(term);
-        }
-        return Ok(attached);
-    }
-    // Nothing was ready, or it did not do: from the beginning.
     let mut pause = FIRST_PAUSE;
     loop {
         // Held until the node has answered: a connection that it has not accepted yet fills its backlog.

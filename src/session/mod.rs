@@ -56,6 +56,8 @@ const TURNS: usize = 16;
 const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
 const OK: &[u8] = b"+OK\r\n";
 const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
+/// How long the rest of a message may take that the old master has begun.
+const FINISH: Duration = Duration::from_secs(1);
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -149,6 +151,8 @@ struct Session {
     /// When this session last left a master for another.
     moved_at: Option<Instant>,
     drain_round: u32,
+    /// Until when the rest of a half delivered message is waited for before the session moves.
+    finish_by: Option<Instant>,
     /// Since when requests of this client wait for the gate.
     held_since: Option<Instant>,
     flags: Flags,
@@ -177,8 +181,6 @@ struct Flags {
     partly_delivered: bool,
     /// Part of something that the server said unasked was delivered.
     passing_unasked: bool,
-    /// The old master lives, and the rest of that is still to come from there before the session moves.
-    finishing: bool,
     /// Something was done on the backend that outlasts a RESET, or might: CLIENT, what the table does not know.
     lasting: bool,
     /// The server speaks unasked, or may: each frame is looked at.
@@ -261,6 +263,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             moved_at: None,
             drain_round: 0,
+            finish_by: None,
             held_since: None,
             flags: Flags::default(),
             worker,
@@ -335,10 +338,7 @@ impl Session {
             return Ok(());
         }
         let entry = self.worker.topology.current();
-        let is_planned = entry.replicated_until.is_some();
-        self.flags.finishing =
-            entry.term != self.term && is_planned && self.flags.passing_unasked && self.is_attached();
-        if self.flags.finishing {
+        if self.finishes_message(&entry) {
             self.gate = Gate::Held { withhold: true };
             return Ok(()); // looked at again each turn
         }
@@ -374,8 +374,20 @@ impl Session {
         }
     }
 
-    fn is_attached(&self) -> bool {
-        matches!(self.lane, Lane::Up(_))
+    /// The old master lives, and the rest of a message that was half delivered is on its way from there: the session
+    /// moves behind it, or when it has waited long enough.
+    fn finishes_message(&mut self, entry: &Entry) -> bool {
+        let is_planned = entry.term != self.term && entry.replicated_until.is_some();
+        if !(is_planned && self.flags.passing_unasked && matches!(self.lane, Lane::Up(_))) {
+            self.finish_by = None;
+            return false;
+        }
+        let ticket = &self.ticket;
+        let by = *self.finish_by.get_or_insert_with(|| {
+            ticket.iter().for_each(|ticket| ticket.wake_in(FINISH));
+            Instant::now() + FINISH
+        });
+        Instant::now() < by
     }
 
     /// The gate is open in the term of the lane: the node is the master that it was.
@@ -507,7 +519,9 @@ impl Session {
             if self.reply_mode == ReplyMode::SkipNext {
                 restore.requests.extend_from_slice(SKIP);
             }
+            // What is ready is for clients that come; those that move would only empty it.
             if restore.requests.is_empty()
+                && self.moved_at.is_none()
                 && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
             {
                 self.lane = Lane::Up(stream);

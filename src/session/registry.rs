@@ -73,6 +73,17 @@ impl Ticket {
             }
         });
     }
+
+    /// Wakes this session after a while, if it is still there.
+    pub fn wake_in(&self, delay: Duration) {
+        let waker = SLOTS.with_borrow(|all| all.slots[self.0].as_ref().map(|slot| slot.waker.clone()));
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        });
+    }
 }
 
 impl Drop for Ticket {

@@ -135,7 +135,7 @@ impl Session {
                         Frame::Unasked => {
                             self.flags.passing_unasked = false;
                             out.pass(&mut self.to_client, data, start, at);
-                            if self.flags.finishing && self.ledger.is_empty() {
+                            if self.finish_by.is_some() && self.ledger.is_empty() {
                                 start = data.len(); // what follows is of the gap
                                 break;
                             }

@@ -75,7 +75,7 @@ async fn sigterm_lets_sessions_finish_what_they_began() {
 async fn one_client_too_many_is_told_so_in_redis_own_words() {
     let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
     let mut spec = spec(&cluster);
-    spec.set("SWITCHMASTER_MAX_CLIENTS", "2");
+    spec.set("SWITCHMASTER_MAX_CLIENTS", "2").set("SWITCHMASTER_WARM_BACKENDS", "0");
     let proxy = start_as(&spec).await;
     wait_stable(&proxy).await;
     wait_view(&proxy, "nobody to be there", |view| view.traffic.sessions == 0).await;
