@@ -3,10 +3,16 @@
 //! No flag takes a secret (everybody sees a process's arguments), and no value is interpreted here: the same table
 //! that reads the file reads flags.
 
+#[cfg(feature = "backup")]
+mod backup;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[cfg(feature = "backup")]
+pub use backup::*;
 
 /// A Sentinel-aware TCP proxy for Redis: a failover that applications do not notice.
 #[derive(Clone, Parser)]

@@ -11,6 +11,8 @@
 //!                           admin ◀───┘ view                      └── +switch-master … every Sentinel
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
+//! Beside the proxy, in the same binary: [`backup`] (streams from a replica, restores), [`demo`] (real servers, also for
+//! the tests). Both speak to Redis through [`wire`].
 //!
 //! # The two flows
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
@@ -34,6 +36,8 @@
 //! - *early commit*: following a promotion before Sentinel announces it; *provisional* until the epoch confirms it.
 
 pub mod admin;
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -47,3 +51,4 @@ pub mod serve;
 pub mod session;
 pub mod socket;
 pub mod topology;
+pub mod wire;

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::secret::Credentials;
+use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
 
 pub use keys::{KEYS, Key};
@@ -58,6 +58,8 @@ pub struct Config {
     pub failover: FailoverConfig,
     /// Connections to Redis besides those that sessions hold.
     pub backends: BackendConfig,
+    /// Backups.
+    pub backup: BackupConfig,
     /// Where the last verified master is remembered across restarts; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
     /// Log lines.
@@ -153,6 +155,48 @@ pub enum OnLostReply {
     RetryAll,
 }
 
+/// Backups: where they are kept, and who can read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupConfig {
+    /// `s3://BUCKET/PREFIX` or `file:///DIR`; `None`: each verb wants `--store`.
+    pub store: Option<String>,
+    /// URL of an S3-compatible service; `None`: Amazon's of the region.
+    pub s3_endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub s3_region: String,
+    /// `https://endpoint/bucket/key` instead of `https://bucket.endpoint/key`.
+    pub s3_path_style: bool,
+    /// The access key's id.
+    pub s3_access_key_id: Option<String>,
+    /// The access key.
+    pub s3_secret_access_key: Option<Secret>,
+    /// age recipients that every backup is encrypted for; empty: no encryption.
+    pub recipients: Vec<String>,
+    /// The file with the age identity that reads them.
+    pub identity_file: Option<PathBuf>,
+    /// Where data waits between Redis and the store; `None`: the folder for temporary files.
+    pub spool_dir: Option<PathBuf>,
+    /// The file for node-exporter's textfile collector that `backup` writes; `None`: none.
+    pub textfile: Option<PathBuf>,
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        BackupConfig {
+            store: None,
+            s3_endpoint: None,
+            s3_region: "us-east-1".to_owned(),
+            s3_path_style: false,
+            s3_access_key_id: None,
+            s3_secret_access_key: None,
+            recipients: Vec::new(),
+            identity_file: None,
+            spool_dir: None,
+            textfile: None,
+        }
+    }
+}
+
 /// Log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -193,6 +237,7 @@ impl Default for Config {
                 planned_hold_limit: Duration::from_secs(5),
             },
             backends: BackendConfig { warm: 8, reuse: false },
+            backup: BackupConfig::default(),
             state_dir: None,
             log: LogConfig { level: tracing::Level::INFO, json: false },
         }

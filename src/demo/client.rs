@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::load::{Halt, Shared, lock};
 use super::log::Log;
 use super::report::Outcome;
-use super::wire::{Reply, Wire, encode};
+use crate::wire::{Reply, Wire, encode};
 
 /// What a client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

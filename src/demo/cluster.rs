@@ -14,8 +14,8 @@ use super::relay::{Passage, Relay};
 use super::server::{Binary, ClusterError, Server, free_port};
 pub use super::spec::{ClusterSpec, Member};
 use super::spec::{Port, Ports, source};
-use super::wire::{Reply, Wire};
 use crate::secret::{Credentials, Secret};
+use crate::wire::{Reply, Wire};
 
 /// Masters with their replicas, and the Sentinels that watch them.
 #[derive(Debug)]

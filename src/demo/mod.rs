@@ -29,7 +29,7 @@ pub mod server;
 mod spec;
 mod table;
 mod verify;
-pub mod wire;
+pub use crate::wire;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::cluster::{Cluster, until};
 use super::server::ClusterError;
-use super::wire::{Reply, Wire};
 use crate::secret::Credentials;
+use crate::wire::{Reply, Wire};
 
 /// Between two questions to a node.
 const INTERVAL: Duration = Duration::from_millis(4);

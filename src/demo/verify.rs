@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use super::client::Kind;
 use super::load::Shared;
 use super::report::Verdict;
-use super::wire::{Reply, Wire};
 use crate::secret::Credentials;
+use crate::wire::{Reply, Wire};
 
 /// Keys asked for at once.
 const BATCH: usize = 500;

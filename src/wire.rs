@@ -1,6 +1,6 @@
-//! The harness's own Redis connection: requests and replies as raw RESP over one socket.
+//! A plain Redis connection: requests and replies as raw RESP over one socket.
 //!
-//! Deliberately not the `redis` crate: nothing reconnects, retries or matches replies behind the checker's back.
+//! Deliberately not the `redis` crate: nothing reconnects, retries or matches replies behind the caller's back.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,17 @@
+//! Backups that can be trusted: made from a replica, read back before they count, put back without files.
+//!
+//! ```text
+//!   create   source (which node) ─▶ replica (PSYNC) ─▶ spool ─▶ rdb (walk, CRC) ─▶ pack (zstd, age) ─▶ store ─▶ manifest
+//!   restore  store ─▶ pack ─▶ spool ─▶ rdb ─▶ primary (serves it) ─▶ the target's REPLICAOF, behind held clients
+//!   follow   replica (the stream after the RDB) ─▶ segments ─▶ store
+//! ```
+//!
+//! A tool beside the proxy: it shares the configuration, the Sentinel client and the admin client with it, and nothing
+//! of the data plane. No manifest, no backup: the manifest is written last, and only when the stored bytes were read
+//! again and are what was sent.
+
+mod error;
+mod manifest;
+
+pub use error::Error;
+pub use manifest::{Counts, DbCounts, Manifest, Packing, Source};
