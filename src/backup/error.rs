@@ -1,6 +1,7 @@
 //! Why a backup verb failed, and with which exit code: each kind of failure has its own, for scripts and timers.
 
 use std::fmt;
+use std::io;
 
 /// The message says what is wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What an `io::Error` holds that passed through `io::Read` or `io::Write`; any other is of this machine.
+    pub fn from_io(error: io::Error) -> Error {
+        error.downcast::<Error>().unwrap_or_else(|error| Error::Internal(error.to_string()))
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

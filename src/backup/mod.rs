@@ -10,8 +10,14 @@
 //! of the data plane. No manifest, no backup: the manifest is written last, and only when the stored bytes were read
 //! again and are what was sent.
 
+pub mod catalog;
 mod error;
+pub mod lock;
 mod manifest;
+pub mod pack;
+pub mod prune;
+pub mod show;
+pub mod store;
 
 pub use error::Error;
 pub use manifest::{Counts, DbCounts, Manifest, Packing, Source};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::config::parse_duration;
+use crate::config::{Location, parse_duration};
 
 /// Arguments of `backup`.
 #[derive(Args, Clone)]
@@ -16,7 +16,7 @@ pub struct BackupArgs {
     pub action: BackupAction,
     /// Where backups are kept, s3://BUCKET/PREFIX or file:///DIR [default: the key backup_store]
     #[arg(long, global = true, value_name = "URL")]
-    pub store: Option<String>,
+    pub store: Option<Location>,
     /// One JSON object (or one for each line of a list) instead of text
     #[arg(long, global = true)]
     pub json: bool,

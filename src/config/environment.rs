@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::file::nearest;
-use super::keys::KEYS;
+use super::keys::{Draft, KEYS};
 use super::laravel;
 use super::origin::Origin;
 use super::problem::Problem;
@@ -74,13 +74,21 @@ pub(super) fn laravel(environment: &BTreeMap<String, OsString>, problems: &mut V
     layer
 }
 
-/// `STATE_DIRECTORY`, which systemd sets for every unit that has one: it yields to whatever the operator wrote.
+/// `STATE_DIRECTORY`, which systemd sets for every unit that has one, and the variables that other programs share with
+/// this one: they yield to whatever the operator wrote for switchmaster, and one that is no value here is nobody's mistake.
 pub(super) fn inherited(environment: &BTreeMap<String, OsString>) -> Layer {
     let mut layer = Layer::new();
     let directories = environment.get("STATE_DIRECTORY").and_then(|value| value.to_str()).unwrap_or_default();
     if let Some(first) = directories.split(':').next().filter(|first| !first.is_empty()) {
         let origin = Origin::Environment("STATE_DIRECTORY".to_owned());
         layer.insert("state_dir", Found { raw: Raw::Text(first.to_owned()), origin, read_from: None });
+    }
+    for key in KEYS {
+        let set = key.usual.iter().find_map(|name| Some((*name, variable(environment, name, &mut Vec::new())?)));
+        let found = set.map(|(name, value)| (Origin::Environment(name.to_owned()), Raw::Text(value)));
+        if let Some((origin, raw)) = found.filter(|(_, raw)| (key.set)(&mut Draft::default(), raw).is_ok()) {
+            layer.insert(key.name, Found { raw, origin, read_from: None });
+        }
     }
     layer
 }

@@ -57,7 +57,7 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
         let origin = if value.get_ref().is_table() { name_at.clone() } else { origin_of(value.span()) };
         if let Some(key) = KEYS.iter().find(|key| key.name == name) {
             let raw = match raw(value) {
-                Raw::Text(text) if matches!(name, "laravel_env" | "state_dir") && !text.is_empty() => {
+                Raw::Text(text) if key.is_path() && !text.is_empty() => {
                     Raw::Text(directory.join(text).display().to_string())
                 }
                 raw => raw,

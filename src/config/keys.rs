@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::value::{Raw, show_duration, show_size};
 use super::{Config, HoldTimeout, Minority, OnLostReply, default_workers};
+use crate::secret::Secret;
 
 /// One key of the configuration.
 pub struct Key {
@@ -17,6 +18,8 @@ pub struct Key {
     pub flag: Option<&'static str>,
     /// The variable by which Laravel set-ups know it, in the environment and in `.env`.
     pub laravel: Option<&'static str>,
+    /// Variables of the environment by which other programs know it; they yield to all that names switchmaster.
+    pub usual: &'static [&'static str],
     /// Never shown, and also readable from a file of its own (`…_file`).
     pub secret: bool,
     pub(super) set: fn(&mut Draft, &Raw) -> Result<(), String>,
@@ -32,7 +35,14 @@ impl Key {
 
     /// Whether the file knows `NAME_file` too: the name and the password of a credential.
     pub fn has_file(&self) -> bool {
-        self.name.ends_with("_password") || self.name.ends_with("_username")
+        self.secret || self.name.ends_with("_username") || self.name.ends_with("_access_key_id")
+    }
+
+    /// Whether it is a path, which is relative to the file that it stands in.
+    pub(super) fn is_path(&self) -> bool {
+        const PATHS: &[&str] =
+            &["laravel_env", "state_dir", "backup_identity_file", "backup_spool_dir", "backup_textfile"];
+        PATHS.contains(&self.name)
     }
 }
 
@@ -51,7 +61,7 @@ pub(super) struct Draft {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
     pub username: Option<String>,
-    pub password: Option<crate::secret::Secret>,
+    pub password: Option<Secret>,
 }
 
 const MAX_SIZE: usize = 1 << 40;
@@ -61,7 +71,7 @@ const fn key(
     set: fn(&mut Draft, &Raw) -> Result<(), String>,
     show: fn(&Draft) -> Option<String>,
 ) -> Key {
-    Key { name, flag: None, laravel: None, secret: false, set, show }
+    Key { name, flag: None, laravel: None, usual: &[], secret: false, set, show }
 }
 
 impl Key {
@@ -72,6 +82,11 @@ impl Key {
 
     const fn laravel(mut self, variable: &'static str) -> Key {
         self.laravel = Some(variable);
+        self
+    }
+
+    const fn usual(mut self, variables: &'static [&'static str]) -> Key {
+        self.usual = variables;
         self
     }
 
@@ -113,7 +128,7 @@ pub static KEYS: &[Key] = &[
     .laravel("REDIS_USERNAME"),
     key(
         "redis_password",
-        |d, raw| put(&mut d.redis.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d, raw| put(&mut d.redis.password, secret(raw)),
         |d| d.redis.password.as_ref().map(|secret| quote(&secret.to_string())),
     )
     .laravel("REDIS_PASSWORD")
@@ -126,7 +141,7 @@ pub static KEYS: &[Key] = &[
     .laravel("REDIS_SENTINEL_USERNAME"),
     key(
         "sentinel_password",
-        |d, raw| put(&mut d.sentinel.password, raw.secret().map(|text| text.map(crate::secret::Secret::new))),
+        |d, raw| put(&mut d.sentinel.password, secret(raw)),
         |d| d.sentinel.password.as_ref().map(|secret| quote(&secret.to_string())),
     )
     .laravel("REDIS_SENTINEL_PASSWORD")
@@ -219,6 +234,72 @@ pub static KEYS: &[Key] = &[
         |d| Some(quote(&show_duration(d.config.sentinel.poll_interval))),
     ),
     key(
+        "backup_store",
+        |d, raw| put(&mut d.config.backup.store, raw.location()),
+        |d| d.config.backup.store.as_ref().map(|store| quote(&store.to_string())),
+    ),
+    key(
+        "backup_s3_endpoint",
+        |d, raw| put(&mut d.config.backup.s3_endpoint, raw.endpoint()),
+        |d| d.config.backup.s3_endpoint.as_deref().map(quote),
+    )
+    .usual(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
+    key(
+        "backup_s3_region",
+        |d, raw| {
+            let region = raw.line("a region, such as \"us-east-1\"")?;
+            d.config.backup.s3_region = region.ok_or("expected a region, such as \"us-east-1\", found none")?;
+            Ok(())
+        },
+        |d| Some(quote(&d.config.backup.s3_region)),
+    )
+    .usual(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
+    key(
+        "backup_s3_path_style",
+        |d, raw| put(&mut d.config.backup.s3_path_style, raw.flag()),
+        |d| Some(d.config.backup.s3_path_style.to_string()),
+    ),
+    key(
+        "backup_s3_access_key_id",
+        |d, raw| put(&mut d.config.backup.s3_access_key_id, raw.secret()),
+        |d| d.config.backup.s3_access_key_id.as_deref().map(quote),
+    )
+    .usual(&["AWS_ACCESS_KEY_ID"]),
+    key(
+        "backup_s3_secret_access_key",
+        |d, raw| put(&mut d.config.backup.s3_secret_access_key, secret(raw)),
+        |d| d.config.backup.s3_secret_access_key.as_ref().map(|secret| quote(&secret.to_string())),
+    )
+    .usual(&["AWS_SECRET_ACCESS_KEY"])
+    .secret(),
+    key(
+        "backup_s3_session_token",
+        |d, raw| put(&mut d.config.backup.s3_session_token, secret(raw)),
+        |d| d.config.backup.s3_session_token.as_ref().map(|secret| quote(&secret.to_string())),
+    )
+    .usual(&["AWS_SESSION_TOKEN"])
+    .secret(),
+    key(
+        "backup_recipients",
+        |d, raw| put(&mut d.config.backup.recipients, raw.recipients()),
+        |d| Some(list(&d.config.backup.recipients)),
+    ),
+    key(
+        "backup_identity_file",
+        |d, raw| put(&mut d.config.backup.identity_file, raw.path()),
+        |d| d.config.backup.identity_file.as_deref().map(path),
+    ),
+    key(
+        "backup_spool_dir",
+        |d, raw| put(&mut d.config.backup.spool_dir, raw.path()),
+        |d| d.config.backup.spool_dir.as_deref().map(path),
+    ),
+    key(
+        "backup_textfile",
+        |d, raw| put(&mut d.config.backup.textfile, raw.path()),
+        |d| d.config.backup.textfile.as_deref().map(path),
+    ),
+    key(
         "workers",
         |d, raw| {
             let workers = match raw {
@@ -273,6 +354,10 @@ const LEVEL: &[(&str, tracing::Level)] = &[
     ("debug", tracing::Level::DEBUG),
     ("trace", tracing::Level::TRACE),
 ];
+
+fn secret(raw: &Raw) -> Result<Option<Secret>, String> {
+    Ok(raw.secret()?.map(Secret::new))
+}
 
 fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
     *place = value?;

@@ -10,6 +10,7 @@ mod file;
 mod keys;
 mod laravel;
 mod listen;
+mod location;
 mod origin;
 mod print;
 mod problem;
@@ -25,6 +26,7 @@ use crate::socket::ListenAddr;
 
 pub use keys::{KEYS, Key};
 pub use listen::Listen;
+pub use location::Location;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
 pub use sources::{Loaded, Sources};
@@ -158,18 +160,20 @@ pub enum OnLostReply {
 /// Backups: where they are kept, and who can read them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupConfig {
-    /// `s3://BUCKET/PREFIX` or `file:///DIR`; `None`: each verb wants `--store`.
-    pub store: Option<String>,
+    /// Where they are kept; `None`: each verb wants `--store`.
+    pub store: Option<Location>,
     /// URL of an S3-compatible service; `None`: Amazon's of the region.
     pub s3_endpoint: Option<String>,
     /// The region that requests are signed for.
     pub s3_region: String,
-    /// `https://endpoint/bucket/key` instead of `https://bucket.endpoint/key`.
+    /// `https://endpoint/bucket/key` instead of `https://bucket.endpoint/key`; always so when the endpoint is an IP address.
     pub s3_path_style: bool,
     /// The access key's id.
     pub s3_access_key_id: Option<String>,
     /// The access key.
     pub s3_secret_access_key: Option<Secret>,
+    /// What makes a temporary access key whole.
+    pub s3_session_token: Option<Secret>,
     /// age recipients that every backup is encrypted for; empty: no encryption.
     pub recipients: Vec<String>,
     /// The file with the age identity that reads them.
@@ -189,6 +193,7 @@ impl Default for BackupConfig {
             s3_path_style: false,
             s3_access_key_id: None,
             s3_secret_access_key: None,
+            s3_session_token: None,
             recipients: Vec::new(),
             identity_file: None,
             spool_dir: None,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::parse_listen;
-use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen};
+use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]
@@ -177,6 +177,55 @@ impl Raw {
         }
     }
 
+    /// Text of one line; `None` when empty.
+    pub(super) fn line(&self, what: &str) -> Result<Option<String>, String> {
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) if !text.contains(char::is_whitespace) => Ok(Some(text.clone())),
+            other => Err(other.mismatch(what)),
+        }
+    }
+
+    pub(super) fn location(&self) -> Result<Option<Location>, String> {
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) => Location::parse(text).map(Some),
+            other => Err(other.mismatch("s3://BUCKET/PREFIX or file:///DIR in quotes")),
+        }
+    }
+
+    /// `http://HOST:PORT` or `https://…`, without a path.
+    pub(super) fn endpoint(&self) -> Result<Option<String>, String> {
+        const ENDPOINT: &str = "https://HOST or https://HOST:PORT, such as \"https://us-east-1.linodeobjects.com\"";
+        match self {
+            Raw::Text(text) if text.is_empty() => Ok(None),
+            Raw::Text(text) => {
+                let bare = text.trim_end_matches('/');
+                let host = bare.strip_prefix("https://").or_else(|| bare.strip_prefix("http://")).unwrap_or_default();
+                match host.is_empty() || host.contains(|c: char| "/?#@".contains(c) || c.is_whitespace()) {
+                    true => Err(self.mismatch(ENDPOINT)),
+                    false => Ok(Some(bare.to_owned())),
+                }
+            }
+            other => Err(other.mismatch(ENDPOINT)),
+        }
+    }
+
+    /// age recipients; an empty list is none.
+    pub(super) fn recipients(&self) -> Result<Vec<String>, String> {
+        const RECIPIENTS: &str = "age recipients, such as [\"age1…\"]";
+        let items = match self {
+            Raw::List(items) if items.is_empty() => Vec::new(),
+            Raw::Text(text) if text.is_empty() => Vec::new(),
+            raw => raw.items(RECIPIENTS)?,
+        };
+        match items.iter().find(|item| !item.starts_with("age1")) {
+            // Nothing of the value: it may be the identity, taken for the recipient.
+            Some(_) => Err(format!("expected {RECIPIENTS}, found one that does not begin with age1")),
+            None => Ok(items),
+        }
+    }
+
     pub(super) fn path(&self) -> Result<Option<PathBuf>, String> {
         match self {
             Raw::Text(text) if text.is_empty() => Ok(None),
@@ -233,7 +282,7 @@ fn split_list(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Reads `600ms`, `5s`, `2m`, `1h`. Fails with "expected …, found …".
+/// Reads `600ms`, `5s`, `2m`, `1h`, `7d`. Fails with "expected …, found …".
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = |why: &str| format!("expected {DURATION}, found {text:?}{why}");
     let trimmed = text.trim();
@@ -244,6 +293,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         "" => return Err(refuse(": the unit is missing")),
         _ => return Err(refuse("")),
     };
@@ -254,6 +304,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn show_duration(duration: Duration) -> String {
     match duration.as_millis() {
         0 => "0s".to_owned(),
+        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
         ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
         ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
         ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
@@ -293,7 +344,7 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_are_shown_as_they_are_read() {
-        for text in ["0s", "600ms", "5s", "90s", "2m", "1h"] {
+        for text in ["0s", "600ms", "5s", "90s", "2m", "1h", "36h", "7d"] {
             assert_eq!(show_duration(parse_duration(text).unwrap()), text);
         }
         for text in ["0", "1000", "64KiB", "64MiB", "3GiB"] {

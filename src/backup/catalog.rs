@@ -1,0 +1,237 @@
+//! Which backups a store holds: those that have a manifest, and only those.
+//!
+//! The names are `MASTER/ID.rdb.zst[.age]` (the data), `MASTER/ID.manifest.json`, and `MASTER/ID.verified.json` once a
+//! check found it whole. The store's list is the only index: nothing else can be out of date.
+
+use futures_util::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::store::{Object, Store};
+use super::{Error, Manifest};
+
+const MANIFEST: &str = ".manifest.json";
+const VERIFIED: &str = ".verified.json";
+/// What the name of a data object contains behind the id.
+const DATA: &str = ".rdb";
+/// Manifests are small; this many are asked for at once.
+const AT_ONCE: usize = 8;
+/// The format of manifests that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// One backup of a store.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// The monitored name that it belongs to: its folder.
+    pub master_name: String,
+    /// Its id, as the manifest's name has it.
+    pub id: String,
+    /// Its manifest, or why it cannot be used.
+    pub manifest: Result<Manifest, String>,
+    /// When a check last found it whole, by the store's clock.
+    pub verified: Option<Timestamp>,
+}
+
+/// The object `….verified.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// When, by the clock of the host that checked.
+    pub at: Timestamp,
+    /// Whether a redis-server loaded it too.
+    pub drill: bool,
+    /// The version of the switchmaster that checked.
+    pub tool: String,
+}
+
+/// The name of the object with the data.
+pub fn object_name(master_name: &str, object: &str) -> String {
+    format!("{master_name}/{object}")
+}
+
+/// The name of the manifest.
+pub fn manifest_name(master_name: &str, id: &str) -> String {
+    format!("{master_name}/{id}{MANIFEST}")
+}
+
+/// The name of the mark that a check leaves.
+pub fn verified_name(master_name: &str, id: &str) -> String {
+    format!("{master_name}/{id}{VERIFIED}")
+}
+
+/// The id of a backup taken at `at` from the stream `replid` at `offset`.
+pub fn id(at: Timestamp, replid: &str, offset: u64) -> String {
+    let replid: String = replid.chars().take(8).collect();
+    format!("{}-{replid}-{offset}", at.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// Every backup of `master_name`, or of all names, the oldest first.
+pub async fn list(store: &Store, master_name: Option<&str>) -> Result<Vec<Backup>, Error> {
+    let objects = store.list(master_name.unwrap_or_default()).await?;
+    of_objects(store, &objects).await
+}
+
+/// The backups among `objects`, the oldest first.
+pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>, Error> {
+    let manifests = objects.iter().filter_map(|object| split(&object.name, MANIFEST));
+    let reading = manifests.map(|(master_name, id)| async move {
+        let name = manifest_name(master_name, id);
+        let Some(bytes) = store.get(&name).await? else { return Ok(None) };
+        let verified = verified_name(master_name, id);
+        let verified = objects.iter().find(|object| object.name == verified).map(|object| object.modified);
+        let manifest = parse(&bytes, master_name, id);
+        Ok(Some(Backup { master_name: master_name.to_owned(), id: id.to_owned(), manifest, verified }))
+    });
+    let mut backups: Vec<Backup> = futures_util::stream::iter(reading)
+        .buffered(AT_ONCE)
+        .try_filter_map(async |found| Ok(found))
+        .try_collect()
+        .await?;
+    backups.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(backups)
+}
+
+/// The one backup that `wanted` means: its id, the beginning of one, or `latest`.
+///
+/// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
+/// manifest cannot be used.
+pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> Result<Backup, Error> {
+    let objects = store.list(master_name.unwrap_or_default()).await?;
+    let mut names: Vec<(&str, &str)> = objects.iter().filter_map(|object| split(&object.name, MANIFEST)).collect();
+    names.sort_by_key(|(_, id)| *id);
+    let whose = master_name.map(|name| format!(" of {name}")).unwrap_or_default();
+    let none = |what: String| Error::NotFound(format!("{}: there is no backup{whose}{what}", store.location()));
+    let matching: Vec<(&str, &str)> = match wanted {
+        "latest" => names.last().copied().into_iter().collect(),
+        wanted => {
+            let exact = names.iter().filter(|(_, id)| *id == wanted);
+            let exact: Vec<_> = exact.copied().collect();
+            let begins = || names.iter().filter(|(_, id)| id.starts_with(wanted)).copied().collect();
+            if exact.is_empty() { begins() } else { exact }
+        }
+    };
+    let masters = |names: &[(&str, &str)]| {
+        let mut masters: Vec<String> = names.iter().map(|(master, _)| (*master).to_owned()).collect();
+        masters.sort();
+        masters.dedup();
+        masters
+    };
+    let masters = masters(if wanted == "latest" { &names } else { &matching });
+    if masters.len() > 1 {
+        return Err(Error::Usage(format!(
+            "{} holds backups of {}: choose one with --master-name",
+            store.location(),
+            masters.join(", ")
+        )));
+    }
+    match matching.as_slice() {
+        [] if names.is_empty() => Err(none(String::new())),
+        [] => Err(none(format!(" {wanted}; `switchmaster backup list` shows what there is"))),
+        [(master_name, id)] => {
+            let name = object_name(master_name, id);
+            let ours: Vec<Object> = objects.iter().filter(|object| object.name.starts_with(&name)).cloned().collect();
+            let found = of_objects(store, &ours).await?.into_iter().find(|backup| backup.id == *id);
+            found.ok_or_else(|| none(format!(" {id} any more")))
+        }
+        several => {
+            let ids: Vec<&str> = several.iter().map(|(_, id)| *id).collect();
+            Err(Error::Usage(format!("{wanted} may be any of {}: give more of it", ids.join(", "))))
+        }
+    }
+}
+
+impl Backup {
+    /// The manifest, or [`Error::Unsound`] with what is wrong with it.
+    pub fn usable(&self) -> Result<&Manifest, Error> {
+        self.manifest.as_ref().map_err(|why| Error::Unsound(format!("backup {}: its manifest {why}", self.id)))
+    }
+}
+
+/// Objects with the data of a backup that have no manifest, one folder deep: what an interrupted run left.
+pub fn orphans(objects: &[Object]) -> impl Iterator<Item = &Object> {
+    let has_manifest = |master_name: &str, id: &str| {
+        let name = manifest_name(master_name, id);
+        objects.binary_search_by(|object| object.name.as_str().cmp(&name)).is_ok()
+    };
+    objects.iter().filter(move |object| {
+        let data = object.name.split_once('/').and_then(|(master, file)| Some((master, file.split_once(DATA)?.0)));
+        let mark = split(&object.name, VERIFIED);
+        data.or(mark).is_some_and(|(master, id)| is_id(id) && !has_manifest(master, id))
+    })
+}
+
+/// `MASTER/IDsuffix` as its two parts.
+fn split<'a>(name: &'a str, suffix: &str) -> Option<(&'a str, &'a str)> {
+    let (master_name, file) = name.split_once('/')?;
+    Some((master_name, file.strip_suffix(suffix)?)).filter(|(_, id)| is_id(id))
+}
+
+/// `20261120T031400Z-0123abcd-4711`, and nothing with a folder in it.
+fn is_id(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let time = |part: &str| part.len() == 16 && part.as_bytes()[8] == b'T' && part.ends_with('Z');
+    match parts.as_slice() {
+        [at, replid, offset] => {
+            time(at)
+                && replid.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && offset.bytes().all(|byte| byte.is_ascii_digit())
+        }
+        _ => false,
+    }
+}
+
+/// A manifest, or what is wrong with it. It must say what its name says: nothing else is read by its word.
+fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, String> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let format: Format = serde_json::from_slice(bytes).map_err(|error| format!("is no manifest: {error}"))?;
+    if format.format != FORMAT {
+        return Err(format!("has the format {}: that needs a newer switchmaster", format.format));
+    }
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
+    if manifest.id != id || manifest.master_name != master_name {
+        return Err(format!("is that of {} of {}", manifest.id, manifest.master_name));
+    }
+    match manifest.object.strip_prefix(id) {
+        Some(rest) if rest.starts_with(DATA) && !rest.contains('/') => Ok(manifest),
+        _ => Err(format!("names {:?} as its data", manifest.object)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_its_time_stream_and_offset() {
+        let at: Timestamp = "2026-11-20T03:14:00.5Z".parse().unwrap();
+        let made = id(at, "0123456789abcdef0123456789abcdef01234567", 4711);
+        assert_eq!(made, "20261120T031400Z-01234567-4711");
+        assert!(is_id(&made));
+        for text in ["", "latest", "a-b-c", "20261120T031400Z-01/3-4", "lock-1-2"] {
+            assert!(!is_id(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_orphan_has_no_manifest() {
+        let object = |name: &str| Object { name: name.to_owned(), bytes: 1, modified: Timestamp::UNIX_EPOCH };
+        let (a, b) = ("20261120T031400Z-01234567-1", "20261121T031400Z-01234567-2");
+        let mut objects: Vec<Object> = [
+            format!("m/{a}.rdb.zst"),
+            format!("m/{a}.manifest.json"),
+            format!("m/{b}.rdb.zst.age"),
+            format!("m/{b}.verified.json"),
+            "m/follow/x.rdb.zst".to_owned(),
+            "m/notes.rdb".to_owned(),
+            format!("{b}.rdb.zst"),
+        ]
+        .iter()
+        .map(|name| object(name))
+        .collect();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        let found: Vec<&str> = orphans(&objects).map(|object| object.name.as_str()).collect();
+        assert_eq!(found, [format!("m/{b}.rdb.zst.age"), format!("m/{b}.verified.json")]);
+    }
+}

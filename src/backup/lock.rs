@@ -1,0 +1,275 @@
+//! One backup at a time, whichever host begins it.
+//!
+//! A lock is a numbered object, `MASTER/lock/NUMBER.json`, written create-only: of all who saw number 7 as free, one
+//! writes number 8. The highest number is the lock. It is free when its holder said so, or when it was not renewed for
+//! its time to live by the store's own clock: the clocks of the hosts are never compared. The last object stays, so
+//! that numbers only rise. Where the store knows no create-only write, the master keeps the lock: SET NX PX.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::Error;
+use super::store::{Put, Store};
+use crate::wire::{Reply, Wire};
+
+/// How long a lock outlives the last sign of its holder.
+pub const TTL: Duration = Duration::from_secs(120);
+
+/// Dials the master and authenticates; called anew each time, since the master may move.
+pub type Master = Arc<dyn Fn() -> BoxFuture<'static, Result<Wire, Error>> + Send + Sync>;
+
+/// The lock, held until [`Guard::release`]; a task of the runtime renews it. Dropped, it is held until it expires.
+#[derive(Debug)]
+pub struct Guard {
+    held: Held,
+    lost: Arc<AtomicBool>,
+    renewing: JoinHandle<()>,
+}
+
+/// What the object holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Claim {
+    /// Host and process, for people.
+    owner: String,
+    /// Tells one holder from the other.
+    token: String,
+    ttl_ms: u64,
+    /// Given back.
+    released: bool,
+}
+
+#[derive(Clone)]
+enum Held {
+    Object { store: Store, master_name: String, number: u64, claim: Claim },
+    Key { master: Master, key: String, claim: Claim },
+}
+
+/// Rounds against others who take it at the same moment.
+const ROUNDS: usize = 5;
+/// Times of the store are whole seconds in places.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Takes the lock of `master_name`, which lasts for `ttl` ([`TTL`] as a rule) without a sign of this process.
+///
+/// `master` is dialled only when the store cannot keep a lock. Fails with [`Error::Locked`] when another holds it.
+pub async fn acquire(store: &Store, master_name: &str, ttl: Duration, master: Option<Master>) -> Result<Guard, Error> {
+    let claim = Claim { owner: owner(), token: token(), ttl_ms: ttl.as_millis() as u64, released: false };
+    let probe = store.probe().await?;
+    let held = match (probe.create_only, master) {
+        (true, _) => of_store(store, master_name, claim, probe.now).await?,
+        (false, Some(master)) => {
+            tracing::info!("{} keeps no lock: the master keeps it", store.location());
+            of_master(master, master_name, claim).await?
+        }
+        (false, None) => {
+            return Err(Error::Store(format!(
+                "{} knows no create-only writes, so it keeps no lock, and there is no master to keep it",
+                store.location()
+            )));
+        }
+    };
+    let lost = Arc::new(AtomicBool::new(false));
+    let renewing = tokio::spawn(renew(held.clone(), ttl, lost.clone()));
+    Ok(Guard { held, lost, renewing })
+}
+
+impl Guard {
+    /// Fails with [`Error::Locked`] when the lock was lost: somebody else may be at work. Asked before publishing.
+    pub async fn check(&self) -> Result<(), Error> {
+        let lost = || Error::Locked("the lock was lost meanwhile: another host may make a backup now".to_owned());
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
+        match self.held.is_ours().await? {
+            true => Ok(()),
+            false => Err(lost()),
+        }
+    }
+
+    /// Gives it back. What fails here costs only time: the lock expires.
+    pub async fn release(self) {
+        self.renewing.abort();
+        if let Err(error) = self.held.give_back().await {
+            tracing::debug!(%error, "the lock could not be given back; it expires");
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+/// What tells one process from the other: 128 random bits.
+pub fn token() -> String {
+    // The keys of the standard library's hash maps come from the system's random numbers.
+    format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
+}
+
+async fn renew(held: Held, ttl: Duration, lost: Arc<AtomicBool>) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(ttl / 3).await;
+        match held.renew().await {
+            Ok(true) => renewed = Instant::now(),
+            Err(_) if renewed.elapsed() < ttl => {}
+            Ok(false) | Err(_) => break,
+        }
+    }
+    tracing::warn!("the lock was lost");
+    lost.store(true, Ordering::Relaxed);
+}
+
+async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp) -> Result<Held, Error> {
+    for _ in 0..ROUNDS {
+        let locks = numbers(store, master_name).await?;
+        let number = match locks.last() {
+            None => 1,
+            Some((number, renewed)) => {
+                let name = name(master_name, *number);
+                let Some(bytes) = store.get(&name).await? else { continue };
+                let theirs: Option<Claim> = serde_json::from_slice(&bytes).ok();
+                let ttl = theirs.as_ref().map_or(TTL, |theirs| Duration::from_millis(theirs.ttl_ms));
+                let age = Duration::try_from(now.duration_since(*renewed)).unwrap_or_default();
+                let free = theirs.as_ref().is_some_and(|theirs| theirs.released) || age > ttl + GRACE;
+                if !free {
+                    let owner = theirs.map_or_else(|| "another host".to_owned(), |theirs| theirs.owner);
+                    let left = (ttl + GRACE).saturating_sub(age).as_secs();
+                    return Err(Error::Locked(format!(
+                        "{owner} makes a backup of {master_name} now ({}); should it be dead, its lock expires in {left} s",
+                        store.url(&name)
+                    )));
+                }
+                number + 1
+            }
+        };
+        let bytes = serde_json::to_vec(&claim).map_err(|error| Error::Internal(error.to_string()))?;
+        if store.put_new(&name(master_name, number), bytes).await? == Put::Exists {
+            continue;
+        }
+        // Somebody slow may have created a number that was used and cleared away meanwhile: only the highest counts.
+        let locks = numbers(store, master_name).await?;
+        if locks.last().is_some_and(|(highest, _)| *highest > number) {
+            store.delete(&name(master_name, number)).await?;
+            continue;
+        }
+        for (old, _) in locks.iter().filter(|(old, _)| *old < number) {
+            store.delete(&name(master_name, *old)).await?;
+        }
+        return Ok(Held::Object { store: store.clone(), master_name: master_name.to_owned(), number, claim });
+    }
+    Err(Error::Locked(format!("{}: several hosts begin a backup of {master_name} now", store.location())))
+}
+
+async fn of_master(master: Master, master_name: &str, claim: Claim) -> Result<Held, Error> {
+    let held = Held::Key { master, key: format!("switchmaster:backup-lock:{master_name}"), claim };
+    match held.renew().await? {
+        true => Ok(held),
+        false => Err(Error::Locked(format!("another host makes a backup of {master_name} now (lock on the master)"))),
+    }
+}
+
+impl Held {
+    /// Says that the holder lives. False: the lock is another's.
+    async fn renew(&self) -> Result<bool, Error> {
+        match self {
+            Held::Object { store, master_name, number, claim } => {
+                let bytes = serde_json::to_vec(claim).map_err(|error| Error::Internal(error.to_string()))?;
+                store.put_over(&name(master_name, *number), bytes).await?;
+                self.is_ours().await
+            }
+            Held::Key { master, key, claim } => {
+                let mut wire = master().await?;
+                let ttl = claim.ttl_ms.to_string();
+                let set = ask(&mut wire, &["SET", key, &claim.token, "NX", "PX", &ttl]).await?;
+                if matches!(set, Reply::Simple(_)) {
+                    return Ok(true);
+                }
+                self.if_ours(&mut wire, &["PEXPIRE", key, &ttl]).await
+            }
+        }
+    }
+
+    async fn is_ours(&self) -> Result<bool, Error> {
+        match self {
+            Held::Object { store, master_name, number, .. } => {
+                Ok(numbers(store, master_name).await?.last().is_some_and(|(highest, _)| highest == number))
+            }
+            Held::Key { master, key, claim } => {
+                Ok(ask(&mut master().await?, &["GET", key]).await?.text() == Some(&claim.token))
+            }
+        }
+    }
+
+    async fn give_back(&self) -> Result<(), Error> {
+        match self {
+            Held::Object { store, master_name, number, claim } => {
+                let released = Claim { released: true, ..claim.clone() };
+                let bytes = serde_json::to_vec(&released).map_err(|error| Error::Internal(error.to_string()))?;
+                store.put_over(&name(master_name, *number), bytes).await
+            }
+            Held::Key { master, key, .. } => self.if_ours(&mut master().await?, &["DEL", key]).await.map(drop),
+        }
+    }
+
+    /// Runs `command` on the master unless the key changed hands meanwhile.
+    async fn if_ours(&self, wire: &mut Wire, command: &[&str]) -> Result<bool, Error> {
+        let Held::Key { key, claim, .. } = self else { return Ok(false) };
+        ask(wire, &["WATCH", key]).await?;
+        if ask(wire, &["GET", key]).await?.text() != Some(&claim.token) {
+            return Ok(false);
+        }
+        ask(wire, &["MULTI"]).await?;
+        ask(wire, command).await?;
+        Ok(matches!(ask(wire, &["EXEC"]).await?, Reply::Array(_)))
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::Object { master_name, number, .. } => f.write_str(&name(master_name, *number)),
+            Held::Key { key, .. } => f.write_str(key),
+        }
+    }
+}
+
+async fn ask(wire: &mut Wire, command: &[&str]) -> Result<Reply, Error> {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let late = |_| Error::Unavailable(format!("{} for the lock took the master longer than 5 s", command[0]));
+    let reply = tokio::time::timeout(LIMIT, wire.ask(command)).await.map_err(late)?;
+    match reply.map_err(|error| Error::Unavailable(format!("the master, asked for the lock: {error}")))? {
+        Reply::Error(text) => {
+            Err(Error::Unavailable(format!("the master refuses {} for the lock: {text}", command[0])))
+        }
+        reply => Ok(reply),
+    }
+}
+
+/// The numbers that are there with the time of their last renewal, the highest last.
+async fn numbers(store: &Store, master_name: &str) -> Result<Vec<(u64, Timestamp)>, Error> {
+    let folder = format!("{master_name}/lock/");
+    let objects = store.list(&folder).await?;
+    let number = |name: &str| name.strip_prefix(&folder)?.strip_suffix(".json")?.parse().ok();
+    let mut numbers: Vec<(u64, Timestamp)> =
+        objects.iter().filter_map(|object| Some((number(&object.name)?, object.modified))).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn name(master_name: &str, number: u64) -> String {
+    format!("{master_name}/lock/{number}.json")
+}
+
+fn owner() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host} (process {})", std::process::id())
+}

@@ -1,0 +1,86 @@
+//! What a store answered when it did not do what it was asked, in words that say where and what to do.
+
+use object_store::Error;
+
+/// `PLACE: doing NAME: what is wrong: what to do`.
+pub(super) fn text(place: &str, doing: &str, name: &str, error: &Error) -> String {
+    let (status, code) = (status(error), code(error));
+    let why = match (code.as_deref(), status) {
+        (Some("SignatureDoesNotMatch"), _) => {
+            "the signature does not match: check backup_s3_secret_access_key (and backup_s3_region)".to_owned()
+        }
+        (Some("InvalidAccessKeyId"), _) => "the access key is unknown: check backup_s3_access_key_id".to_owned(),
+        (Some("RequestTimeTooSkewed"), _) => {
+            "this host's clock is too far from the service's: set the clock (timedatectl)".to_owned()
+        }
+        (Some("NoSuchBucket"), _) => {
+            "there is no such bucket: create it, or check backup_store, backup_s3_endpoint and backup_s3_path_style"
+                .to_owned()
+        }
+        (Some("AuthorizationHeaderMalformed" | "PermanentRedirect"), _) => {
+            format!("the region is wrong: check backup_s3_region ({})", last(error))
+        }
+        (Some("AccessDenied"), _) | (None, Some(401 | 403)) => {
+            "access denied: the key needs to list, get, put and delete in this bucket".to_owned()
+        }
+        (Some("NotImplemented"), _) | (None, Some(501)) => "the service does not know this operation".to_owned(),
+        (code, Some(status)) => {
+            format!("the service answered {status}{}", code.map(|code| format!(" {code}")).unwrap_or_default())
+        }
+        (_, None) => last(error),
+    };
+    match name {
+        "" => format!("{place}: {doing}: {why}"),
+        name => format!("{place}: {doing} {name}: {why}"),
+    }
+}
+
+/// Whether conditional writes are unknown there: the service says so or does not take the header, or the file system
+/// has no hard links (EPERM, EOPNOTSUPP), by which a folder does them.
+pub(super) fn is_unsupported(error: &Error) -> bool {
+    if matches!(error, Error::NotImplemented { .. } | Error::NotSupported { .. }) {
+        return true;
+    }
+    match (status(error), code(error).as_deref()) {
+        (Some(405 | 501), _) | (_, Some("NotImplemented")) => true,
+        (Some(400), code) => matches!(code, None | Some("InvalidRequest" | "InvalidArgument")),
+        (Some(_), _) => false,
+        (None, _) => chain(error).iter().any(|text| text.ends_with("(os error 1)") || text.ends_with("(os error 95)")),
+    }
+}
+
+/// Every message of the chain, the outermost first.
+fn chain(error: &Error) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        texts.push(error.to_string());
+        next = error.source();
+    }
+    texts
+}
+
+/// The innermost cause.
+fn last(error: &Error) -> String {
+    chain(error).pop().unwrap_or_default().replace('\n', " ")
+}
+
+/// `<Code>` of an S3 error body (the error type keeps the body as text).
+fn code(error: &Error) -> Option<String> {
+    let text = chain(error).into_iter().find(|text| text.contains("<Code>"))?;
+    let (_, rest) = text.split_once("<Code>")?;
+    Some(rest.split_once("</Code>")?.0.to_owned())
+}
+
+/// The HTTP status; the error type gives it only in its words.
+fn status(error: &Error) -> Option<u16> {
+    for text in chain(error) {
+        if let Some((_, rest)) = text.split_once("status code: ") {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            if let Ok(status) = digits.parse() {
+                return Some(status);
+            }
+        }
+    }
+    None
+}
