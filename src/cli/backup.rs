@@ -105,7 +105,7 @@ pub struct VerifyArgs {
 }
 
 /// Arguments of `backup prune`.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct PruneArgs {
     /// Keep the newest N
     #[arg(long, value_name = "N", default_value_t = 0)]
