@@ -3,11 +3,10 @@
 //! Nothing is decided here: each verb is one call into the library.
 
 use std::io::{IsTerminal, Stdout, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
-use switchmaster::admin::client;
+use switchmaster::admin::client::{self, Remote};
 use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
 use switchmaster::demo::{self, DemoOptions};
@@ -55,11 +54,11 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
         Verb::Serve => serve(&loaded.config),
         Verb::Status(args) => {
             let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |admin, out| client::status(admin, show, out).await)
+            ask(&loaded.config, async |remote, out| client::status(remote, show, out).await)
         }
-        Verb::Failover => ask(&loaded.config, async |admin, out| client::failover(admin, out).await),
-        Verb::Hold(args) => ask(&loaded.config, async |admin, out| client::hold(admin, args.duration, out).await),
-        Verb::Release => ask(&loaded.config, async |admin, out| client::release(admin, out).await),
+        Verb::Failover => ask(&loaded.config, async |remote, out| client::failover(remote, out).await),
+        Verb::Hold(args) => ask(&loaded.config, async |remote, out| client::hold(remote, args.duration, out).await),
+        Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
         Verb::Demo(args) => demo(&args, &loaded.config),
     }
 }
@@ -78,12 +77,13 @@ fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(config: &Config, question: impl AsyncFnOnce(SocketAddr, &mut Stdout) -> Result<(), client::Error>) -> ExitCode {
+fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), client::Error>) -> ExitCode {
     let Some(admin) = config.admin else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
+    let remote = Remote { admin, token: config.admin_token.clone() };
     block_on(async {
-        match question(admin, &mut std::io::stdout()).await {
+        match question(remote, &mut std::io::stdout()).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.exit_code(), &error.to_string()),
         }

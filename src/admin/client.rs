@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::control::HEADER;
 use super::units::{bytes, millis};
 use super::view::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::secret::Secret;
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -69,6 +70,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// A running switchmaster, as the verbs reach it.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Its admin address.
+    pub admin: SocketAddr,
+    /// Its `admin_token`, which commands to another host need.
+    pub token: Option<Secret>,
+}
+
+impl From<SocketAddr> for Remote {
+    fn from(admin: SocketAddr) -> Remote {
+        Remote { admin, token: None }
+    }
+}
+
 /// How `status` prints.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Show {
@@ -80,12 +96,33 @@ pub struct Show {
     pub colour: bool,
 }
 
-/// Prints what the switchmaster at `admin` sees.
-pub async fn status(admin: SocketAddr, show: Show, out: &mut impl Write) -> Result<(), Error> {
+/// What it sees now.
+pub async fn look(remote: &Remote) -> Result<View, Error> {
+    read_view(remote.admin, &fetch(remote, Method::GET, "/status.json").await?)
+}
+
+/// Holds new requests for `for_`, from now on; a second hold takes the place of the first. Returns its words.
+pub async fn order_hold(remote: &Remote, for_: Duration) -> Result<String, Error> {
+    order(remote, &format!("/control/hold?for={}ms", for_.as_millis())).await
+}
+
+/// Ends a hold. Returns its words.
+pub async fn order_release(remote: &Remote) -> Result<String, Error> {
+    order(remote, "/control/release").await
+}
+
+async fn order(remote: &Remote, path: &str) -> Result<String, Error> {
+    let answer = fetch(remote, Method::POST, path).await?;
+    message(&answer).ok_or_else(|| Error::Garbled(remote.admin, "an answer without a message".into()))
+}
+
+/// Prints what the switchmaster at `remote` sees.
+pub async fn status(remote: impl Into<Remote>, show: Show, out: &mut impl Write) -> Result<(), Error> {
+    let remote = remote.into();
     loop {
-        let text = fetch(admin, Method::GET, "/status.json").await?;
-        let shown =
-            if show.json { text.trim_end().to_string() } else { describe(&read_view(admin, &text)?, show.colour) };
+        let text = fetch(&remote, Method::GET, "/status.json").await?;
+        let view = || read_view(remote.admin, &text);
+        let shown = if show.json { text.trim_end().to_string() } else { describe(&view()?, show.colour) };
         // One write, after going home and clearing what is below, does not flicker.
         let home = if show.watch && show.colour && !show.json { "\x1b[H\x1b[J" } else { "" };
         writeln!(out, "{home}{}", shown.trim_end()).and_then(|()| out.flush()).map_err(Error::Output)?;
@@ -97,26 +134,25 @@ pub async fn status(admin: SocketAddr, show: Show, out: &mut impl Write) -> Resu
 }
 
 /// Holds new requests for `for_`.
-pub async fn hold(admin: SocketAddr, for_: Duration, out: &mut impl Write) -> Result<(), Error> {
-    let answer = fetch(admin, Method::POST, &format!("/control/hold?for={}ms", for_.as_millis())).await?;
-    print_message(admin, &answer, out)
+pub async fn hold(remote: impl Into<Remote>, for_: Duration, out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "{}", order_hold(&remote.into(), for_).await?).map_err(Error::Output)
 }
 
 /// Ends a hold.
-pub async fn release(admin: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
-    let answer = fetch(admin, Method::POST, "/control/release").await?;
-    print_message(admin, &answer, out)
+pub async fn release(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "{}", order_release(&remote.into()).await?).map_err(Error::Output)
 }
 
 /// Asks for a planned failover and follows it until the sessions have another master, at most 30 s.
-pub async fn failover(admin: SocketAddr, out: &mut impl Write) -> Result<(), Error> {
-    let before = read_view(admin, &fetch(admin, Method::GET, "/status.json").await?)?;
+pub async fn failover(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
+    let remote = remote.into();
+    let before = look(&remote).await?;
     let started = Instant::now();
-    let answer = fetch(admin, Method::POST, "/control/failover").await?;
-    print_message(admin, &answer, out)?;
+    let answer = order(&remote, "/control/failover").await?;
+    writeln!(out, "{answer}").map_err(Error::Output)?;
     while started.elapsed() < FOLLOW {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let view = read_view(admin, &fetch(admin, Method::GET, "/status.json").await?)?;
+        let view = look(&remote).await?;
         let Some(master) = view.master.as_ref().filter(|master| !master.provisional) else {
             continue;
         };
@@ -155,19 +191,19 @@ fn gave_up(reason: &str) -> String {
 }
 
 /// The body of an answer with a good status.
-async fn fetch(admin: SocketAddr, method: Method, path: &str) -> Result<String, Error> {
+async fn fetch(remote: &Remote, method: Method, path: &str) -> Result<String, Error> {
+    let admin = remote.admin;
     let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
     let conversation = async {
         let stream = TcpStream::connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, admin.to_string())
-            .header(HEADER, "1")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| garbled(&error))?;
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, admin.to_string()).header(HEADER, "1");
+        if let Some(token) = &remote.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(&error))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| garbled(&error))?;
             let status = response.status();
@@ -204,11 +240,6 @@ fn read_view(admin: SocketAddr, text: &str) -> Result<View, Error> {
 fn message(text: &str) -> Option<String> {
     let answer: serde_json::Value = serde_json::from_str(text).ok()?;
     Some(answer.get("message")?.as_str()?.to_string())
-}
-
-fn print_message(admin: SocketAddr, answer: &str, out: &mut impl Write) -> Result<(), Error> {
-    let message = message(answer).ok_or_else(|| Error::Garbled(admin, "an answer without a message".into()))?;
-    writeln!(out, "{message}").map_err(Error::Output)
 }
 
 /// The view as text for a terminal.

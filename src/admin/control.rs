@@ -1,13 +1,16 @@
 //! Commands to the control plane, and who may give them.
 //!
 //! A web page that is open on this host must not be able to give one: neither by a cross-site form or script (the
-//! header, no `Origin`), nor by pointing a name of its own at this address (the `Host` must be an address).
+//! header, no `Origin`), nor by pointing a name of its own at this address (the `Host` must be an address). From other
+//! hosts a command needs the token besides.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::secret::Secret;
 
 /// The header that a command must carry; its value does not matter.
 pub const HEADER: &str = "x-switchmaster";
@@ -49,10 +52,19 @@ pub fn parse(verb: &str, query: Option<&str>) -> Result<Control, String> {
     }
 }
 
-/// Whether this request may give a command. `Err` says why not.
-pub fn permit(headers: &HeaderMap, peer: SocketAddr, from_anywhere: bool) -> Result<(), String> {
-    if !from_anywhere && !peer.ip().to_canonical().is_loopback() {
-        return Err("commands are taken from this host only".into());
+/// Whether this request may give a command: from this host, or with `token` (`Authorization: Bearer …`) from another.
+/// `Err` says why not.
+pub fn permit(headers: &HeaderMap, peer: SocketAddr, token: Option<&Secret>) -> Result<(), String> {
+    let here = peer.ip().to_canonical().is_loopback();
+    match (headers.get(AUTHORIZATION), token) {
+        (None, _) if here => {}
+        (None, Some(_)) => return Err("commands from other hosts need the admin_token of this switchmaster".into()),
+        (_, None) if here => {}
+        (_, None) => {
+            return Err("commands are taken from this host only; with an admin_token, from others too".into());
+        }
+        (Some(given), Some(token)) if is_token(given.as_bytes(), token) => {}
+        (Some(_), Some(_)) => return Err("the admin_token is another one here".into()),
     }
     if headers.contains_key(ORIGIN) || headers.get("sec-fetch-site").is_some() {
         return Err("commands are not taken from web pages".into());
@@ -102,6 +114,12 @@ pub fn duration(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
 }
 
+/// Looks at every byte, so that the time it takes tells nothing of the token.
+fn is_token(given: &[u8], token: &Secret) -> bool {
+    let (Some(given), token) = (given.strip_prefix(b"Bearer "), token.reveal().as_bytes()) else { return false };
+    given.len() == token.len() && given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
 /// An IP address or `localhost`, with or without a port.
 fn is_an_address(host: &str) -> bool {
     if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
@@ -136,6 +154,40 @@ mod tests {
         }
         assert!(parse("explode", None).is_err());
         assert_eq!(hold_length("301s").unwrap_err(), "a hold lasts more than 0 and at most 300 s");
+    }
+
+    #[test]
+    fn commands_from_other_hosts_need_the_token_and_web_pages_give_none() {
+        let token = Secret::new("correct horse battery");
+        let (here, elsewhere) = ("127.0.0.1:50000".parse().unwrap(), "10.0.0.9:50000".parse().unwrap());
+        let headers = |more: &[(hyper::header::HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER, "1".parse().unwrap());
+            headers.insert(HOST, "10.0.0.5:9379".parse().unwrap());
+            for (name, value) in more {
+                headers.insert(name, value.parse().unwrap());
+            }
+            headers
+        };
+        let bearer = |token: &str| (AUTHORIZATION, format!("Bearer {token}"));
+        let (right, wrong) = (bearer("correct horse battery"), bearer("correct horse battera"));
+        let given = |pair: &(hyper::header::HeaderName, String)| headers(&[(pair.0.clone(), pair.1.as_str())]);
+        assert_eq!(permit(&headers(&[]), here, None), Ok(()));
+        assert_eq!(permit(&headers(&[]), here, Some(&token)), Ok(()));
+        assert_eq!(permit(&given(&right), here, None), Ok(()));
+        assert_eq!(permit(&given(&right), elsewhere, Some(&token)), Ok(()));
+        assert!(permit(&headers(&[]), elsewhere, None).is_err());
+        assert!(permit(&headers(&[]), elsewhere, Some(&token)).is_err());
+        assert!(permit(&given(&right), elsewhere, None).is_err());
+        for peer in [here, elsewhere] {
+            assert!(permit(&given(&wrong), peer, Some(&token)).is_err());
+            assert!(permit(&headers(&[(AUTHORIZATION, "correct horse battery")]), peer, Some(&token)).is_err());
+        }
+        let page = [(right.0.clone(), right.1.as_str()), (ORIGIN, "http://evil.example")];
+        assert!(
+            permit(&headers(&page), elsewhere, Some(&token)).is_err(),
+            "a page that knows the token is still a page"
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use health::OnGlobalOutage;
 pub use view::View;
 
 use crate::metrics::Relay;
-use crate::secret::Credentials;
+use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
 use crate::topology::{Phase, Topology};
 
@@ -74,8 +74,8 @@ pub struct Options {
     pub on_global_outage: OnGlobalOutage,
     /// How long `/health` may take.
     pub health_budget: Duration,
-    /// Take commands from other hosts too; otherwise from loopback alone.
-    pub control_from_anywhere: bool,
+    /// Commands that carry it are taken from other hosts too; without one, from loopback alone.
+    pub token: Option<Secret>,
     /// How long a command's answer is waited for.
     pub control_limit: Duration,
     /// Connections served at once; one more is answered with 503.
@@ -92,7 +92,7 @@ impl Default for Options {
             ready_grace: Duration::from_secs(30),
             on_global_outage: OnGlobalOutage::Ready,
             health_budget: Duration::from_secs(2),
-            control_from_anywhere: false,
+            token: None,
             control_limit: Duration::from_secs(10),
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
@@ -248,7 +248,7 @@ impl Server {
             return with(refusal, header::ALLOW, "POST");
         }
         let options = &self.admin.options;
-        if let Err(why) = control::permit(request.headers(), peer, options.control_from_anywhere) {
+        if let Err(why) = control::permit(request.headers(), peer, options.token.as_ref()) {
             return refuse(StatusCode::FORBIDDEN, why);
         }
         let control = match control::parse(verb, request.uri().query()) {

@@ -154,7 +154,7 @@ pub enum CredentialsState {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailoverView {
-    /// planned, crash or restart.
+    /// planned, crash, restart, or restore (its data set was replaced in place).
     pub kind: String,
     /// The old master.
     pub from: String,

@@ -33,7 +33,7 @@ impl Key {
         format!("SWITCHMASTER_{}", self.name.to_ascii_uppercase())
     }
 
-    /// Whether the file knows `NAME_file` too: the name and the password of a credential.
+    /// Whether the file knows `NAME_file` too: secrets, and the name that goes with a password.
     pub fn has_file(&self) -> bool {
         self.secret || self.name.ends_with("_username") || self.name.ends_with("_access_key_id")
     }
@@ -106,6 +106,12 @@ pub static KEYS: &[Key] = &[
         |d| Some(d.config.admin.map_or_else(|| quote("off"), |addr| quote(&addr.to_string()))),
     )
     .flag("--admin"),
+    key(
+        "admin_token",
+        |d, raw| put(&mut d.config.admin_token, raw.token()),
+        |d| d.config.admin_token.as_ref().map(|secret| quote(&secret.to_string())),
+    )
+    .secret(),
     key(
         "sentinels",
         |d, raw| put(&mut d.config.sentinel.addrs, raw.sentinels()),

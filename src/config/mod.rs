@@ -48,6 +48,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Where metrics, health and control are served; `None` switches them off.
     pub admin: Option<SocketAddr>,
+    /// Commands that carry it are taken there from other hosts too; `None`: from this host only.
+    pub admin_token: Option<Secret>,
     /// Threads that relay; each has a runtime and an accept queue of its own.
     pub workers: usize,
     /// Client connections accepted at once; one more is answered with Redis's own error.
@@ -217,6 +219,7 @@ impl Default for Config {
         Config {
             listen: vec![Listen::new(ListenAddr::Tcp(loopback(6379)))],
             admin: Some(loopback(9379)),
+            admin_token: None,
             workers: default_workers(),
             max_clients: 10_000,
             drain_grace: Duration::from_secs(30),

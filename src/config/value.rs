@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::address::parse_listen;
 use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
+use crate::secret::Secret;
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]
@@ -162,6 +163,18 @@ impl Raw {
             Raw::Text(text) => Ok(Some(text.clone())),
             Raw::Integer(_) => Err("expected text in quotes, found a bare number".to_owned()),
             other => Err(format!("expected text in quotes, found {}", other.kind())),
+        }
+    }
+
+    /// A secret that goes into an HTTP header, and that nobody should guess; `None` when empty.
+    pub(super) fn token(&self) -> Result<Option<Secret>, String> {
+        const TOKEN: &str = "at least 16 letters, digits or other visible characters without spaces";
+        match self.secret()? {
+            Some(text) if text.len() < 16 => Err(format!("expected {TOKEN}, found {}", text.len())),
+            Some(text) if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err(format!("expected {TOKEN}, found another one among them"))
+            }
+            text => Ok(text.map(Secret::new)),
         }
     }
 
