@@ -123,7 +123,7 @@ pub struct View {
     suspects: HashMap<SocketAddr, Instant>,
     /// Candidates of an aborted failover: no early commit on them until then.
     distrust: HashMap<SocketAddr, Instant>,
-    /// A new process answers at the master's address.
+    /// A new process, or another data set, is at the master's address.
     restart: Option<Restart>,
     /// A majority names this lower epoch since then.
     lower: Option<(SocketAddr, u64, Instant)>,
@@ -212,13 +212,19 @@ struct Provisional {
 struct Process {
     run_id: Option<String>,
     connection: Option<u64>,
+    /// The name of its history (`master_replid`).
+    replid: Option<String>,
     keys: u64,
 }
 
+/// Something at the master's address that is not what sessions talked to.
 #[derive(Clone, Debug)]
 struct Restart {
     seen: Instant,
-    run_id: String,
+    /// What tells it from the next one: a process, or a history.
+    which: String,
+    /// The same process, which was a replica in between: its data set was replaced, its blocked clients cut off.
+    replaced: bool,
 }
 
 #[derive(Debug, Default)]
@@ -337,8 +343,8 @@ impl View {
             | Input::SessionAuthRefused { .. }
             | Input::Tick => {}
             Input::Credentials(credentials) => self.offered = Some(credentials),
-            Input::Hold { until } => self.paused = Some((now, until)),
-            Input::Release => self.paused = None,
+            Input::Hold { until } => self.paused = Some((self.paused.map_or(now, |(since, _)| since), until)),
+            Input::Release => self.end_pause(now),
         }
         self.decide(now);
     }

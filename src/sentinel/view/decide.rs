@@ -30,7 +30,7 @@ impl View {
 
     fn expire(&mut self, now: Instant) {
         if self.paused.is_some_and(|(_, until)| now >= until) {
-            self.paused = None;
+            self.end_pause(now);
             self.log(Level::WARN, "the operator's hold has run out: requests flow again".into());
         }
         self.distrust.retain(|_, until| now < *until);
@@ -39,6 +39,24 @@ impl View {
         let watched = self.nodes(now);
         self.nodes.retain(|addr, _| watched.contains_key(addr));
         self.forget_peers(now);
+    }
+
+    /// A command's hold has a limit of its own: what is left of an outage is timed from its end.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        if self.paused.take().is_some() && self.outage_since.is_some() {
+            self.outage_since = Some(now);
+        }
+    }
+
+    /// Held by a command, while nobody is known to replace the master: it may be silent, busy loading, or for a moment
+    /// the replica of a stranger, as during a restore.
+    fn held_by_command(&self) -> bool {
+        let undisturbed = match &self.state {
+            State::Following | State::Silent { .. } => true,
+            State::Switching(failover) => failover.candidate.is_none(),
+            State::Searching => false,
+        };
+        self.paused.is_some() && undisturbed
     }
 
     pub(super) fn search(&mut self, now: Instant) {
@@ -168,7 +186,8 @@ impl View {
 
     pub(super) fn check_deadline(&mut self, now: Instant) {
         let limit = self.hold_timeout();
-        let held = !matches!(self.state, State::Following) || self.in_stopped_minority(now);
+        let held =
+            (!matches!(self.state, State::Following) || self.in_stopped_minority(now)) && !self.held_by_command();
         if held && !self.failing && self.outage_since.is_some_and(|since| now >= since + limit) {
             self.failing = true;
             self.log(
@@ -182,7 +201,7 @@ impl View {
         match self.state {
             _ if self.failing => Phase::Failing,
             State::Following if self.in_stopped_minority(now) => Phase::Suspect,
-            State::Following if self.paused.is_some() => Phase::Paused,
+            _ if self.held_by_command() => Phase::Paused,
             State::Following => Phase::Stable,
             State::Searching | State::Silent { .. } => Phase::Suspect,
             State::Switching(_) => Phase::Switching,

@@ -13,7 +13,7 @@ use super::{Output, Restart, State, View};
 use crate::admin::view::CredentialsState;
 use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
-use crate::sentinel::report::{NodeAnswer, Role};
+use crate::sentinel::report::{Info, NodeAnswer, Role};
 use crate::sentinel::word::{Named, Word};
 use crate::topology::Master;
 
@@ -213,8 +213,14 @@ impl View {
                 }
                 self.process.connection = Some(answer.connection);
                 if let Some(info) = &answer.info {
+                    if self.was_replica_since(info) {
+                        self.on_replaced(now, info.replid.clone());
+                    }
                     self.process.keys = info.keys;
                     self.lineage.remember(&info.replid);
+                }
+                if self.restart.as_ref().is_some_and(|restart| restart.replaced) {
+                    return;
                 }
                 self.samples.add(answer.asked, *offset);
                 if matches!(self.state, State::Silent { .. }) {
@@ -301,13 +307,28 @@ impl View {
         }
     }
 
+    /// A master that is made a replica and a master again begins a new history and keeps the one it had as a replica
+    /// as its second (replication.c, `shiftReplicationId`). One that has had no replica for an hour begins a new one
+    /// too, but without a second (`clearReplicationId2`): nothing happened to its data.
+    fn was_replica_since(&self, info: &Info) -> bool {
+        self.process.replid.as_ref().is_some_and(|known| *known != info.replid) && info.replid2.is_some()
+    }
+
+    fn on_replaced(&mut self, now: Instant, replid: String) {
+        self.restarted(now, replid, true, "the master was a replica for a moment: its data set may be another one");
+    }
+
     pub(super) fn on_restart(&mut self, now: Instant, run_id: &str) {
-        if self.restart.as_ref().is_some_and(|restart| restart.run_id == run_id) {
+        self.restarted(now, run_id.to_owned(), false, "the master's process was restarted");
+    }
+
+    fn restarted(&mut self, now: Instant, which: String, replaced: bool, why: &str) {
+        if self.restart.as_ref().is_some_and(|restart| restart.which == which) {
             return;
         }
-        self.restart = Some(Restart { seen: now, run_id: run_id.to_owned() });
+        self.restart = Some(Restart { seen: now, which, replaced });
         match &mut self.state {
-            State::Following => self.fall_silent(now, true, "the master's process was restarted".into()),
+            State::Following => self.fall_silent(now, true, why.into()),
             State::Silent { gone } => *gone = true,
             _ => {}
         }
@@ -338,6 +359,15 @@ impl View {
             Verdict::Unreadable => None,
             Verdict::No(_) => return false,
         };
+        if restart.replaced {
+            self.record(now, "restore", master.addr, None, None);
+            self.log(
+                Level::WARN,
+                format!("the data set of the master {} was replaced in place: sessions begin anew there", master.addr),
+            );
+            self.commit(now, master.addr, master.epoch, info.as_ref(), false);
+            return true;
+        }
         let keys = self.process.keys;
         if let Some(info) = info.as_ref().filter(|info| info.keys == 0 && keys > 0) {
             let text = format!(

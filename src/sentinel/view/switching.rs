@@ -299,7 +299,7 @@ impl View {
         if !alive {
             return;
         }
-        if !same {
+        if !same || self.restart.as_ref().is_some_and(|restart| restart.replaced) {
             self.check_restart(now, &master);
             return;
         }
@@ -403,6 +403,7 @@ impl View {
         self.process = Process {
             run_id: master.run_id.clone(),
             connection: answer.map(|answer| answer.connection),
+            replid: info.map(|info| info.replid.clone()),
             keys: info.map_or(0, |info| info.keys),
         };
         self.replicas.remove(&addr);

@@ -640,6 +640,114 @@ fn another_process_at_the_same_address_is_a_new_term() {
     assert_eq!(shown.last_failover.map(|last| last.kind), Some("restart".into()));
 }
 
+/// ROLE and INFO of the master while a restore server, which is no node of ours, is its master.
+fn restoring(world: &mut World) {
+    let stranger = SocketAddr::from(([10, 0, 9, 9], 40_000));
+    let info = Info { run_id: world.run_ids[MASTER].clone(), replid: "history-a".into(), ..Info::default() };
+    world.node_says(MASTER, Role::Replica { master: Some(stranger), link_up: false, offset: 0 }, Some(info));
+}
+
+/// ROLE and INFO of the master after its REPLICAOF NO ONE.
+fn restored(world: &mut World) {
+    let info = Info {
+        run_id: world.run_ids[MASTER].clone(),
+        replid: "history-r".into(),
+        replid2: Some("history-of-the-restore".into()),
+        second_offset: Some(5001),
+        keys: 7,
+        ..Info::default()
+    };
+    world.node_says(MASTER, Role::Master { offset: 5000, replicas: Vec::new() }, Some(info));
+}
+
+#[test]
+fn a_restore_behind_a_hold_is_waited_for_and_is_a_new_term_of_the_same_master() {
+    let mut world = World::following();
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.after(100);
+    for _ in 0..40 {
+        restoring(&mut world);
+        world.quiet(1000, MASTER, 5);
+        assert_eq!((world.phase(), world.master().0), (Phase::Paused, addr(MASTER)), "{:?}", world.logs);
+    }
+    let asked: Vec<SocketAddr> = world.view.nodes(world.now).into_keys().collect();
+    assert!(asked.iter().all(|node| *node == addr(MASTER)), "the stranger is not even asked: {asked:?}");
+    world.after(1);
+    restored(&mut world);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Paused, 1), "the Sentinels are asked first");
+    world.after(5);
+    world.all_answer();
+    assert_eq!((world.phase(), world.entry().term, world.master()), (Phase::Paused, 2, (addr(MASTER), 5, false)));
+    world.handle(Input::Release);
+    assert_eq!(world.phase(), Phase::Stable);
+    assert_eq!(world.view.show(world.now).last_failover.map(|last| last.kind), Some("restore".into()));
+    // Its replicas come back; the next failover finds its lineage.
+    world.after(200);
+    restored(&mut world);
+    world.quiet(1000, MASTER, 5);
+    restored(&mut world);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 2));
+    world.selected();
+    world.after(5);
+    world.all_answer();
+    world.replica_says(CANDIDATE, true);
+    world.after(1);
+    let info = Info {
+        run_id: "run1".into(),
+        replid: "history-s".into(),
+        replid2: Some("history-r".into()),
+        second_offset: Some(5001),
+        ..Info::default()
+    };
+    world.node_says(CANDIDATE, Role::Master { offset: 5001, replicas: Vec::new() }, Some(info));
+    world.after(155);
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(CANDIDATE)), "{:?}", world.logs);
+}
+
+#[test]
+fn a_restore_that_no_heartbeat_saw_is_known_by_its_history() {
+    let mut world = World::following();
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.after(100);
+    restored(&mut world);
+    world.after(5);
+    world.all_answer();
+    assert_eq!((world.phase(), world.entry().term), (Phase::Paused, 2));
+}
+
+#[test]
+fn a_history_that_ends_for_want_of_replicas_is_no_restore() {
+    let mut world = World::following();
+    let info = Info { run_id: "run0".into(), replid: "history-b".into(), keys: 10, ..Info::default() };
+    world.node_says(MASTER, Role::Master { offset: 100, replicas: vec![] }, Some(info));
+    world.after(5);
+    world.all_answer();
+    assert_eq!(world.entry().term, 1);
+}
+
+#[test]
+fn an_outage_that_outlasts_a_hold_is_timed_from_its_end() {
+    let mut world = World::following();
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.refused(MASTER);
+    world.after(30_000);
+    assert_eq!(world.phase(), Phase::Paused, "down-after + 10 s is long over");
+    world.handle(Input::Release);
+    assert_eq!(world.phase(), Phase::Suspect);
+    world.after(10_900);
+    assert_eq!(world.phase(), Phase::Suspect);
+    world.after(200);
+    assert_eq!(world.phase(), Phase::Failing);
+}
+
+#[test]
+fn a_failover_during_a_hold_is_a_failover() {
+    let mut world = World::following();
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.selected();
+    assert_eq!(world.phase(), Phase::Switching);
+}
+
 #[test]
 fn a_restarted_old_master_is_not_taken_while_it_is_being_replaced() {
     let mut world = World::following();
