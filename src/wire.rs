@@ -4,16 +4,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::secret::Credentials;
 
 /// One connection. Not cancel-safe: after a cancelled call, drop it.
 #[derive(Debug)]
-pub struct Wire {
-    stream: TcpStream,
+pub struct Wire<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
     consumed: usize,
 }
@@ -65,6 +66,25 @@ impl Wire {
         Ok(wire)
     }
 
+    /// Returns when bytes or the end of the stream arrive unasked for; used on an idle connection.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
+    /// The local port, which tells one connection from the next.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+}
+
+impl Wire<UnixStream> {
+    /// Connects to the socket at `path`.
+    pub async fn connect_unix(path: &Path) -> io::Result<Wire<UnixStream>> {
+        Ok(Wire { stream: UnixStream::connect(path).await?, buffer: Vec::with_capacity(4096), consumed: 0 })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends one request and waits for its reply.
     pub async fn ask<A: AsRef<[u8]>>(&mut self, request: &[A]) -> io::Result<Reply> {
         let mut bytes = Vec::with_capacity(64);
@@ -97,16 +117,6 @@ impl Wire {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-    }
-
-    /// Returns when bytes or the end of the stream arrive unasked for; used on an idle connection.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.stream.readable().await
-    }
-
-    /// The local port, which tells one connection from the next.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
     }
 
     async fn expect_ok(&mut self, request: &[&str]) -> io::Result<()> {
@@ -171,8 +181,8 @@ pub fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, request: &[A]) {
     }
 }
 
-/// The first reply in `bytes` and its length, or `None` while it is incomplete.
-fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
+/// The first reply in `bytes` (which are some) and its length, or `None` while it is incomplete.
+pub fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
         return Ok(None);
     };

@@ -16,6 +16,7 @@ pub mod lock;
 mod manifest;
 pub mod pack;
 pub mod prune;
+pub mod restore;
 pub mod show;
 pub mod store;
 
