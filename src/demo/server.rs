@@ -211,6 +211,11 @@ impl Drop for Server {
 }
 
 impl Binary {
+    /// The file to run.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// `$REDIS_SERVER`, else redis-server or valkey-server from the PATH.
     pub fn redis_server() -> Result<Binary, ClusterError> {
         let found = from_env("REDIS_SERVER").or_else(|| in_path("redis-server")).or_else(|| in_path("valkey-server"));
