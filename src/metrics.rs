@@ -4,6 +4,7 @@
 //! happens for each request is counted in [`Relay`], one per worker thread, with plain relaxed loads and stores; it
 //! is read when somebody scrapes. Nobody else writes a metric's name as a string.
 
+use std::fmt::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -54,12 +55,23 @@ names! {
     BACKENDS_WARM "counter" "switchmaster_backends_warm_total" "Sessions that got a connection to Redis that was ready before they asked."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
+    BACKUP_LAST_RUN "gauge" "switchmaster_backup_last_run_timestamp_seconds" "When `backup create` last ended, well or not, in seconds since the Unix epoch; 0: never."
+    BACKUP_EXIT_CODE "gauge" "switchmaster_backup_last_exit_code" "Exit code of the last `backup create`; 0: done."
+    BACKUP_LAST_SUCCESS "gauge" "switchmaster_backup_last_success_timestamp_seconds" "When the last good backup was begun, in seconds since the Unix epoch; 0: never."
+    BACKUP_LAST_VERIFIED "gauge" "switchmaster_backup_last_verified_timestamp_seconds" "When a stored backup last passed `backup verify`, in seconds since the Unix epoch; 0: never."
+    BACKUP_DURATION "gauge" "switchmaster_backup_duration_seconds" "How long the last good backup took."
+    BACKUP_PLAIN_BYTES "gauge" "switchmaster_backup_plain_bytes" "Bytes of the RDB of the last good backup."
+    BACKUP_STORED_BYTES "gauge" "switchmaster_backup_stored_bytes" "Bytes that the store keeps of it."
+    BACKUP_KEYS "gauge" "switchmaster_backup_keys" "Keys in it."
+    BACKUP_KEY_DROP "gauge" "switchmaster_backup_key_drop" "1 when it has less than half the keys of the one before it."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."
     PROCESS_START_TIME "gauge" "process_start_time_seconds" "Start time of the process, in seconds since the Unix epoch."
     PROCESS_RESIDENT_MEMORY "gauge" "process_resident_memory_bytes" "Resident memory of the process, in bytes."
     PROCESS_OPEN_FDS "gauge" "process_open_fds" "File descriptors that are open now."
 }
 
+/// How the names of the metrics about backups begin; their label is `master_name`.
+pub const BACKUP: &str = "switchmaster_backup_";
 /// Values of the label `kind` of [`FAILOVERS`].
 pub const FAILOVER_KINDS: [&str; 3] = ["planned", "crash", "restart"];
 /// Values of the label `phase` of [`FAILOVER_PHASE_SECONDS`].
@@ -116,6 +128,8 @@ fn start_at_zero() {
             (MASTER_INFO, _) => {}
             // Their labels are known only to the scraper.
             (SESSIONS_CLOSED | PHASE | BYTES, _) => {}
+            // Told by the runs of `backup`, if there are any.
+            (name, _) if name.starts_with(BACKUP) => {}
             (BUILD_INFO, _) => gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0),
             (FAILOVERS, _) => FAILOVER_KINDS.iter().for_each(|kind| counter!(FAILOVERS, "kind" => *kind).increment(0)),
             (FAILOVER_PHASE_SECONDS, _) => {
@@ -134,6 +148,17 @@ fn start_at_zero() {
             }
         }
     }
+}
+
+/// Appends the HELP and TYPE lines of a metric whose samples are written out by hand.
+pub fn write_head(text: &mut String, name: &str) {
+    let (_, kind, help) = ALL.iter().find(|(listed, ..)| *listed == name).expect("every name is listed");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// A label's value as it stands between its quotes.
+pub fn escape_label(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The counters of one worker thread. Only that thread writes, so a load and a store suffice.

@@ -291,7 +291,11 @@ impl Control {
                 prometheus: metrics::install(),
                 proxy: self.own[0].clone(),
                 credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-                options: admin::Options { token: self.config.admin_token.clone(), ..admin::Options::default() },
+                options: admin::Options {
+                    token: self.config.admin_token.clone(),
+                    state_dir: self.config.state_dir.clone(),
+                    ..admin::Options::default()
+                },
             };
             tokio::spawn(admin::serve(admin, listener));
         }

@@ -119,6 +119,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// The socket and what was read from it beyond the last reply, for what is not made of replies.
+    pub fn into_parts(mut self) -> (S, Vec<u8>) {
+        self.buffer.drain(..self.consumed);
+        (self.stream, self.buffer)
+    }
+
     async fn expect_ok(&mut self, request: &[&str]) -> io::Result<()> {
         match self.ask(request).await? {
             Reply::Simple(_) => Ok(()),

@@ -16,6 +16,7 @@ pub mod view;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -84,6 +85,8 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a connection may last in all.
     pub connection_limit: Duration,
+    /// Where `backup` leaves what came of its last run, for `/metrics`.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -97,6 +100,7 @@ impl Default for Options {
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
             connection_limit: Duration::from_secs(20),
+            state_dir: None,
         }
     }
 }
@@ -196,8 +200,9 @@ impl Server {
             "/ready" => self.ready(),
             "/health" => self.health().await,
             "/metrics" => {
-                let metrics = text(StatusCode::OK, scrape::render(&self.admin.prometheus, &self.observe()));
-                with(metrics, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
+                let state_dir = self.admin.options.state_dir.as_deref();
+                let metrics = scrape::render(&self.admin.prometheus, &self.observe(), state_dir);
+                with(text(StatusCode::OK, metrics), header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
             }
             "/status.json" => json(StatusCode::OK, &self.observe()),
             _ => {

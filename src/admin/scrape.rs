@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -74,8 +75,8 @@ impl Rates {
     }
 }
 
-/// The text of `/metrics`.
-pub fn render(handle: &PrometheusHandle, view: &View) -> String {
+/// The text of `/metrics`. `state_dir`: where `backup` leaves what came of its last run.
+pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) -> String {
     let traffic = &view.traffic;
     gauge!(names::SESSIONS).set(traffic.sessions as f64);
     gauge!(names::HELD_SESSIONS).set(traffic.held_sessions as f64);
@@ -123,25 +124,32 @@ pub fn render(handle: &PrometheusHandle, view: &View) -> String {
 
     let mut text = handle.render();
     master_info(&mut text, view);
+    backups(&mut text, view, state_dir);
     text
 }
 
+#[cfg(feature = "backup")]
+fn backups(text: &mut String, view: &View, state_dir: Option<&Path>) {
+    let mut records = state_dir.map(crate::backup::report::read_state).unwrap_or_default();
+    records.entry(view.master_name.clone()).or_default();
+    text.push_str(&crate::backup::report::exposition(&records));
+}
+
+#[cfg(not(feature = "backup"))]
+fn backups(_: &mut String, _: &View, _: Option<&Path>) {}
+
 fn master_info(text: &mut String, view: &View) {
     let name = names::MASTER_INFO;
-    let (_, kind, help) = names::ALL.iter().find(|(listed, ..)| *listed == name).expect("every name is listed");
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    names::write_head(text, name);
     if let Some(master) = &view.master {
-        let (addr, run_id) = (escape(&master.addr), escape(master.run_id.as_deref().unwrap_or("")));
+        let (addr, run_id) =
+            (names::escape_label(&master.addr), names::escape_label(master.run_id.as_deref().unwrap_or("")));
         let (epoch, provisional) = (master.epoch, master.provisional);
         let _ = writeln!(
             text,
             "{name}{{addr=\"{addr}\",run_id=\"{run_id}\",epoch=\"{epoch}\",provisional=\"{provisional}\"}} 1"
         );
     }
-}
-
-fn escape(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// 0 where there is no /proc.

@@ -28,6 +28,8 @@ pub enum Error {
     NotFound(String),
     /// A restore was not begun, or was given up: the message says what is in the target now.
     Restore(String),
+    /// Ended by a signal, and cleaned up.
+    Interrupted(String),
 }
 
 impl Error {
@@ -50,6 +52,7 @@ impl Error {
             Error::Spool(_) => 84,
             Error::NotFound(_) => 85,
             Error::Restore(_) => 86,
+            Error::Interrupted(_) => 130,
         }
     }
 }
@@ -67,7 +70,8 @@ impl fmt::Display for Error {
             | Error::Store(text)
             | Error::Spool(text)
             | Error::NotFound(text)
-            | Error::Restore(text) => f.write_str(text),
+            | Error::Restore(text)
+            | Error::Interrupted(text) => f.write_str(text),
         }
     }
 }

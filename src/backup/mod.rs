@@ -15,10 +15,17 @@ mod error;
 pub mod lock;
 mod manifest;
 pub mod pack;
+mod progress;
 pub mod prune;
+pub mod replica;
+pub mod report;
 pub mod restore;
 pub mod show;
+pub mod source;
+mod spool;
 pub mod store;
 
 pub use error::Error;
 pub use manifest::{Counts, DbCounts, Manifest, Packing, Source};
+pub use progress::Progress;
+pub use spool::Spool;
