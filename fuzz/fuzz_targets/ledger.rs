@@ -53,7 +53,7 @@ enum Step {
     Withhold { refused: bool, later: u16 },
     Release,
     TakeFront,
-    Judge { replicated: Option<u16>, later: u16, resp3: bool, policy: u8, unsent: u8, partly: bool, watching: bool },
+    Judge { replicated: Option<u16>, later: u16, resp3: bool, policy: u8, unsent: u8, partly: bool, watching: bool, left: bool },
     Fail { policy: u8, unsent: u8, resp3: bool },
     Clear,
     Other,
@@ -161,6 +161,7 @@ impl Request {
     fn may_be_sent_again(&self, judgement: Judgement, seen: Seen) {
         let shown = self.bytes.escape_ascii();
         assert!(self.kept, "{shown} is sent again without its bytes");
+        assert!(!(self.blocks() && judgement.half_closed), "{shown} may pop for a client that has left");
         let retries = matches!(judgement.policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll);
         let class = classify(&self.bytes).class;
         match &self.answer {
@@ -211,11 +212,12 @@ impl Request {
         let shown = self.bytes.escape_ascii();
         let has_time = self.left(judgement.now).is_none_or(|left| left > SLACK);
         let watched = self.is_exec() && judgement.watching;
+        let let_go = self.blocks() && judgement.half_closed;
         match self.answer.take() {
             None => {
                 let half = seen.front && judgement.partly_delivered;
                 let did_not_run = seen.untouched || (self.queued && !self.is_exec());
-                let must_go = self.kept && did_not_run && has_time && !half && !watched && self.tries <= MAX_TRIES;
+                let must_go = self.kept && did_not_run && has_time && !half && !watched && !let_go && self.tries <= MAX_TRIES;
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
                     _ if !self.whole() => Answer::Close,
@@ -224,7 +226,7 @@ impl Request {
                 }
             }
             Some(Answer::Withheld { refused: true, .. }) => {
-                let must_go = self.kept && has_time && !watched && self.tries <= MAX_TRIES;
+                let must_go = self.kept && has_time && !watched && !let_go && self.tries <= MAX_TRIES;
                 assert!(!must_go, "{shown} was refused and given up");
                 Answer::MadeUp
             }
@@ -318,7 +320,7 @@ impl Model {
                 }
             }
             Step::TakeFront => self.take_front(),
-            Step::Judge { replicated, later, resp3, policy, unsent, partly, watching } => {
+            Step::Judge { replicated, later, resp3, policy, unsent, partly, watching, left } => {
                 self.skew += Duration::from_millis(later.into());
                 let now = self.now();
                 let unanswered: usize =
@@ -331,6 +333,7 @@ impl Model {
                     unsent: (unanswered as u64).min(unsent.into()),
                     partly_delivered: partly,
                     watching,
+                    half_closed: left,
                 });
             }
             Step::Fail { policy, unsent, resp3 } => {

@@ -499,6 +499,7 @@ mod tests {
             unsent: 0,
             partly_delivered: false,
             watching: false,
+            half_closed: false,
         }
     }
 

@@ -173,6 +173,8 @@ struct Flags {
     half_closed: bool,
     /// The request being sent is larger than one buffer: part of it is on its way.
     streaming: bool,
+    /// And the client wants no reply to it: it stands in no ledger, and what was sent of it cannot be sent again.
+    streaming_unanswered: bool,
     /// MULTI was sent and neither EXEC nor DISCARD.
     multi: bool,
     /// AUTH or HELLO is under way: nothing else may be.
@@ -408,7 +410,9 @@ impl Session {
         if let Lane::Lost { at } = self.lane
             && topology.proven_since(at)
         {
-            self.closing.get_or_insert(CloseReason::UpstreamClosed);
+            let client_did = self.flags.half_closed;
+            let reason = if client_did { CloseReason::ClientClosed } else { CloseReason::UpstreamClosed };
+            self.closing.get_or_insert(reason);
         }
     }
 
@@ -444,6 +448,9 @@ impl Session {
         if self.flags.passing_unasked {
             return Err(CloseReason::PartialReply); // half a message was delivered
         }
+        if self.flags.streaming_unanswered {
+            return Err(CloseReason::NotReplayable);
+        }
         let verdict = self.ledger.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
             now: Instant::now(),
@@ -452,6 +459,7 @@ impl Session {
             unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
+            half_closed: self.flags.client_eof,
         });
         self.drop_lane();
         self.to_backend.push(&verdict.again);
@@ -472,6 +480,7 @@ impl Session {
         self.reply_tail = Vec::new();
         self.to_backend.clear();
         self.refused_at = None;
+        self.flags.half_closed = false;
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;
@@ -553,7 +562,7 @@ impl Session {
 
     /// The backend's socket is at its end, or broken.
     fn lose_lane(&mut self) -> Result<(), CloseReason> {
-        if self.flags.half_closed {
+        if self.flags.half_closed && self.ledger.is_empty() {
             self.closing.get_or_insert(CloseReason::ClientClosed);
         } else if self.tunnel.is_some() {
             self.closing.get_or_insert(CloseReason::UpstreamClosed);

@@ -4,6 +4,7 @@
 //! begun waits in the inbox, which is bounded.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Scratch, Socket};
@@ -18,6 +19,8 @@ const SMALL_REQUEST: usize = 16 * 1024;
 const HELD_BYTES: usize = 64 * 1024;
 /// Requests in flight on one connection before no more are begun.
 const MOST_IN_FLIGHT: usize = 16 * 1024;
+/// A client that says FIN sooner after its request has not given up: it has asked everything.
+const PATIENCE: Duration = Duration::from_millis(100);
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What becomes of a request at the door.
@@ -104,10 +107,8 @@ impl Session {
     /// Nothing can be sent now: reads a little ahead, to notice when the client goes away.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
-            // A held client that left: what it had not sent on must not run late.
-            let held = self.gate != Gate::Open || matches!(self.lane, Lane::Lost { .. });
             let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
-            return if held || nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
+            return if nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
         }
         if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
             return Ok(false);
@@ -118,6 +119,11 @@ impl Session {
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
+                if self.held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
+                    // It has given up: what it had not sent on must not run late.
+                    self.inbox = Vec::new();
+                    self.inbox_scanned = 0;
+                }
                 Ok(true)
             }
             Poll::Ready(Ok(read)) => {
@@ -172,11 +178,7 @@ impl Session {
                     let bytes = &data[start..end];
                     if self.flags.streaming {
                         self.flags.streaming = false;
-                        let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
-                        self.ledger.extend_last(bytes, true, keep);
-                        if let Some((effect, request)) = self.ledger.last_whole() {
-                            self.learn_script(effect, &request);
-                        }
+                        self.extend_request(bytes, true);
                         out.pass(&mut self.to_backend, data, start, end);
                     } else {
                         match self.admit(bytes) {
@@ -199,8 +201,7 @@ impl Session {
                     at = data.len();
                     let bytes = &data[start..];
                     if self.flags.streaming {
-                        let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
-                        self.ledger.extend_last(bytes, false, keep);
+                        self.extend_request(bytes, false);
                     } else if bytes.len() > SMALL_REQUEST {
                         self.admit_head(bytes);
                     } else {
@@ -376,16 +377,34 @@ impl Session {
     fn admit_head(&mut self, head: &[u8]) {
         let effect = classify(head);
         let changes = effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication);
-        if changes || self.reply_mode != ReplyMode::On {
+        if changes || (self.reply_mode != ReplyMode::On && effect.duty.changes_session()) {
             return self.enter_tunnel("a large request in another mode");
         }
         self.flags.nothing_written &= effect.writes_nothing();
         self.flags.streaming = true;
         self.flags.lasting |=
             effect.duty != Duty::None || effect.class == Class::Never || effect.shape == Shape::Unknown;
+        if self.reply_mode != ReplyMode::On {
+            self.flags.streaming_unanswered = true;
+            self.admit_unanswered(effect, head);
+            return;
+        }
         let queued = self.flags.multi;
         let keep = self.may_retain(head.len());
         self.ledger.push(effect, head, false, queued, keep);
+    }
+
+    /// More of the large request that is on its way.
+    fn extend_request(&mut self, bytes: &[u8], whole: bool) {
+        if self.flags.streaming_unanswered {
+            self.flags.streaming_unanswered = !whole;
+            return;
+        }
+        let keep = self.may_retain(self.ledger.last_kept() + bytes.len());
+        self.ledger.extend_last(bytes, whole, keep);
+        if whole && let Some((effect, request)) = self.ledger.last_whole() {
+            self.learn_script(effect, &request);
+        }
     }
 
     fn tunnel(&mut self, why: &'static str) -> Admission {

@@ -230,9 +230,16 @@ async fn an_operator_holds_releases_looks_and_fails_over() {
     assert_eq!(view(&proxy).await.phase, "paused");
     send(&mut wire, &["SET", "key", "1"]).await;
     assert!(timeout(Duration::from_millis(300), wire.receive()).await.is_err(), "not held");
-    wait_view(&proxy, "the held session", |view| view.traffic.held_sessions == 1).await;
+    let mut leaver = Wire::open(proxy.addr(), None, 0).await.unwrap();
+    send(&mut leaver, &["INCR", "given-up"]).await;
+    wait_view(&proxy, "the held sessions", |view| view.traffic.held_sessions == 2).await;
+    tokio::time::sleep(Duration::from_millis(200)).await; // longer than a client that only half-closes takes
+    drop(leaver);
+    let gone = wait_view(&proxy, "the end of the client that gave up", |view| view.traffic.held_sessions == 1).await;
+    let requests = gone.traffic.requests;
     done(&["release"]).await;
     assert_eq!(receive(&mut wire).await.text(), Some("OK"));
+    assert_eq!(view(&proxy).await.traffic.requests, requests + 1, "what was given up does not run late");
     done(&["hold", "--for", "100ms"]).await;
     send(&mut wire, &["SET", "key", "2"]).await;
     assert_eq!(receive(&mut wire).await.text(), Some("OK"), "it runs out by itself");

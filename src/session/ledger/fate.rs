@@ -34,6 +34,8 @@ pub struct Judgement {
     pub partly_delivered: bool,
     /// The session watches keys whose WATCH is lost with the backend.
     pub watching: bool,
+    /// The client has said FIN, at which a server lets go of what blocks.
+    pub half_closed: bool,
 }
 
 /// How a judgement ended.
@@ -120,6 +122,10 @@ impl Fates {
 
     fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
         self.broken = true;
+        if self.judgement.half_closed && entry.effect.class == Class::Blocking && !entry.queued {
+            // The client may have left, and nobody would get what is popped.
+            return Some(Answer::Close(CloseReason::ClientClosed));
+        }
         if entry.effect.duty == Duty::Exec && self.judgement.watching {
             // What WATCH guarded may have changed: nil says "try again".
             return Some(Answer::Ready(nothing(self.judgement.resp3)));

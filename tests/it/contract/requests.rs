@@ -6,7 +6,8 @@ use super::client::{Told, ensure};
 use super::stage::{Deed, Seat, cases};
 use super::{ANY, DEATH, row};
 
-const UNKNOWN: &str = "-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run";
+pub const UNKNOWN: &str =
+    "-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run";
 
 cases! {
     row::IDLE, ANY, idle_session_is_restored;

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Told, ensure};
+use super::requests::UNKNOWN;
 use super::stage::{Deed, Seat, cases};
-use super::{ANY, row};
+use super::{ANY, DEATH, row};
 
 cases! {
     row::IDLE, ANY, reply_off_stays_off;
@@ -20,6 +21,9 @@ cases! {
     row::READ, &[Deed::Crash, Deed::Hang], a_lost_wait_answers_zero;
     row::READ, ANY, auth_under_way_goes_on;
     row::IDLE, ANY, half_closed_clients_get_their_replies;
+    row::WRITE, ANY, a_half_closed_client_is_told_what_became_of_its_requests;
+    row::WRITE, &[Deed::Planned], clients_that_ask_once_and_say_no_more_are_answered;
+    row::LARGE, DEATH, a_large_request_without_a_reply_changes_nothing;
 }
 
 async fn reply_off_stays_off(seat: Seat) -> Told {
@@ -169,10 +173,51 @@ async fn half_closed_clients_get_their_replies(seat: Seat) -> Told {
     seat.replicated("$1 v", "GET @").await?;
     seat.failover(&mut client, &["GET @"]).await?;
     client.hear("$1 v").await?;
-    // While requests are held a FIN means that they are not wanted any more.
     seat.switched().await?;
     client.say_all(&["GET @", "ECHO last"]).await?;
     client.close_sending().await?;
     client.hear_all(&["$1 v", "$4 last"]).await?;
     client.end().await
+}
+
+async fn a_half_closed_client_is_told_what_became_of_its_requests(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    client.ask("SET @ v", "+OK").await?;
+    seat.replicated("$1 v", "GET @").await?;
+    seat.armed().await?;
+    client.say_all(&["GET @", "INCR @i"]).await?;
+    client.close_sending().await?;
+    seat.done().await?;
+    client.hear("$1 v").await?;
+    client.hear(if seat.loses_replies() { UNKNOWN } else { ":1" }).await?;
+    client.end().await
+}
+
+async fn clients_that_ask_once_and_say_no_more_are_answered(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    seat.failover(&mut client, &[]).await?;
+    for count in 1..=100 {
+        let mut client = seat.open().await?;
+        client.say("INCR @").await?;
+        client.close_sending().await?;
+        client.hear(&format!(":{count}")).await?;
+        client.end().await?;
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+    let mut direct = seat.switched().await?;
+    direct.ask("GET @", "$3 100").await
+}
+
+async fn a_large_request_without_a_reply_changes_nothing(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    // More than is read at once.
+    let large = format!("SET @ {}", "x".repeat(256 << 10));
+    client.say_all(&["CLIENT REPLY SKIP", &large, "SET @b 1"]).await?;
+    client.hear("+OK").await?;
+    client.say_all(&["CLIENT REPLY OFF", &large, "CLIENT REPLY ON"]).await?;
+    client.hear("+OK").await?;
+    client.ask("STRLEN @", ":262144").await?;
+    seat.failover(&mut client, &[]).await?;
+    seat.switched().await?;
+    client.ask("ECHO still", "$5 still").await
 }
