@@ -47,22 +47,13 @@ impl Wire {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
-        Ok(Wire { stream, buffer: Vec::with_capacity(4096), consumed: 0 })
+        Ok(Wire::over(stream))
     }
 
     /// Connects, authenticates if `auth` is given and selects `db` unless it is 0.
     pub async fn open(addr: SocketAddr, auth: Option<&Credentials>, db: u32) -> io::Result<Wire> {
         let mut wire = Wire::connect(addr).await?;
-        if let Some(auth) = auth {
-            let password = auth.password.reveal();
-            match &auth.username {
-                Some(user) => wire.expect_ok(&["AUTH", user, password]).await?,
-                None => wire.expect_ok(&["AUTH", password]).await?,
-            }
-        }
-        if db != 0 {
-            wire.expect_ok(&["SELECT", &db.to_string()]).await?;
-        }
+        wire.log_in(auth, db).await?;
         Ok(wire)
     }
 
@@ -80,11 +71,31 @@ impl Wire {
 impl Wire<UnixStream> {
     /// Connects to the socket at `path`.
     pub async fn connect_unix(path: &Path) -> io::Result<Wire<UnixStream>> {
-        Ok(Wire { stream: UnixStream::connect(path).await?, buffer: Vec::with_capacity(4096), consumed: 0 })
+        Ok(Wire::over(UnixStream::connect(path).await?))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// A fresh connection over a socket of whatever kind.
+    pub fn over(stream: S) -> Wire<S> {
+        Wire { stream, buffer: Vec::with_capacity(4096), consumed: 0 }
+    }
+
+    /// Authenticates if `auth` is given and selects `db` unless it is 0.
+    pub async fn log_in(&mut self, auth: Option<&Credentials>, db: u32) -> io::Result<()> {
+        if let Some(auth) = auth {
+            let password = auth.password.reveal();
+            match &auth.username {
+                Some(user) => self.expect_ok(&["AUTH", user, password]).await?,
+                None => self.expect_ok(&["AUTH", password]).await?,
+            }
+        }
+        if db != 0 {
+            self.expect_ok(&["SELECT", &db.to_string()]).await?;
+        }
+        Ok(())
+    }
+
     /// Sends one request and waits for its reply.
     pub async fn ask<A: AsRef<[u8]>>(&mut self, request: &[A]) -> io::Result<Reply> {
         let mut bytes = Vec::with_capacity(64);

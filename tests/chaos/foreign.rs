@@ -1,12 +1,13 @@
 //! Clients in other languages: scripts that print what they do, one JSON object a line.
 //!
-//! They are told host, port, password, name and pause on their command line and end when their stdin does.
+//! They are told host (or the path of a Unix socket), port, password, name and pause on their command line and end when their stdin does.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use switchmaster::socket::ListenAddr;
 
 use super::event::{Clock, Journal, parse};
 
@@ -60,16 +61,20 @@ impl Language {
     /// Starts the script; what it does goes to `journal`.
     pub fn start(
         &self,
-        addr: SocketAddr,
+        addr: &ListenAddr,
         password: &str,
         name: &str,
         pause: Duration,
         journal: Journal,
         clock: Clock,
     ) -> std::io::Result<Foreign> {
+        let (host, port) = match addr {
+            ListenAddr::Tcp(addr) => (addr.ip().to_string(), addr.port()),
+            ListenAddr::Unix(path) => (path.display().to_string(), 0),
+        };
         let mut child = Command::new(&self.program)
             .arg(&self.script)
-            .args([&addr.ip().to_string(), &addr.port().to_string(), password, name, &pause.as_millis().to_string()])
+            .args([&host, &port.to_string(), password, name, &pause.as_millis().to_string()])
             .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,7 +3,8 @@
 //! Without settings it runs the short list of `cargo test`. `make chaos` sets:
 //! `CHAOS_SEED` (default: of the clock, for the short list 2), `CHAOS_FAULTS`, `CHAOS_KINDS` (names as in the table, with commas),
 //! `CHAOS_PLANNED` (that many planned failovers in a row and nothing else), `CHAOS_PATIENT=1` (Sentinels as they are,
-//! looking at nodes each 10 s), `CHAOS_PROXY_X` (becomes the proxy's `SWITCHMASTER_X`).
+//! looking at nodes each 10 s), `CHAOS_UNIX=1` (clients come by a Unix socket), `CHAOS_PROXY_X` (becomes the proxy's
+//! `SWITCHMASTER_X`).
 //!
 //! It ends with exit code 1 when a promise was broken; the seed replays the same faults.
 

@@ -1,11 +1,13 @@
 //! Raw RESP clients: what they send is on the wire as written here, and nothing is retried behind the checker's back.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use switchmaster::demo::wire::{Reply, Wire, encode};
 use switchmaster::secret::Credentials;
+use switchmaster::socket::ListenAddr;
+use switchmaster::wire::{self, Reply, encode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -15,6 +17,11 @@ use super::event::{Journal, Op, Outcome};
 const REPLY_LIMIT: Duration = Duration::from_secs(40);
 /// Sets a key, so that a script that runs twice is seen.
 const SCRIPT: &str = "redis.call('SET', KEYS[1], ARGV[1]) return ARGV[1]";
+
+/// TCP or a Unix socket.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+type Wire = wire::Wire<Box<dyn Stream>>;
 
 /// What a raw client does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +52,7 @@ pub struct Raw {
     /// What it does.
     pub habit: Habit,
     /// Where the proxy is.
-    pub addr: SocketAddr,
+    pub addr: ListenAddr,
     /// The cluster's password.
     pub auth: Option<Credentials>,
     /// Between two requests, or pipelines of them.
@@ -82,7 +89,16 @@ impl Raw {
     async fn open(&self) -> io::Result<Wire> {
         let began = Instant::now();
         let attempt = async {
-            let mut wire = Wire::open(self.addr, self.auth.as_ref(), 0).await?;
+            let stream: Box<dyn Stream> = match &self.addr {
+                ListenAddr::Tcp(addr) => {
+                    let stream = TcpStream::connect(addr).await?;
+                    stream.set_nodelay(true)?;
+                    Box::new(stream)
+                }
+                ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            };
+            let mut wire = Wire::over(stream);
+            wire.log_in(self.auth.as_ref(), 0).await?;
             if self.habit == Habit::Resp3 {
                 let reply = wire.ask(&["HELLO", "3"]).await?;
                 if let Reply::Error(error) = reply {

@@ -1,7 +1,6 @@
 //! One run: start everything, inflict one fault after the other, check after each, print the table.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -311,7 +310,7 @@ fn keep(world: &World, options: &Options, number: usize, closed: &str) -> PathBu
 
 impl Clients {
     fn start(world: &World, all: bool) -> Result<Clients, Failure> {
-        let addr: SocketAddr = world.proxy.addr();
+        let addr = &world.door;
         let (auth, password) = (world.cluster.auth(), world.cluster.spec().password.clone().unwrap_or_default());
         let (stop, stopped) = watch::channel(false);
         let mut witnesses = Vec::new();
@@ -333,7 +332,7 @@ impl Clients {
                 let largest = if let Habit::Large(most) = habit { most } else { 0 };
                 let witness = Witness::new(name.clone(), sort, if habit == Habit::Resp3 { 3 } else { 0 }, largest);
                 let (journal, stop) = (witness.journal.clone(), stopped.clone());
-                raws.push(Raw { name, habit, addr, auth: auth.clone(), pause, journal, stop });
+                raws.push(Raw { name, habit, addr: addr.clone(), auth: auth.clone(), pause, journal, stop });
                 witnesses.push(witness);
             }
         }
@@ -342,7 +341,8 @@ impl Clients {
             let name = format!("c{}", witnesses.len());
             let witness = Witness::new(name.clone(), "redis-rs", 0, 0);
             let (journal, stop) = (witness.journal.clone(), stopped.clone());
-            rusts.push(Rust { name, addr, password: password.clone(), pause: milliseconds(15), journal, stop });
+            let (addr, password) = (addr.clone(), password.clone());
+            rusts.push(Rust { name, addr, password, pause: milliseconds(15), journal, stop });
             witnesses.push(witness);
         }
         let mut foreign = Vec::new();

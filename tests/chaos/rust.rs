@@ -1,9 +1,9 @@
 //! A client of the redis crate: its multiplexed connection, as an async service would share one.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use switchmaster::socket::ListenAddr;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -18,7 +18,7 @@ pub struct Rust {
     /// Its name, which begins all its keys.
     pub name: String,
     /// Where the proxy is.
-    pub addr: SocketAddr,
+    pub addr: ListenAddr,
     /// The cluster's password.
     pub password: String,
     /// Between two requests.
@@ -32,7 +32,11 @@ pub struct Rust {
 impl Rust {
     /// Runs until told to stop.
     pub async fn run(self) {
-        let client = Client::open(format!("redis://:{}@{}/", self.password, self.addr)).expect("an address");
+        let url = match &self.addr {
+            ListenAddr::Tcp(addr) => format!("redis://:{}@{addr}/", self.password),
+            ListenAddr::Unix(path) => format!("redis+unix://{}?pass={}", path.display(), self.password),
+        };
+        let client = Client::open(url).expect("an address");
         let (mut number, mut acknowledged) = (0, None);
         while !*self.stop.borrow() {
             let began = Instant::now();

@@ -10,6 +10,8 @@ use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::proxy::{Proxy, ProxySpec};
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::wire::Reply;
+use switchmaster::socket::ListenAddr;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -31,6 +33,9 @@ pub struct World {
     pub cluster: Cluster,
     /// The proxy.
     pub proxy: Proxy,
+    /// Where clients connect.
+    pub door: ListenAddr,
+    _dir: TempDir,
     namespace: Option<Namespace>,
     hasty: bool,
 }
@@ -56,8 +61,13 @@ impl World {
         for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("CHAOS_PROXY_")) {
             spec.set(&name.replace("CHAOS_PROXY_", "SWITCHMASTER_"), value);
         }
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("redis.sock");
+        spec.also_listen.push(format!("unix:{}", socket.display()));
         let proxy = Proxy::start(&spec).await?;
-        let world = World { cluster, proxy, namespace, hasty };
+        let is_unix = std::env::var_os("CHAOS_UNIX").is_some_and(|value| !value.is_empty());
+        let door = if is_unix { ListenAddr::Unix(socket) } else { ListenAddr::Tcp(proxy.addr()) };
+        let world = World { cluster, proxy, door, _dir: dir, namespace, hasty };
         world.hurry().await;
         world.wait_until_followed().await?;
         Ok(world)

@@ -1,6 +1,7 @@
 <?php
 // What the PHP clients of the chaos suite share: the loop, the judgement, one JSON object for each operation.
-// HOST PORT PASSWORD NAME PAUSE_MS are on the command line; it ends when its stdin does.
+// HOST PORT PASSWORD NAME PAUSE_MS are on the command line, HOST may be the path of a Unix socket; it ends when its
+// stdin does.
 
 declare(strict_types=1);
 

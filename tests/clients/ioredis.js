@@ -1,4 +1,5 @@
 // A client of ioredis for the chaos suite: HOST PORT PASSWORD NAME PAUSE_MS; one JSON object for each operation.
+// HOST may be the path of a Unix socket.
 // It retries nothing by itself and ends when its stdin does.
 'use strict';
 
@@ -56,7 +57,7 @@ function failure(error) {
 
 async function main() {
   const client = new Redis({
-    host, port: Number(port), password, connectionName: `chaos-${name}`,
+    ...(host.startsWith('/') ? { path: host } : { host, port: Number(port) }), password, connectionName: `chaos-${name}`,
     maxRetriesPerRequest: 0, autoResendUnfulfilledCommands: false, enableOfflineQueue: true,
     retryStrategy: () => 50, connectTimeout: 40000,
   });

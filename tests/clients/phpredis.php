@@ -8,7 +8,7 @@ require __DIR__ . '/client.php';
 $connect = function () use ($host, $port, $password, $name) {
     $client = new Redis();
     try {
-        $client->connect($host, (int) $port, 40.0, null, 0, 40.0);
+        $client->connect($host, $host[0] === '/' ? 0 : (int) $port, 40.0, null, 0, 40.0);
         $client->auth($password);
         $client->client('setname', "chaos-$name");
     } catch (RedisException $error) {

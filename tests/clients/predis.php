@@ -8,9 +8,8 @@ require __DIR__ . '/client.php';
 Predis\Autoloader::register();
 
 $connect = function () use ($host, $port, $password, $name) {
-    $client = new Predis\Client([
-        'host' => $host, 'port' => (int) $port, 'password' => $password, 'read_write_timeout' => 40, 'timeout' => 40,
-    ]);
+    $address = $host[0] === '/' ? ['scheme' => 'unix', 'path' => $host] : ['host' => $host, 'port' => (int) $port];
+    $client = new Predis\Client($address + ['password' => $password, 'read_write_timeout' => 40, 'timeout' => 40]);
     try {
         $client->client('setname', "chaos-$name");
     } catch (Predis\PredisException $error) {

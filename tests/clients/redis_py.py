@@ -1,4 +1,5 @@
 """A client of redis-py for the chaos suite: HOST PORT PASSWORD NAME PAUSE_MS; one JSON object for each operation.
+HOST may be the path of a Unix socket.
 
 It retries nothing by itself and ends when its stdin does.
 """
@@ -66,8 +67,9 @@ def ask(client, op, n):
 
 def main():
     threading.Thread(target=wait_for_end, daemon=True).start()
+    address = {"unix_socket_path": HOST} if HOST.startswith("/") else {"host": HOST, "port": PORT}
     client = redis.Redis(
-        host=HOST, port=PORT, password=PASSWORD, client_name=f"chaos-{NAME}", decode_responses=True,
+        **address, password=PASSWORD, client_name=f"chaos-{NAME}", decode_responses=True,
         single_connection_client=False, max_connections=1, retry=Retry(NoBackoff(), 0),
         socket_timeout=40, socket_connect_timeout=40,
     )
