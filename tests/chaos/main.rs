@@ -1,10 +1,10 @@
 //! The chaos suite: faults drawn from a seed, on real servers behind the real proxy, under clients of many kinds.
 //!
 //! Without settings it runs the short list of `cargo test`. `make chaos` sets:
-//! `CHAOS_SEED` (default: of the clock, for the short list 2), `CHAOS_FAULTS`, `CHAOS_KINDS` (names as in the table, with commas),
-//! `CHAOS_PLANNED` (that many planned failovers in a row and nothing else), `CHAOS_PATIENT=1` (Sentinels as they are,
-//! looking at nodes each 10 s), `CHAOS_UNIX=1` (clients come by a Unix socket), `CHAOS_PROXY_X` (becomes the proxy's
-//! `SWITCHMASTER_X`).
+//! `CHAOS_SEED` (default: of the clock, for the short list 2), `CHAOS_FAULTS`, `CHAOS_FROM` (begins with that one of
+//! them), `CHAOS_KINDS` (names as in the table, with commas), `CHAOS_PLANNED` (that many planned failovers in a row and
+//! nothing else), `CHAOS_PATIENT=1` (Sentinels as they are, looking at nodes each 10 s), `CHAOS_UNIX=1` (clients come
+//! by a Unix socket), `CHAOS_PROXY_X` (becomes the proxy's `SWITCHMASTER_X`).
 //!
 //! It ends with exit code 1 when a promise was broken; the seed replays the same faults.
 
@@ -32,6 +32,8 @@ pub struct Options {
     pub seed: u64,
     /// How many.
     pub faults: usize,
+    /// Which of them comes first, counted from 1.
+    pub from: usize,
     /// Of which kinds.
     pub kinds: Vec<Kind>,
     /// Every client library of this machine, not only Rust.
@@ -117,6 +119,7 @@ fn options(has_namespace: bool) -> Options {
         // `cargo test` repeats what it did the last time; surprises are for `make chaos`.
         seed: number("CHAOS_SEED").unwrap_or_else(|| planned.or(asked).map_or(2, |_| of_the_clock())),
         faults,
+        from: number("CHAOS_FROM").map_or(1, |from| from.max(1) as usize),
         kinds,
         all_clients: planned.or(asked).is_some(),
         hasty: std::env::var_os("CHAOS_PATIENT").is_none(),

@@ -44,7 +44,7 @@ pub async fn run(options: Options, namespace: Option<Namespace>) -> Result<usize
     let mut table = Table::default();
     sleep(Duration::from_secs(1)).await;
     let mut violations = 0;
-    for (index, fault) in faults.iter().enumerate() {
+    for (index, fault) in faults.iter().enumerate().skip(options.from - 1) {
         sleep(fault.calm).await;
         let began = Instant::now();
         let outcome = one(&world, &offsets, &mut clients, fault, began).await;

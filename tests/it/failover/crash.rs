@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::demo::cluster::{Cluster, ClusterSpec};
+use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::load::{Load, LoadSpec};
+use switchmaster::demo::relay::Passage;
 use switchmaster::demo::report::{Report, Verdict};
 use switchmaster::demo::roles::RoleWatch;
 use switchmaster::demo::wire::Wire;
@@ -95,6 +96,47 @@ async fn a_frozen_master_that_comes_back_acknowledges_nothing() {
     }
 }
 
+/// Its connections stay open, nothing comes from them any more, and nothing says so: no RST, no FIN.
+#[tokio::test]
+async fn no_session_stays_at_a_half_open_master() {
+    let _turn = turn().await;
+    let mut figures = Figures::of("half-open");
+    for _ in 0..rounds() {
+        let spec = ClusterSpec { partitionable: true, ..ClusterSpec::with_password("secret") };
+        let stage = Stage::with(spec, &[]).await;
+        let load = stage.load(LoadSpec { idle: 20, ..LoadSpec::default() }).await;
+        let roles = RoleWatch::start(&stage.cluster).unwrap();
+        more(&load, 3_000).await;
+        let silent = Instant::now();
+        stage.cluster.relay(Member::Node(0)).unwrap().set(Passage::BlackHole);
+        let held = until("the silence to be noticed", LIMIT, async || {
+            match stage.metric("switchmaster_held_sessions").await {
+                0.0 => Err("nobody is held".to_owned()),
+                _ => Ok(Instant::now()),
+            }
+        });
+        let held = held.await.unwrap();
+        let promotion = roles.wait_for_promotion(silent, LIMIT).await.unwrap();
+        let promotion = promotion.not_before.unwrap_or(promotion.at);
+        served(&load, promotion).await;
+        // The idle ones too.
+        until("every session to have left", LIMIT, async || {
+            let (left, all) =
+                (stage.metric("switchmaster_sessions_moved_total").await, stage.metric("switchmaster_sessions").await);
+            if left >= all { Ok(()) } else { Err(format!("{left} of {all} have")) }
+        })
+        .await
+        .unwrap();
+        figures.note_time("noticed after, ms", Target::None, held.duration_since(silent));
+        figures.note_time("left after the promotion, ms", Target::AtMost(150.0), load.longest_wait_after(promotion));
+        more(&load, 1_000).await;
+        let report = load.stop(LIMIT).await.unwrap();
+        assert_only_lost_replies(&report, 1);
+        assert_no_error_since(&load, promotion);
+        assert_eq!(stage.metric("switchmaster_failovers_total{kind=\"crash\"}").await, 1.0);
+    }
+}
+
 #[tokio::test]
 async fn no_counter_runs_twice_when_the_master_is_killed() {
     let _turn = turn().await;
@@ -155,7 +197,7 @@ async fn a_master_that_comes_back_empty_is_told_loudly() {
     served(&load, Instant::now()).await;
     let report = load.stop(LIMIT).await.unwrap();
     assert_only_lost_replies(&report, 1);
-    switchmaster::demo::cluster::until("the warning", LIMIT, async || {
+    until("the warning", LIMIT, async || {
         let log = stage.proxy.log();
         let told = log.lines().any(|line| line.contains("EMPTY") && (line.contains("WARN") || line.contains("ERROR")));
         if told { Ok(()) } else { Err(log) }
