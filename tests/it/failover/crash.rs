@@ -8,12 +8,12 @@ use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::report::{Report, Verdict};
 use switchmaster::demo::roles::RoleWatch;
-use switchmaster::demo::wire::Wire;
+use switchmaster::demo::wire::{Reply, Wire};
 
 use super::planned::{assert_nothing_missing, pipelines};
 use crate::support::figures::{Figures, Target, rounds, turn};
 use crate::support::proxy::view;
-use crate::support::stage::{LIMIT, MOST_LINES, Stage, more, served, soon};
+use crate::support::stage::{LIMIT, MOST_LINES, Stage, ask, more, served, soon};
 
 #[tokio::test]
 async fn a_killed_master_costs_at_most_one_reply_of_each_writer() {
@@ -104,22 +104,21 @@ async fn no_session_stays_at_a_half_open_master() {
     for _ in 0..rounds() {
         let spec = ClusterSpec { partitionable: true, ..ClusterSpec::with_password("secret") };
         let stage = Stage::with(spec, &[]).await;
-        let load = stage.load(LoadSpec { idle: 20, ..LoadSpec::default() }).await;
+        let load = stage.load(LoadSpec::default()).await;
+        let mut idle = stage.open().await;
         let roles = RoleWatch::start(&stage.cluster).unwrap();
         more(&load, 3_000).await;
         let silent = Instant::now();
         stage.cluster.relay(Member::Node(0)).unwrap().set(Passage::BlackHole);
-        let held = until("the silence to be noticed", LIMIT, async || {
-            match stage.metric("switchmaster_held_sessions").await {
-                0.0 => Err("nobody is held".to_owned()),
-                _ => Ok(Instant::now()),
-            }
+        let noticed = until("the silence to be noticed", LIMIT, async || {
+            let suspect = stage.metric("switchmaster_phase{phase=\"suspect\"}").await;
+            if suspect == 1.0 { Ok(Instant::now()) } else { Err("no suspicion".to_owned()) }
         });
-        let held = held.await.unwrap();
+        let noticed = noticed.await.unwrap();
         let promotion = roles.wait_for_promotion(silent, LIMIT).await.unwrap();
         let promotion = promotion.not_before.unwrap_or(promotion.at);
         served(&load, promotion).await;
-        // The idle ones too.
+        assert_eq!(ask(&mut idle, &["PING"]).await, Reply::Simple("PONG".into()));
         until("every session to have left", LIMIT, async || {
             let (left, all) =
                 (stage.metric("switchmaster_sessions_moved_total").await, stage.metric("switchmaster_sessions").await);
@@ -127,7 +126,7 @@ async fn no_session_stays_at_a_half_open_master() {
         })
         .await
         .unwrap();
-        figures.note_time("noticed after, ms", Target::None, held.duration_since(silent));
+        figures.note_time("noticed after, ms", Target::None, noticed.duration_since(silent));
         figures.note_time("left after the promotion, ms", Target::AtMost(150.0), load.longest_wait_after(promotion));
         more(&load, 1_000).await;
         let report = load.stop(LIMIT).await.unwrap();
