@@ -15,8 +15,8 @@ use super::event::{Journal, Op, Outcome};
 
 /// A reply takes at most this long: the proxy's longest hold and more.
 const REPLY_LIMIT: Duration = Duration::from_secs(40);
-/// Sets a key, so that a script that runs twice is seen.
-const SCRIPT: &str = "redis.call('SET', KEYS[1], ARGV[1]) return ARGV[1]";
+/// Sets a key that nobody else sets, and tells when it runs a second time.
+const SCRIPT: &str = "return redis.call('SET', KEYS[1], ARGV[1], 'NX') and ARGV[1] or 'ran twice'";
 
 /// TCP or a Unix socket.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
