@@ -203,29 +203,29 @@ fn inexcusable(missing: &Missing, samples: &[Sample], published: &[Instant]) -> 
             promotions.push(*sample);
         }
     }
-    let Some(last) = promotions.last() else {
+    if promotions.is_empty() {
         return Some("no node was promoted".into());
-    };
-    if let Some(first) = published.iter().find(|at| **at >= samples[0].asked)
-        && promotions.len() == 1
-        && missing.began > *first
-    {
-        let late = missing.began.duration_since(*first);
-        return Some(format!("it was sent {} ms after the proxy had published the new master", late.as_millis()));
     }
-    let had_it = |promoted: &Sample| {
-        let source = samples
-            .iter()
-            .rev()
-            .find(|sample| sample.is_master && sample.asked < promoted.asked && sample.node != promoted.node);
-        let source = source?.node;
-        let after = samples.iter().find(|sample| sample.node == source && sample.asked >= missing.acknowledged)?;
-        (after.is_master && after.offset <= promoted.inherited).then_some((after.offset, promoted.inherited))
-    };
-    if promotions.len() == 1
-        && let Some((offset, inherited)) = had_it(last)
+    if let Some(last) = published.last().filter(|at| **at >= samples[0].asked)
+        && missing.began > *last
     {
-        return Some(format!("the old master's offset was {offset} after it, the promoted replica had {inherited}"));
+        let late = missing.began.duration_since(*last);
+        return Some(format!("it was sent {} ms after the proxy had published the last master", late.as_millis()));
+    }
+    // Offsets go on from master to master: every node that was promoted after it must have had it.
+    let lost_by = promotions.iter().position(|promoted| promoted.asked > missing.acknowledged)?;
+    let (promoted, later) = (&promotions[lost_by], &promotions[lost_by..]);
+    let source = samples
+        .iter()
+        .rev()
+        .find(|sample| sample.is_master && sample.asked < promoted.asked && sample.node != promoted.node)?;
+    let after = samples.iter().find(|sample| sample.node == source.node && sample.asked >= missing.acknowledged)?;
+    if after.is_master && later.iter().all(|promoted| after.offset <= promoted.inherited) {
+        let had: Vec<i64> = later.iter().map(|promoted| promoted.inherited).collect();
+        return Some(format!(
+            "the old master's offset was {} after it, the promoted replicas had {had:?}",
+            after.offset
+        ));
     }
     None
 }
