@@ -518,6 +518,22 @@ mod tests {
     }
 
     #[test]
+    fn confirmed_subscriptions_are_not_asked_for_again_behind_a_refusal() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let incr = &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..];
+        let subscribe = b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n";
+        ledger.push(classify(incr), incr, true, false, true);
+        ledger.push(classify(subscribe), subscribe, true, false, true);
+        ledger.owe(2);
+        ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
+        ledger.withhold_one(b"(a)", now, || 0);
+        ledger.withhold_one(b"(b)", now, || 0);
+        assert_eq!(ledger.judge(judgement(now)).again, incr);
+        ledger.settle();
+        assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b"(a)(b)"));
+    }
+
+    #[test]
     fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
         for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
             let (mut ledger, now) = (Ledger::default(), Instant::now());

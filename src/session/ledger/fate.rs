@@ -74,7 +74,9 @@ impl Fates {
                     return self.again_or_lost(entry, verdict);
                 }
                 let harmless = entry.effect.writes_nothing() && !entry.queued;
-                if (harmless || entry.queued) && self.broken {
+                // What was confirmed stays confirmed: the new connection is subscribed as it is restored.
+                let is_confirmed = entry.effect.duty.is_pubsub();
+                if (harmless || entry.queued) && self.broken && !is_confirmed {
                     // A read may show what is no longer true. And a state that the client has not been told of yet
                     // (MULTI, SELECT) would not be restored for what is sent again behind it.
                     return self.again_or_lost(entry, verdict);
