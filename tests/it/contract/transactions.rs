@@ -88,12 +88,14 @@ async fn a_discarded_queue_did_nothing(seat: Seat) -> Told {
 async fn a_nested_multi_is_refused_as_ever(seat: Seat) -> Told {
     let mut client = seat.open().await?;
     client.ask("MULTI", "+OK").await?;
-    client.ask("MULTI", "-ERR MULTI calls can not be nested").await?;
+    // Each server in words of its own.
+    let refusal = client.get("MULTI").await?;
+    ensure(refusal.starts_with("-ERR "), refusal.as_str())?;
     client.ask("INCR @", "+QUEUED").await?;
     seat.failover(&mut client, &[]).await?;
     seat.switched().await?;
-    client.ask("MULTI", "-ERR MULTI calls can not be nested").await?;
-    client.ask("WATCH @", "-ERR WATCH inside MULTI is not allowed").await?;
+    client.ask("MULTI", &refusal).await?;
+    client.ask("WATCH @", "-ERR …").await?;
     let reply = client.get("EXEC").await?;
     // Servers differ in whether a nested MULTI aborts the transaction.
     ensure(reply == "*1 :1" || reply.starts_with("-EXECABORT"), reply)
