@@ -8,28 +8,27 @@ use crate::client::Client;
 use crate::targets::Target;
 use crate::{Failure, cpu};
 
-/// Two descriptors for each session in the proxy, one in this process and one in the server.
-pub const SESSIONS: usize = 9000;
-
 /// Bytes for each session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Idle {
     pub target: String,
+    pub sessions: usize,
     /// Connected, and nothing said.
     pub silent: f64,
     /// After one request, so with a connection to the server.
     pub served: f64,
 }
 
-/// Opens the sessions, looks, lets each ask once, and looks again.
-pub async fn measure(target: &Target) -> Result<Idle, Failure> {
+/// Opens the sessions, looks, lets each ask once, and looks again. Each takes two descriptors in the proxy, one in this
+/// process and one in the server.
+pub async fn measure(target: &Target, sessions: usize) -> Result<Idle, Failure> {
     let settle = || tokio::time::sleep(Duration::from_millis(500));
     // What the first session costs once, all have paid.
     Client::connect(&target.address).await?.ping().await?;
     settle().await;
     let before = cpu::memory(&target.processes());
-    let mut clients = Vec::with_capacity(SESSIONS);
-    for _ in 0..SESSIONS {
+    let mut clients = Vec::with_capacity(sessions);
+    for _ in 0..sessions {
         clients.push(Client::connect(&target.address).await?);
     }
     settle().await;
@@ -41,6 +40,6 @@ pub async fn measure(target: &Target) -> Result<Idle, Failure> {
     let served = cpu::memory(&target.processes());
     drop(clients);
     settle().await;
-    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / SESSIONS as f64;
-    Ok(Idle { target: target.name.clone(), silent: each(silent), served: each(served) })
+    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / sessions as f64;
+    Ok(Idle { target: target.name.clone(), sessions, silent: each(silent), served: each(served) })
 }

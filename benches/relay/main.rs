@@ -57,6 +57,15 @@ impl Part {
             .collect()
     }
 
+    /// The part of this name, or those whose names begin so.
+    fn named(name: &str) -> Vec<Part> {
+        let all = Part::all();
+        match all.iter().find(|part| part.name() == name) {
+            Some(part) => vec![*part],
+            None => all.into_iter().filter(|part| part.name().starts_with(name)).collect(),
+        }
+    }
+
     /// As `--only` knows it, and as its result is kept.
     fn name(self) -> String {
         match self {
@@ -70,7 +79,7 @@ impl Part {
 }
 
 struct Options {
-    /// Parts whose names begin so.
+    /// Names of parts.
     only: Option<Vec<String>>,
     rounds: usize,
     slice: Duration,
@@ -78,7 +87,7 @@ struct Options {
     against: Option<String>,
     /// Nothing is kept.
     quick: bool,
-    /// Write the page into this folder's `docs`, and the table of its README.
+    /// Write the page into this folder's `docs`, and the table into its README.
     write: Option<String>,
 }
 
@@ -114,11 +123,10 @@ fn main() -> Result<(), Failure> {
 
 async fn run(options: &Options) -> Result<(), Failure> {
     let started = Instant::now();
-    let wanted = |part: &Part| match &options.only {
-        Some(only) => only.iter().any(|own| part.name().starts_with(own.as_str())),
-        None => true,
+    let parts: Vec<Part> = match &options.only {
+        None => Part::all(),
+        Some(only) => only.iter().flat_map(|name| Part::named(name)).collect(),
     };
-    let parts: Vec<Part> = Part::all().into_iter().filter(wanted).collect();
     let mut store = Store::open(options.only.is_none())?;
     if !parts.is_empty() {
         let targets = Targets::start(options.against.as_deref()).await?;
@@ -160,7 +168,7 @@ async fn measure(part: Part, targets: &Targets, options: &Options, store: &mut S
             page.latencies.push((transport, latencies));
         }
         Part::Calls(load) => {
-            let calls = syscalls::count(load, targets).await?;
+            let calls = syscalls::count(load, targets, options.slice * 3 / 4).await?;
             if keep {
                 store.keep(&name, &calls)?;
             }
@@ -168,7 +176,7 @@ async fn measure(part: Part, targets: &Targets, options: &Options, store: &mut S
         }
         Part::Idle => {
             for target in targets.relays(Transport::Tcp) {
-                page.sessions.push(idle::measure(target).await?);
+                page.sessions.push(idle::measure(target, if options.quick { 3000 } else { 9000 }).await?);
             }
             if keep {
                 store.keep(&name, &page.sessions)?;

@@ -15,8 +15,8 @@ use crate::Failure;
 use crate::load::{Crew, Load};
 use crate::targets::{Target, Targets};
 
-const SHORT: Duration = Duration::from_millis(300);
-const LONG: Duration = Duration::from_millis(1800);
+/// The long run is so much longer than the short one.
+const TIMES: u32 = 6;
 /// How many kinds of calls are named.
 const NAMED: usize = 6;
 /// The thread of ours that relays nothing.
@@ -30,13 +30,13 @@ pub struct Calls {
     pub most: Vec<(String, f64)>,
 }
 
-/// Counts them for every proxy that `load` can be put on.
-pub async fn count(load: &Load, targets: &Targets) -> Result<Vec<Calls>, Failure> {
+/// Counts them for every proxy that `load` can be put on; `short` is the length of the short run.
+pub async fn count(load: &Load, targets: &Targets, short: Duration) -> Result<Vec<Calls>, Failure> {
     let mut counts = Vec::new();
     let relays = targets.of(load).into_iter().filter(|target| target.is_relay() && target.transport == load.transport);
     for target in relays {
-        let (few, requests_of_few) = trace(load, target, SHORT).await?;
-        let (many, requests_of_many) = trace(load, target, LONG).await?;
+        let (few, requests_of_few) = trace(load, target, short).await?;
+        let (many, requests_of_many) = trace(load, target, short * TIMES).await?;
         let requests = requests_of_many as f64 - requests_of_few as f64;
         let more = |(name, count): (String, u64)| {
             let before = few.get(&name).copied().unwrap_or(0);
