@@ -40,6 +40,11 @@ impl Client {
         Ok(Client { stream, buffer: vec![0; 64 * 1024] })
     }
 
+    /// One PING.
+    pub async fn ping(&mut self) -> io::Result<()> {
+        self.exchange(b"*1\r\n$4\r\nPING\r\n", 7).await
+    }
+
     /// Sends `request` and waits for replies of this many bytes together.
     pub async fn exchange(&mut self, request: &[u8], mut expected: usize) -> io::Result<()> {
         self.stream.write_all(request).await?;

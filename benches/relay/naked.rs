@@ -1,82 +1,70 @@
-//! The floor: a relay on one thread that looks at no byte. The same runtime, the same reads into a shared scratch, and
-//! nothing else; what switchmaster costs more than this is what it does.
+//! The floor: a relay that looks at no byte. The same runtime, the same sockets, the same reads into a shared scratch,
+//! and nothing else; what switchmaster costs more than this is what it does.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::path::Path;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use switchmaster::session::client::{Client, Unix};
+use switchmaster::session::pipe::{Scratch, Socket, Unsent};
+use switchmaster::socket;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::Failure;
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 128 * 1024]);
+/// Serves until it is killed.
+pub fn run(listen: SocketAddr, path: &Path, upstream: SocketAddr, workers: usize) -> Result<(), Failure> {
+    let tcp = socket::bind(listen, workers)?;
+    let (unix, _file) = socket::bind_unix(path, 0o600, None, workers)?;
+    let threads: Vec<_> =
+        tcp.into_iter().zip(unix).map(|(tcp, unix)| std::thread::spawn(move || work(tcp, unix, upstream))).collect();
+    for thread in threads {
+        thread.join().map_err(|_| "a worker panicked")??;
+    }
+    Ok(())
 }
 
-/// Serves until it is killed.
-pub fn run(listen: SocketAddr, upstream: SocketAddr) -> Result<(), Failure> {
+fn work(tcp: std::net::TcpListener, unix: std::os::unix::net::UnixListener, upstream: SocketAddr) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(listen).await?;
-        loop {
-            let (client, _) = listener.accept().await?;
-            tokio::spawn(async move {
-                client.set_nodelay(true)?;
-                let backend = TcpStream::connect(upstream).await?;
-                backend.set_nodelay(true)?;
-                let mut lanes = [Lane::default(), Lane::default()];
-                let (mut client, mut backend) = (client, backend);
-                poll_fn(|cx| {
-                    let [up, down] = &mut lanes;
-                    let ended = down.pump(&mut backend, &mut client, cx)? | up.pump(&mut client, &mut backend, cx)?;
-                    if ended { Poll::Ready(Ok::<(), io::Error>(())) } else { Poll::Pending }
-                })
-                .await
-            });
+        let (tcp, unix) = (TcpListener::from_std(tcp)?, UnixListener::from_std(unix)?);
+        let from_unix = tokio::spawn(async move {
+            loop {
+                let client = unix.accept().await?.0.into_std().and_then(Unix::new)?;
+                tokio::spawn(relay(Client::Unix(client), upstream));
+            }
+        });
+        while !from_unix.is_finished() {
+            tokio::spawn(relay(Client::Tcp(tcp.accept().await?.0), upstream));
         }
+        from_unix.await?
     })
 }
 
-/// What one direction could not send yet.
-#[derive(Default)]
-struct Lane {
-    unsent: Vec<u8>,
+async fn relay(mut client: Client, upstream: SocketAddr) -> io::Result<()> {
+    let mut backend = TcpStream::connect(upstream).await?;
+    backend.set_nodelay(true)?;
+    let (mut up, mut down) = (Unsent::default(), Unsent::default());
+    poll_fn(|cx| {
+        let ended = pump(&mut backend, &mut client, &mut down, cx)? | pump(&mut client, &mut backend, &mut up, cx)?;
+        if ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
 }
 
-impl Lane {
-    /// Moves what there is; true at the end of the stream.
-    fn pump(&mut self, from: &mut TcpStream, to: &mut TcpStream, cx: &mut Context<'_>) -> io::Result<bool> {
-        loop {
-            while !self.unsent.is_empty() {
-                match Pin::new(&mut *to).poll_write(cx, &self.unsent)? {
-                    Poll::Ready(sent) => _ = self.unsent.drain(..sent),
-                    Poll::Pending => return Ok(false),
-                }
-            }
-            let done = SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                match Pin::new(&mut *from).poll_read(cx, &mut buffer)? {
-                    Poll::Pending => return Ok(Some(false)),
-                    Poll::Ready(()) if buffer.filled().is_empty() => return Ok(Some(true)),
-                    Poll::Ready(()) => {}
-                }
-                let mut rest = buffer.filled();
-                while !rest.is_empty() {
-                    match Pin::new(&mut *to).poll_write(cx, rest)? {
-                        Poll::Ready(sent) => rest = &rest[sent..],
-                        Poll::Pending => break,
-                    }
-                }
-                self.unsent.extend_from_slice(rest);
-                Ok::<_, io::Error>(None)
-            })?;
-            if let Some(ended) = done {
-                return Ok(ended);
-            }
+/// Moves what there is; true at the end of the stream.
+fn pump(from: &mut impl Socket, to: &mut impl Socket, unsent: &mut Unsent, cx: &mut Context<'_>) -> io::Result<bool> {
+    let mut scratch = Scratch::take();
+    loop {
+        if !unsent.is_empty() && unsent.poll_flush(to, cx)?.is_pending() {
+            return Ok(false);
+        }
+        match from.poll_read(cx, &mut scratch)? {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(0) => return Ok(true),
+            Poll::Ready(read) => unsent.send(to, cx, &scratch[..read])?,
         }
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod contract;
 mod failover;
+mod instructions;
 mod laravel;
 mod load;
 mod odd;

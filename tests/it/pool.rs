@@ -130,6 +130,30 @@ async fn clients_that_come_and_go_find_a_connection_ready() {
     .unwrap();
 }
 
+/// To a server far away that is one round trip in place of two: the handshake was made before the client came. Told by
+/// the server, which numbers its connections as they come.
+#[tokio::test]
+async fn a_first_request_travels_on_a_connection_that_was_there_before_its_client() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let proxy = start(&cluster, "4", "false").await;
+    until("a connection older than its client", LIMIT, async || {
+        // Someone came a moment ago: another is expected.
+        let mut earlier = TcpStream::connect(proxy.addr()).await.map_err(|error| error.to_string())?;
+        say(&mut earlier, b"PING\r\n", "+PONG").await;
+        let mut witness = TcpStream::connect(cluster.node_addr(0)).await.map_err(|error| error.to_string())?;
+        let newest = say(&mut witness, b"CLIENT ID\r\n", "\r\n").await;
+        let mut client = TcpStream::connect(proxy.addr()).await.map_err(|error| error.to_string())?;
+        let own = say(&mut client, b"CLIENT ID\r\n", "\r\n").await;
+        let number = |reply: &str| reply[1..].trim_end().parse::<u64>().unwrap();
+        match number(&own) < number(&newest) {
+            true => Ok(()),
+            false => Err(format!("connection {own:?} came after {newest:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
 /// A server that closes what waits: those connections are not lent.
 #[tokio::test]
 async fn what_the_server_has_closed_is_not_lent() {
