@@ -59,6 +59,13 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
         Verb::Failover => ask(&loaded.config, async |remote, out| client::failover(remote, out).await),
         Verb::Hold(args) => ask(&loaded.config, async |remote, out| client::hold(remote, args.duration, out).await),
         Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
+        #[cfg(feature = "backup")]
+        Verb::Backup(args) => block_on(async {
+            match switchmaster::backup::run(args, &loaded.config).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(error.exit_code(), &error.to_string()),
+            }
+        }),
         Verb::Demo(args) => demo(&args, &loaded.config),
     }
 }

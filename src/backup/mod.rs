@@ -12,6 +12,7 @@
 
 pub mod catalog;
 mod error;
+pub mod fetch;
 pub mod lock;
 mod manifest;
 pub mod pack;
@@ -24,8 +25,11 @@ pub mod show;
 pub mod source;
 mod spool;
 pub mod store;
+mod verbs;
+pub mod verify;
 
 pub use error::Error;
 pub use manifest::{Counts, DbCounts, Manifest, Packing, Source};
 pub use progress::Progress;
 pub use spool::Spool;
+pub use verbs::run;

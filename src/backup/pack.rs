@@ -67,9 +67,9 @@ impl Recipients {
 }
 
 /// What reads encrypted backups.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Identities {
-    keys: Vec<Box<dyn age::Identity + Send + Sync>>,
+    keys: Arc<[Box<dyn age::Identity + Send + Sync>]>,
     file: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Identities {
         if keys.is_empty() {
             return Err(refuse("has no line AGE-SECRET-KEY-1…".to_owned()));
         }
-        Ok(Identities { keys, file: Some(shown) })
+        Ok(Identities { keys: keys.into(), file: Some(shown) })
     }
 }
 

@@ -32,7 +32,7 @@ pub use incoming::Incoming;
 /// How long things may take. The defaults are those of the program; tests choose smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Without any progress for this long, an upload or a download fails; half of it is one request's limit.
+    /// Without any progress for this long, an upload, a download or any other request fails.
     pub stall: Duration,
     /// How often a request is tried again after a 5xx or a broken connection.
     pub retries: usize,

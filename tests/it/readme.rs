@@ -87,6 +87,30 @@ fn the_exit_codes_are_those_of_the_program() {
     assert_eq!(listed, codes);
 }
 
+#[cfg(feature = "backup")]
+#[test]
+fn the_exit_codes_of_backups_are_those_of_the_program() {
+    use switchmaster::backup::Error;
+    let own: [fn(String) -> Error; 11] = [
+        Error::Usage,
+        Error::Unavailable,
+        Error::Internal,
+        Error::Locked,
+        Error::NoSource,
+        Error::Truncated,
+        Error::Unsound,
+        Error::Store,
+        Error::Spool,
+        Error::NotFound,
+        Error::Restore,
+    ];
+    let codes: BTreeSet<String> = own.iter().map(|error| error(String::new()).exit_code().to_string()).collect();
+    assert_eq!(codes.len(), own.len());
+    let tables = ["exit codes", "backup exit codes"].map(|name| table(&readme(), name));
+    let listed: BTreeSet<String> = tables.into_iter().flatten().map(|[code, _]| code).collect();
+    assert_eq!(listed, codes.into_iter().chain(["0".to_owned()]).collect());
+}
+
 #[test]
 fn the_contract_is_a_whole_table_and_quotes_the_error_as_it_is() {
     let text = readme();

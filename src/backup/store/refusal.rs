@@ -9,7 +9,9 @@ pub(super) fn text(place: &str, doing: &str, name: &str, error: &Error) -> Strin
         (Some("SignatureDoesNotMatch"), _) => {
             "the signature does not match: check backup_s3_secret_access_key (and backup_s3_region)".to_owned()
         }
-        (Some("InvalidAccessKeyId"), _) => "the access key is unknown: check backup_s3_access_key_id".to_owned(),
+        (Some("InvalidAccessKeyId" | "NotSignedUp"), _) => {
+            "the access key is unknown: check backup_s3_access_key_id".to_owned()
+        }
         (Some("RequestTimeTooSkewed"), _) => {
             "this host's clock is too far from the service's: set the clock (timedatectl)".to_owned()
         }

@@ -1,0 +1,53 @@
+//! The verbs of `switchmaster backup`: each opens what it needs and calls its own file.
+
+use std::path::PathBuf;
+
+use super::pack::Identities;
+use super::store::Store;
+use super::{Error, catalog, fetch, prune, show, verify};
+use crate::cli::{BackupAction, BackupArgs, Identity, Which};
+use crate::config::{BackupConfig, Config};
+
+/// Runs one verb to its end; the text or JSON for the user goes to standard output.
+pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
+    // What is written holds the data of others: files are for their owner only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let json = args.json;
+    let master_name = config.sentinel.master_name.as_deref();
+    let open = || Store::open(&config.backup, args.store.as_ref());
+    let out = &mut std::io::stdout();
+    let find = async |store: &Store, which: &Which| catalog::resolve(store, master_name, &which.id).await;
+    match args.action {
+        BackupAction::List => show::list(&open()?, master_name, json, out).await,
+        BackupAction::Show(which) => {
+            let store = open()?;
+            show::show(&store, &find(&store, &which).await?, json, out).await
+        }
+        BackupAction::Verify(args) => {
+            let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
+            let backups = match args.all {
+                true => catalog::list(&store, master_name).await?,
+                false => vec![find(&store, &args.which).await?],
+            };
+            verify::verify(&store, &backups, &identities, json, out).await
+        }
+        BackupAction::Prune(rules) => prune::prune(&open()?, master_name, &rules, json, out).await,
+        BackupAction::Fetch(args) => {
+            let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
+            let backup = find(&store, &args.which).await?;
+            match (args.output, args.aof) {
+                (Some(file), _) => fetch::to_file(&store, &backup, &identities, &file, json, out).await,
+                (None, Some(dir)) => fetch::to_aof(&store, &backup, &identities, &dir, json, out).await,
+                (None, None) => Err(Error::Usage("fetch needs --output FILE or --aof DIR".to_owned())),
+            }
+        }
+        BackupAction::Create(_) | BackupAction::Restore(_) | BackupAction::Follow(_) => {
+            Err(Error::Internal("this verb is not part of this build yet".to_owned()))
+        }
+    }
+}
+
+fn identities(given: &Identity, config: &BackupConfig) -> Result<Identities, Error> {
+    let file: Option<&PathBuf> = given.identity.as_ref().or(config.identity_file.as_ref());
+    Identities::read(file.map(PathBuf::as_path))
+}

@@ -1,0 +1,81 @@
+//! `backup verify`: whether a stored backup is still, to the byte, what was published.
+//!
+//! All of it is read again: the stored bytes against their hash, through decryption and decompression, the plain bytes
+//! against theirs. What was found whole is marked beside the manifest; an older mark goes when the backup is found
+//! damaged.
+
+use std::io::{Read, Write};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::catalog::{self, Backup, Verified};
+use super::pack::{Identities, Unpacker};
+use super::store::Store;
+use super::{Error, Manifest, Progress, fetch, show};
+
+const CHUNK: usize = 128 * 1024;
+
+/// Checks `backups` one after the other, marks each and says so on `out`.
+///
+/// Fails with [`Error::Unsound`] when any is damaged, after having looked at all; with the first other error at once.
+pub async fn verify(
+    store: &Store,
+    backups: &[Backup],
+    identities: &Identities,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let mut damaged = Vec::new();
+    for backup in backups {
+        let result = match backup.usable() {
+            Ok(manifest) => check(store, manifest, identities).await,
+            Err(error) => Err(error),
+        };
+        let name = catalog::verified_name(&backup.master_name, &backup.id);
+        let line = match result {
+            Ok(()) => {
+                let mark = Verified { at: Timestamp::now(), drill: false, tool: env!("CARGO_PKG_VERSION").to_owned() };
+                let bytes = serde_json::to_vec(&mark).map_err(|error| Error::Internal(error.to_string()))?;
+                store.put_over(&name, bytes).await?;
+                match json {
+                    true => json!({ "id": backup.id, "sound": true, "drill": mark.drill }).to_string(),
+                    false => format!("sound  {}", backup.id),
+                }
+            }
+            Err(Error::Unsound(why)) => {
+                store.delete(&name).await?;
+                let line = match json {
+                    true => json!({ "id": backup.id, "sound": false, "error": why }).to_string(),
+                    false => format!("DAMAGED  {why}"),
+                };
+                damaged.push(why);
+                line
+            }
+            Err(error) => return Err(error),
+        };
+        show::line(out, &line)?;
+    }
+    match damaged.as_slice() {
+        [] => Ok(()),
+        [why] if backups.len() == 1 => Err(Error::Unsound(why.clone())),
+        several => Err(Error::Unsound(format!("{} of {} backups are damaged", several.len(), backups.len()))),
+    }
+}
+
+/// Reads the stored object and compares it and what it unpacks to with the manifest; writes nothing anywhere.
+pub async fn check(store: &Store, manifest: &Manifest, identities: &Identities) -> Result<(), Error> {
+    let stored = store.get_stream(&catalog::object_name(&manifest.master_name, &manifest.object)).await;
+    let stored = stored.map_err(|error| fetch::missing(error, manifest))?;
+    let (manifest, identities) = (manifest.clone(), identities.clone());
+    let checking = tokio::task::spawn_blocking(move || {
+        let progress = Progress::begin("verify", manifest.plain_bytes);
+        let mut unpacker = Unpacker::new(stored, &manifest, &identities)?;
+        let mut chunk = vec![0; CHUNK];
+        while unpacker.read(&mut chunk).map_err(Error::from_io)? > 0 {
+            progress.reached(unpacker.bytes());
+        }
+        unpacker.finish()
+    });
+    checking.await.map_err(|error| Error::Internal(error.to_string()))?
+}

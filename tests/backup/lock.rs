@@ -1,0 +1,239 @@
+//! One holder at a time, whoever dies, stalls or has a wrong clock.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use switchmaster::backup::Error;
+use switchmaster::backup::lock::{self, Master, acquire};
+use switchmaster::backup::store::Store;
+use switchmaster::config::{BackupConfig, Location};
+use switchmaster::demo::cluster::until;
+use switchmaster::secret::Secret;
+use switchmaster::wire::{Reply, Wire};
+use tempfile::TempDir;
+
+use crate::support::bucket::{Bucket, limits};
+use crate::support::redis::Redis;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(600);
+
+struct Place {
+    store: Store,
+    /// Where the locks lie.
+    folder: PathBuf,
+}
+
+async fn places(folder: &TempDir, bucket: &Bucket) -> [Place; 2] {
+    let location = Location::Folder(folder.path().to_owned());
+    let store = Store::with_limits(&BackupConfig::default(), Some(&location), limits()).unwrap();
+    [
+        Place { store, folder: folder.path().join("m/lock") },
+        Place { store: bucket.store(), folder: bucket.path("m/lock") },
+    ]
+}
+
+fn is_locked<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 75, "{error}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn the_second_waits_for_the_first() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        for _ in 0..3 {
+            let first = acquire(&place.store, "m", LONG, None).await.unwrap();
+            first.check().await.unwrap();
+            let told = is_locked(acquire(&place.store, "m", LONG, None).await);
+            assert!(told.contains(&format!("process {}", std::process::id())), "{told}");
+            assert!(told.contains("expires in"), "{told}");
+            let other = acquire(&place.store, "another-master", LONG, None).await.unwrap();
+            other.release().await;
+            first.release().await;
+        }
+        // Numbers rise and one object stays.
+        let names: Vec<_> = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["3.json"]);
+    }
+}
+
+#[tokio::test]
+async fn who_died_is_followed_when_the_lock_expires() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let ttl = Duration::from_secs(3);
+        drop(acquire(&place.store, "m", ttl, None).await.unwrap());
+        is_locked(acquire(&place.store, "m", ttl, None).await);
+        let next = until("the lock", LIMIT, async || {
+            acquire(&place.store, "m", LONG, None).await.map_err(|error| error.to_string())
+        });
+        next.await.unwrap_or_else(|error| panic!("{error}")).release().await;
+    }
+}
+
+/// As long as it is renewed nobody takes it; should this machine stall for longer than that, the first one knows.
+#[tokio::test]
+async fn a_lock_that_is_renewed_is_kept_or_known_to_be_lost() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let ttl = Duration::from_secs(3);
+        let first = acquire(&place.store, "m", ttl, None).await.unwrap();
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < ttl * 3 {
+            match acquire(&place.store, "m", ttl, None).await {
+                Err(error) => assert_eq!(error.exit_code(), 75, "{error}"),
+                Ok(_second) => {
+                    is_locked(first.check().await);
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        first.release().await;
+    }
+}
+
+/// The store's times decide; what is older there than the time to live is free, what comes from its future is not.
+#[tokio::test]
+async fn only_the_clock_of_the_store_counts() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let first = acquire(&place.store, "m", LONG, None).await.unwrap();
+        let lock = place.folder.join("1.json");
+        let claim: serde_json::Value = serde_json::from_slice(&fs::read(&lock).unwrap()).unwrap();
+        let fields: Vec<&String> = claim.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["owner", "released", "token", "ttl_ms"], "and no time of a host");
+        let written = |at: SystemTime| File::options().write(true).open(&lock).unwrap().set_modified(at).unwrap();
+        written(SystemTime::now() + Duration::from_secs(86_400));
+        is_locked(acquire(&place.store, "m", LONG, None).await);
+        written(SystemTime::now() - LONG - Duration::from_secs(60));
+        let second = acquire(&place.store, "m", LONG, None).await.unwrap();
+        is_locked(first.check().await);
+        second.check().await.unwrap();
+        // What the first one gives back is not what the second one holds.
+        first.release().await;
+        second.check().await.unwrap();
+        is_locked(acquire(&place.store, "m", LONG, None).await);
+        second.release().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_cannot_be_read_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = Bucket::start().await;
+    for place in places(&folder, &bucket).await {
+        fs::create_dir_all(&place.folder).unwrap();
+        fs::write(place.folder.join("7.json"), "not JSON").unwrap();
+        is_locked(acquire(&place.store, "m", LONG, None).await);
+        let old = SystemTime::now() - lock::TTL - Duration::from_secs(60);
+        File::options().write(true).open(place.folder.join("7.json")).unwrap().set_modified(old).unwrap();
+        acquire(&place.store, "m", LONG, None).await.unwrap().release().await;
+        assert!(place.folder.join("8.json").exists() && !place.folder.join("7.json").exists());
+    }
+}
+
+#[tokio::test]
+async fn the_master_keeps_the_lock_where_the_store_cannot() {
+    let redis = Redis::start("requirepass of-the-lock", |_| {}).await;
+    let bucket = Bucket::start().await;
+    bucket.faults.ignore_conditions.store(true, Ordering::Relaxed);
+    let store = bucket.store();
+    let told = acquire(&store, "m", LONG, None).await.unwrap_err();
+    assert!(told.exit_code() == 83 && told.to_string().contains("create-only"), "{told}");
+
+    let addr = redis.addr();
+    let master: Master = Arc::new(move || {
+        Box::pin(async move {
+            let mut wire = Wire::connect(addr).await.map_err(|error| Error::Unavailable(error.to_string()))?;
+            wire.ask(&["AUTH", "of-the-lock"]).await.map_err(|error| Error::Unavailable(error.to_string()))?;
+            Ok(wire)
+        })
+    });
+    let ask = async |request: &[&str]| (master)().await.unwrap().ask(request).await.unwrap();
+    let key = "switchmaster:backup-lock:m";
+    let first = acquire(&store, "m", LONG, Some(master.clone())).await.unwrap();
+    is_locked(acquire(&store, "m", LONG, Some(master.clone())).await);
+    let Reply::Integer(left) = ask(&["PTTL", key]).await else { panic!("no number") };
+    assert!(left > 500_000, "{left}");
+    first.check().await.unwrap();
+    first.release().await;
+    assert_eq!(ask(&["EXISTS", key]).await, Reply::Integer(0));
+
+    // Another took it meanwhile: neither check nor release touch what is not ours.
+    let first = acquire(&store, "m", LONG, Some(master.clone())).await.unwrap();
+    ask(&["SET", key, "another"]).await;
+    is_locked(first.check().await);
+    first.release().await;
+    assert_eq!(ask(&["GET", key]).await, Reply::Bulk(b"another".to_vec()));
+}
+
+/// Processes that want it at the same time, each of them several times: they are in the protected place one by one.
+#[tokio::test]
+async fn processes_take_turns() {
+    const PROCESSES: usize = 4;
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let work = tempfile::tempdir().unwrap();
+        let program = std::env::current_exe().unwrap();
+        let children: Vec<_> = (0..PROCESSES)
+            .map(|_| {
+                tokio::process::Command::new(&program)
+                    .args(["--exact", "lock::a_process_of_the_test", "--include-ignored", "--nocapture"])
+                    .env("LOCK_TEST_STORE", place.store.location().to_string())
+                    .env("LOCK_TEST_ENDPOINT", format!("http://{}", bucket.addr))
+                    .env("LOCK_TEST_WORK", work.path())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .kill_on_drop(true)
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        for child in children {
+            let output = child.wait_with_output().await.unwrap();
+            let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        }
+        let entries = fs::read_dir(work.path()).unwrap().count();
+        assert_eq!(entries, PROCESSES * TURNS, "each turn leaves one file");
+    }
+}
+
+const TURNS: usize = 3;
+
+/// Not a test of its own: what `processes_take_turns` starts.
+#[tokio::test]
+#[ignore = "started by processes_take_turns"]
+async fn a_process_of_the_test() {
+    let Ok(location) = std::env::var("LOCK_TEST_STORE") else { return };
+    let work = PathBuf::from(std::env::var("LOCK_TEST_WORK").unwrap());
+    let config = BackupConfig {
+        store: Some(location.parse().unwrap()),
+        s3_endpoint: Some(std::env::var("LOCK_TEST_ENDPOINT").unwrap()),
+        s3_access_key_id: Some(crate::support::bucket::KEY_ID.to_owned()),
+        s3_secret_access_key: Some(Secret::new(crate::support::bucket::SECRET)),
+        ..BackupConfig::default()
+    };
+    let store = Store::with_limits(&config, None, limits()).unwrap();
+    for turn in 0..TURNS {
+        let held = until("the lock", LIMIT, async || match acquire(&store, "m", LONG, None).await {
+            Err(error) if error.exit_code() != 75 => panic!("{error}"),
+            other => other.map_err(|error| error.to_string()),
+        });
+        let held = held.await.unwrap_or_else(|error| panic!("{error}"));
+        let alone = work.join("somebody is here");
+        File::create_new(&alone).expect("nobody else is here");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        held.check().await.unwrap();
+        fs::remove_file(&alone).unwrap();
+        File::create_new(work.join(format!("{}-{turn}", std::process::id()))).unwrap();
+        held.release().await;
+    }
+}

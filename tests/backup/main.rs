@@ -1,0 +1,9 @@
+//! Backups against real parts: an object store that checks signatures, folders, real servers.
+#![cfg(feature = "backup")]
+
+mod abandoned;
+mod lock;
+mod pack;
+mod store;
+mod stored;
+mod support;
