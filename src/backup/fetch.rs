@@ -147,7 +147,7 @@ async fn unpack<W: Sink>(store: &Store, manifest: &Manifest, identities: &Identi
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::from_io(error)),
             }
-            progress.reached(unpacker.bytes());
+            progress.reached(unpacker.given());
         }
         unpacker.finish()?;
         Ok(sink)

@@ -215,7 +215,7 @@ impl<R: Read> Unpacker<R> {
     }
 
     /// Plain bytes that were given so far.
-    pub fn bytes(&self) -> u64 {
+    pub fn given(&self) -> u64 {
         self.bytes
     }
 

@@ -73,7 +73,7 @@ pub async fn check(store: &Store, manifest: &Manifest, identities: &Identities) 
         let mut unpacker = Unpacker::new(stored, &manifest, &identities)?;
         let mut chunk = vec![0; CHUNK];
         while unpacker.read(&mut chunk).map_err(Error::from_io)? > 0 {
-            progress.reached(unpacker.bytes());
+            progress.reached(unpacker.given());
         }
         unpacker.finish()
     });

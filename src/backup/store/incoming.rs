@@ -48,7 +48,7 @@ impl Incoming {
     }
 
     /// The object's size, as the store tells it.
-    pub fn bytes(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.bytes
     }
 
