@@ -18,6 +18,7 @@ mod manifest;
 pub mod pack;
 mod progress;
 pub mod prune;
+pub mod rdb;
 pub mod replica;
 pub mod report;
 pub mod restore;

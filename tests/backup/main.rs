@@ -3,7 +3,10 @@
 
 mod abandoned;
 mod lock;
+mod lone;
 mod pack;
+mod rdb;
 mod store;
 mod stored;
 mod support;
+mod zoo;
