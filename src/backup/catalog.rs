@@ -75,7 +75,7 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
     let manifests = objects.iter().filter_map(|object| split(&object.name, MANIFEST));
     let reading = manifests.map(|(master_name, id)| async move {
         let name = manifest_name(master_name, id);
-        let Some(bytes) = store.get(&name).await? else { return Ok(None) };
+        let Some(bytes) = store.get(&name).await? else { return Ok::<_, Error>(None) };
         let verified = verified_name(master_name, id);
         let verified = objects.iter().find(|object| object.name == verified).map(|object| object.modified);
         let manifest = parse(&bytes, master_name, id);
