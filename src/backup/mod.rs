@@ -11,6 +11,7 @@
 //! again and are what was sent.
 
 pub mod catalog;
+pub mod drill;
 mod error;
 pub mod fetch;
 pub mod lock;

@@ -12,7 +12,8 @@ use serde_json::json;
 use super::catalog::{self, Backup, Verified};
 use super::pack::{Identities, Unpacker};
 use super::store::Store;
-use super::{Error, Manifest, Progress, fetch, show};
+use super::{Error, Manifest, Progress, drill, fetch, show};
+use crate::config::Config;
 
 const CHUNK: usize = 128 * 1024;
 
@@ -23,23 +24,27 @@ pub async fn verify(
     store: &Store,
     backups: &[Backup],
     identities: &Identities,
+    drill: bool,
+    config: &Config,
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
     let mut damaged = Vec::new();
     for backup in backups {
         let result = match backup.usable() {
+            Ok(manifest) if drill => drilled(store, manifest, identities, config).await,
             Ok(manifest) => check(store, manifest, identities).await,
             Err(error) => Err(error),
         };
         let name = catalog::verified_name(&backup.master_name, &backup.id);
         let line = match result {
             Ok(()) => {
-                let mark = Verified { at: Timestamp::now(), drill: false, tool: env!("CARGO_PKG_VERSION").to_owned() };
+                let mark = Verified { at: Timestamp::now(), drill, tool: env!("CARGO_PKG_VERSION").to_owned() };
                 let bytes = serde_json::to_vec(&mark).map_err(|error| Error::Internal(error.to_string()))?;
                 store.put_over(&name, bytes).await?;
                 match json {
                     true => json!({ "id": backup.id, "sound": true, "drill": mark.drill }).to_string(),
+                    false if drill => format!("sound  {}, and a server has loaded it", backup.id),
                     false => format!("sound  {}", backup.id),
                 }
             }
@@ -61,6 +66,18 @@ pub async fn verify(
         [why] if backups.len() == 1 => Err(Error::Unsound(why.clone())),
         several => Err(Error::Unsound(format!("{} of {} backups are damaged", several.len(), backups.len()))),
     }
+}
+
+/// The same as [`check`], and a throwaway server loads it and holds what the manifest says.
+async fn drilled(store: &Store, manifest: &Manifest, identities: &Identities, config: &Config) -> Result<(), Error> {
+    let rdb = fetch::fetch_to_spool(store, manifest, identities, &config.backup).await?;
+    let drilled = drill::drill(&rdb, &manifest.counts).await.map_err(|error| match error {
+        Error::Unsound(why) => Error::Unsound(format!("backup {}: {why}", manifest.id)),
+        error => error,
+    })?;
+    let (keys, seconds) = (drilled.keys, drilled.took.as_secs_f64());
+    tracing::info!(keys, seconds, server = drilled.version, "a server has loaded backup {}", manifest.id);
+    Ok(())
 }
 
 /// Reads the stored object and compares it and what it unpacks to with the manifest; writes nothing anywhere.

@@ -160,7 +160,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "IP")]
     pub serve_at: Option<std::net::IpAddr>,
     /// Key by key with RESTORE, beside what is there: for managed servers, or some of the keys
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["proxy", "serve_at"])]
     pub keys: bool,
     /// Only keys that match this glob-style pattern, as in SCAN
     #[arg(long = "match", value_name = "PATTERN", requires = "keys")]

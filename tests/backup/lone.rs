@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub struct Lone {
     pub addr: SocketAddr,
     dir: TempDir,
-    _server: Server,
+    server: Server,
 }
 
 impl Lone {
@@ -34,7 +34,7 @@ impl Lone {
             std::fs::write(&config, text.join("\n")).unwrap();
             let server = Server::new("alone", addr, Binary::redis_server().unwrap(), config);
             match server.start().await {
-                Ok(()) => return Lone { addr, dir, _server: server },
+                Ok(()) => return Lone { addr, dir, server },
                 Err(ClusterError::PortTaken(_)) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -45,6 +45,16 @@ impl Lone {
     /// A connection in a database.
     pub async fn open(&self, db: u32) -> Wire {
         Wire::open(self.addr, None, db).await.unwrap()
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&self) {
+        self.server.kill9();
+    }
+
+    /// Kills it and starts it again, with what is on disk.
+    pub async fn restart(&self) {
+        self.server.restart().await.unwrap();
     }
 
     /// SAVE: the path of the RDB.

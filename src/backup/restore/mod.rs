@@ -1,6 +1,153 @@
 //! Putting a backup back: live, by serving it as a master to the target, or key by key.
 //!
 //! Nothing of the target is touched before the backup was verified wholly and everything that could refuse was asked.
+//!
+//! ```text
+//!   survey (node, Sentinels, proxies) ─▶ confirm ─▶ fetch ─▶ safety backup ─▶ survey once more
+//!     ─▶ live: hold the proxies ─▶ REPLICAOF primary ─▶ loaded, counted ─▶ REPLICAOF NO ONE ─▶ release
+//! ```
 
+pub mod confirm;
 mod conversation;
+pub mod keys;
+pub mod live;
+pub mod node;
+mod pattern;
+mod preflight;
 pub mod primary;
+pub mod proxies;
+pub mod survey;
+pub mod watch;
+
+use std::io::Write;
+
+use serde_json::json;
+
+use self::keys::Choice;
+use self::live::Content;
+use self::node::Node;
+use self::primary::{Rdb, Stage};
+use self::survey::Survey;
+use super::catalog::Backup;
+use super::fetch::fetch_to_spool;
+use super::pack::Identities;
+use super::source::{self, dial};
+use super::store::Store;
+use super::{Error, Manifest, Progress, show};
+use crate::cli::RestoreArgs;
+use crate::config::Config;
+
+/// `backup restore`: asks, restores, and says on `out` what came of it.
+///
+/// # Errors
+/// [`Error::Restore`] when it was refused or given up; its message says what is in the target then.
+pub async fn restore(
+    args: &RestoreArgs,
+    store: &Store,
+    backup: &Backup,
+    identities: &Identities,
+    config: &Config,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let manifest = backup.usable()?;
+    if args.to.is_some() || args.before_command.is_some() {
+        return Err(Error::Internal("--to and --before-command are not part of this build yet".into()));
+    }
+    let text = match args.keys {
+        true => by_key(args, store, manifest, identities, config, json).await?,
+        false => live(args, store, manifest, identities, config, json).await?,
+    };
+    show::line(out, &text)
+}
+
+async fn live(
+    args: &RestoreArgs,
+    store: &Store,
+    manifest: &Manifest,
+    identities: &Identities,
+    config: &Config,
+    json: bool,
+) -> Result<String, Error> {
+    let survey = Survey::take(config, args.target, &args.proxy, manifest).await?;
+    confirm::ask(&confirm::question(&survey, manifest, !args.no_safety_backup), args.yes)?;
+    let file = fetch_to_spool(store, manifest, identities, &config.backup).await?;
+    let safety = match args.no_safety_backup {
+        true => None,
+        false => return Err(Error::Internal("the safety backup is not part of this build yet".into())),
+    };
+    // That took its time.
+    let survey = Survey::take(config, args.target, &args.proxy, manifest).await?;
+    let target = survey.node.addr();
+    let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
+    let content = Content { rdb, tail: async || Ok(None), counts: Some(&manifest.counts) };
+    let (stage, mut told) = tokio::sync::watch::channel(Stage::default());
+    let show_stage = async {
+        let progress = Progress::begin("restoring", manifest.plain_bytes);
+        while told.changed().await.is_ok() {
+            if let Stage::Sending(sent) = *told.borrow_and_update() {
+                progress.reached(sent);
+            }
+        }
+        std::future::pending().await
+    };
+    let outcome = tokio::select! {
+        outcome = live::replace(survey, content, args.serve_at, safety, config, &stage) => outcome?,
+        never = show_stage => never,
+    };
+    let (keys, held, replicas) = (outcome.keys, outcome.held.as_secs_f64(), outcome.replicas);
+    if json {
+        return Ok(json!({
+            "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
+            "replicas": replicas, "safety_backup": safety, "warnings": outcome.warnings,
+        })
+        .to_string());
+    }
+    let mut text =
+        format!("{target} holds {} now: {keys} keys, {replicas} replicas follow, done in {held:.1} s", manifest.id);
+    if let Some(id) = safety {
+        text += &format!("\nwhat was there before is in backup {id}");
+    }
+    outcome.warnings.iter().for_each(|warning| text += &format!("\nwarning: {warning}"));
+    Ok(text)
+}
+
+async fn by_key(
+    args: &RestoreArgs,
+    store: &Store,
+    manifest: &Manifest,
+    identities: &Identities,
+    config: &Config,
+    json: bool,
+) -> Result<String, Error> {
+    let target = match args.target {
+        Some(target) => target,
+        None => source::find(config).await?.master,
+    };
+    let credentials = config.sentinel.redis_auth.as_ref();
+    // A managed server may not tell; then the first RESTORE does.
+    if let Ok(facts) = Node::new(target, credentials.cloned()).facts().await
+        && facts.rdb_version.is_some()
+    {
+        preflight::loads(&facts, manifest)
+            .map_err(|why| Error::Restore(format!("{target}: {why}; nothing was changed")))?;
+    }
+    let choice = Choice { pattern: args.pattern.clone().map(String::into_bytes), db: args.db, replace: args.replace };
+    confirm::ask(&confirm::question_by_key(target, manifest, &choice), args.yes)?;
+    let file = fetch_to_spool(store, manifest, identities, &config.backup).await?;
+    let wire = dial(target, credentials).await.map_err(|why| Error::Unavailable(format!("{target} {why}")))?;
+    let outcome = keys::restore(&file, wire, &choice).await?;
+    let text = match json {
+        true => json!({
+            "outcome": "restored", "id": manifest.id, "target": target, "restored": outcome.restored,
+            "existing": outcome.existing, "expired": outcome.expired, "others": outcome.others,
+            "libraries": outcome.libraries, "failed": outcome.failed, "failures": outcome.failures,
+        })
+        .to_string(),
+        false => format!("{target}: {outcome} from {}", manifest.id),
+    };
+    if outcome.failed > 0 {
+        return Err(Error::Restore(text));
+    }
+    Ok(text)
+}

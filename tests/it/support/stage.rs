@@ -39,7 +39,7 @@ impl Stage {
         for (name, value) in settings {
             spec.set(name, *value);
         }
-        let proxy = Proxy::start(&spec).await.unwrap_or_else(|error| panic!("{error}"));
+        let proxy = proxy::start_as(&spec).await;
         let stage = Stage { proxy, cluster };
         stage.settled().await;
         stage

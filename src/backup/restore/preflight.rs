@@ -1,0 +1,145 @@
+//! Whether this backup can be put into this node, decided on what both say of themselves. Asks nothing.
+//!
+//! A replica that meets a version that it does not know has emptied itself already, so that is found out before.
+
+use super::node::Facts;
+use crate::backup::Manifest;
+
+/// `used-mem` in the RDB of a server is what its data took there; where it is not known, the file is a lower bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Size {
+    /// Of the data of this backup, once loaded.
+    pub fn of(manifest: &Manifest) -> Size {
+        Size { bytes: manifest.plain_bytes }
+    }
+}
+
+/// Why the node cannot load this backup at all, in plain words with what to do.
+pub fn loads(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
+    let (magic, version) = (manifest.magic.as_str(), manifest.rdb_version);
+    let server = if facts.valkey { "Valkey" } else { "Redis" };
+    let node = format!("{server} {}", facts.version);
+    if magic == "VALKEY" && !facts.valkey {
+        return Err(format!("the backup is of a Valkey (RDB version {version}), which {node} cannot load"));
+    }
+    // Valkey reads what Redis wrote up to 7.2; versions from 12 on have been Redis's alone (Valkey rdb.h).
+    if magic == "REDIS" && facts.valkey && version >= 12 {
+        return Err(format!("the backup is of Redis 7.4 or later (RDB version {version}), which {node} cannot load"));
+    }
+    match facts.rdb_version {
+        Some(newest) if version > newest => Err(format!(
+            "the backup has RDB version {version}, and {node} loads up to {newest}: restore to a node that is as new as \
+             the one it was made from ({})",
+            manifest.source.version
+        )),
+        Some(_) => Ok(()),
+        None => Err(format!("{node} does not tell which RDB version it loads (the backup has {version})")),
+    }
+}
+
+/// Why it should not be done to this node, live.
+pub fn serves(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
+    if facts.cluster {
+        return Err("it is a node of a Redis Cluster, where REPLICAOF does not exist: restore with --keys".into());
+    }
+    if !facts.master {
+        return Err("it is a replica: restore to its master, the replicas follow".into());
+    }
+    if let Some(busy) = facts.busy {
+        return Err(format!("it {busy}: try again in a moment"));
+    }
+    let size = Size::of(manifest).bytes;
+    if facts.maxmemory > 0 && size > facts.maxmemory {
+        return Err(format!(
+            "the backup's data ({size} bytes at least) is more than its maxmemory ({}): it would evict keys as soon as it \
+             is a master again",
+            facts.maxmemory
+        ));
+    }
+    if facts.system_memory > 0 && size > facts.system_memory {
+        return Err(format!(
+            "the backup's data ({size} bytes at least) is more than the memory of its host ({})",
+            facts.system_memory
+        ));
+    }
+    loads(facts, manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{Counts, Packing, Source};
+
+    fn manifest(magic: &str, version: u32) -> Manifest {
+        Manifest {
+            format: 1,
+            id: "20261120T031400Z-01234567-1".into(),
+            master_name: "mymaster".into(),
+            created: "2026-11-20T03:14:00Z".parse().unwrap(),
+            object: "x.rdb.zst".into(),
+            source: Source {
+                addr: "10.0.0.1:6379".into(),
+                role: "replica".into(),
+                version: "7.0.15".into(),
+                run_id: String::new(),
+                replid: String::new(),
+                offset: 1,
+            },
+            magic: magic.into(),
+            rdb_version: version,
+            crc64: None,
+            plain_bytes: 1000,
+            plain_sha256: String::new(),
+            packing: Packing { compression: "zstd".into(), level: 3, encryption: None, recipients: vec![] },
+            stored_bytes: 1,
+            stored_sha256: String::new(),
+            counts: Counts::default(),
+            tool: "0".into(),
+        }
+    }
+
+    fn facts(valkey: bool, rdb_version: Option<u32>) -> Facts {
+        Facts { master: true, valkey, rdb_version, version: "7.0.15".into(), ..Facts::default() }
+    }
+
+    #[test]
+    fn versions_go_forward_and_never_across() {
+        let cases = [
+            ("REDIS", 10, false, Some(10), true),
+            ("REDIS", 9, false, Some(10), true),
+            ("REDIS", 11, false, Some(10), false),
+            ("REDIS", 11, true, Some(11), true),
+            ("REDIS", 11, true, Some(80), true),
+            ("REDIS", 12, true, Some(80), false),
+            ("VALKEY", 80, true, Some(80), true),
+            ("VALKEY", 80, true, Some(11), false),
+            ("VALKEY", 80, false, Some(12), false),
+            ("REDIS", 10, false, None, false),
+        ];
+        for (magic, version, valkey, newest, good) in cases {
+            let answer = loads(&facts(valkey, newest), &manifest(magic, version));
+            assert_eq!(answer.is_ok(), good, "{magic} {version} into valkey={valkey} {newest:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_cannot_take_it_is_told_why() {
+        let manifest = manifest("REDIS", 10);
+        let fine = facts(false, Some(10));
+        assert_eq!(serves(&fine, &manifest), Ok(()));
+        let said = |facts: Facts, word: &str| {
+            let why = serves(&facts, &manifest).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        };
+        said(Facts { cluster: true, ..fine.clone() }, "--keys");
+        said(Facts { master: false, ..fine.clone() }, "replica");
+        said(Facts { busy: Some("is loading its data"), ..fine.clone() }, "loading");
+        said(Facts { maxmemory: 999, ..fine.clone() }, "maxmemory");
+        said(Facts { system_memory: 999, ..fine }, "memory of its host");
+    }
+}

@@ -1,0 +1,79 @@
+//! Everything that is asked before a live restore: the node, who monitors it, the proxies in front of it.
+//!
+//! Whatever could refuse later is asked here, and nothing is changed.
+
+use std::net::SocketAddr;
+
+use super::node::{Facts, Node};
+use super::preflight;
+use super::proxies::Proxies;
+use crate::admin::client::Remote;
+use crate::backup::source::{self, Topology};
+use crate::backup::{Error, Manifest};
+use crate::config::Config;
+
+/// What is known of the target.
+#[derive(Debug)]
+pub struct Survey {
+    /// A connection to it.
+    pub node: Node,
+    /// What it says of itself.
+    pub facts: Facts,
+    /// What the Sentinels say, where they monitor it.
+    pub monitored: Option<Topology>,
+    /// The proxies that were named.
+    pub proxies: Proxies,
+}
+
+impl Survey {
+    /// Asks. `target` is the node to restore to, else the master that Sentinel names.
+    pub async fn take(
+        config: &Config,
+        target: Option<SocketAddr>,
+        proxies: &[SocketAddr],
+        manifest: &Manifest,
+    ) -> Result<Survey, Error> {
+        let monitored = monitored(config, target).await?;
+        let addr = monitored.as_ref().map(|topology| topology.master).or(target).expect("one of the two");
+        let mut node = Node::new(addr, config.sentinel.redis_auth.clone());
+        let facts = node.facts().await?;
+        let refuse = |why: String| Error::Restore(format!("{addr} {why}; nothing was changed"));
+        if let Some(topology) = &monitored {
+            if topology.failover {
+                return Err(refuse("is being replaced by Sentinel: try again when that is over".into()));
+            }
+            if !topology.majority {
+                return Err(refuse("is not what a majority of the Sentinels names as the master".into()));
+            }
+        } else if facts.watched == Some(true) {
+            return Err(refuse(
+                "is watched by a Sentinel that is not known here, and would be replaced in the middle of the restore: name \
+                 one with --sentinel (and --master-name)"
+                    .into(),
+            ));
+        }
+        preflight::serves(&facts, manifest)
+            .map_err(|why| Error::Restore(format!("{addr}: {why}; nothing was changed")))?;
+        let remote = |admin: &SocketAddr| Remote { admin: *admin, token: config.admin_token.clone() };
+        let proxies = Proxies::survey(proxies.iter().map(remote).collect(), addr, &facts.run_id).await?;
+        Ok(Survey { node, facts, monitored, proxies })
+    }
+}
+
+/// What the Sentinels say of the target; `None` when it is a node that none of them monitors.
+async fn monitored(config: &Config, target: Option<SocketAddr>) -> Result<Option<Topology>, Error> {
+    let found = source::find(config).await;
+    let Some(target) = target else { return found.map(Some) };
+    match found {
+        Ok(topology) if topology.master == target => Ok(Some(topology)),
+        Ok(topology) if topology.candidates.iter().any(|candidate| candidate.addr == target) => {
+            Err(Error::Usage(format!(
+                "{target} is a replica of {}: restore to the master {}, its replicas follow",
+                topology.name, topology.master
+            )))
+        }
+        // Whether a Sentinel that we do not know watches it, the node itself tells.
+        Ok(_) | Err(Error::Unavailable(_) | Error::Usage(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,143 @@
+//! Live restores that succeed: behind proxies under load, into a node that nobody monitors, with and without an AOF.
+
+use std::time::Duration;
+
+use switchmaster::backup::Error;
+use switchmaster::backup::restore::live::{self, Content, Outcome};
+use switchmaster::backup::restore::primary::Stage;
+use switchmaster::backup::restore::survey::Survey;
+use switchmaster::config::Config;
+use switchmaster::demo::cluster::{ClusterSpec, until};
+use switchmaster::demo::load::{Load, LoadSpec};
+use switchmaster::demo::proxy::Proxy;
+use switchmaster::demo::wire::{Reply, Wire};
+use tokio::sync::watch;
+
+use super::data::{Saved, assert_same, config, no_sentinel};
+use crate::it::proxy;
+use crate::it::stage::{LIMIT, Stage as Cluster, ask, served, soon};
+use crate::lone::Lone;
+use crate::zoo;
+
+/// Restores `saved`, a whole backup.
+pub async fn replace(survey: Survey, saved: &Saved, config: &Config) -> Result<Outcome, Error> {
+    let content = Content { rdb: saved.rdb(), tail: async || Ok(None), counts: Some(saved.counts()) };
+    let (stage, _) = watch::channel(Stage::default());
+    soon(live::replace(survey, content, None, Some("the-safety-backup"), config, &stage)).await
+}
+
+/// Writers only: what readers expect is what a restore takes away.
+fn writers() -> LoadSpec {
+    LoadSpec { writers: 6, rate: 200.0, ..LoadSpec::none() }
+}
+
+#[tokio::test]
+async fn clients_of_two_proxies_see_a_pause_and_nothing_else() {
+    let mut spec = ClusterSpec::with_password("secret");
+    // A time after which Sentinel would act on a silence that a busy machine makes.
+    spec.down_after = Duration::from_secs(5);
+    let stage = Cluster::with(spec, &[]).await;
+    let second = Proxy::start(&proxy::spec(&stage.cluster)).await.unwrap();
+    proxy::wait_settled(&second, &stage.cluster).await;
+    let (cluster, auth) = (&stage.cluster, stage.cluster.auth());
+    let master = cluster.node(0);
+    zoo::fill(master.addr(), auth.as_ref()).await.unwrap();
+    let mut direct = cluster.connect(0).await.unwrap();
+    assert_eq!(ask(&mut direct, &["SAVE"]).await.to_string(), "+OK");
+    let saved = Saved::of(&master.log_path().parent().unwrap().join("dump.rdb"));
+    let expected = zoo::contents(master.addr(), auth.as_ref()).await.unwrap();
+    ask(&mut direct, &["FLUSHALL"]).await;
+    ask(&mut direct, &["FUNCTION", "FLUSH"]).await;
+    let epoch = cluster.epoch(LIMIT).await.unwrap();
+
+    let loads: Vec<Load> = [stage.proxy.addr(), second.addr()]
+        .into_iter()
+        .map(|addr| Load::start(addr, LoadSpec { auth: auth.clone(), ..writers() }).unwrap())
+        .collect();
+    for load in &loads {
+        load.wait_until_served(LIMIT).await.unwrap();
+    }
+    // Blocked, watching and subscribed while it happens.
+    let mut blocked = Wire::open(second.addr(), auth.as_ref(), 0).await.unwrap();
+    let mut watching = stage.open().await;
+    ask(&mut watching, &["WATCH", "string:short"]).await;
+    let mut subscribed = stage.open().await;
+    ask(&mut subscribed, &["SUBSCRIBE", "news"]).await;
+    let popped = async { blocked.ask(&["BLPOP", "a-queue", "0"]).await.unwrap() };
+
+    let config = config(cluster);
+    let admins = [stage.proxy.admin(), second.admin()];
+    let work = async {
+        let survey = Survey::take(&config, None, &admins, &saved.manifest).await.unwrap();
+        assert_eq!((survey.facts.watched, survey.node.addr()), (Some(true), master.addr()));
+        let outcome = replace(survey, &saved, &config).await.unwrap();
+        println!("{outcome:?}");
+        assert_eq!(outcome.warnings, Vec::<String>::new());
+        assert_eq!(outcome.replicas, 2);
+        for load in &loads {
+            served(load, std::time::Instant::now()).await;
+        }
+        ask(&mut direct, &["RPUSH", "a-queue", "a job"]).await;
+    };
+    let (popped, ()) = soon(async { tokio::join!(popped, work) }).await;
+    assert_eq!(popped.items().last(), Some(&Reply::Bulk(b"a job".to_vec())), "it was blocked all the while: {popped}");
+    assert_eq!(ask(&mut watching, &["MULTI"]).await.to_string(), "+OK");
+    ask(&mut watching, &["SET", "string:short", "other"]).await;
+    assert_eq!(ask(&mut watching, &["EXEC"]).await, Reply::Nil, "what it watched was replaced");
+    ask(&mut direct, &["PUBLISH", "news", "extra"]).await;
+    assert!(soon(subscribed.receive()).await.unwrap().to_string().contains("extra"));
+
+    for load in &loads {
+        let report = load.stop(LIMIT).await.unwrap();
+        println!("{report}\nlongest pause {:?}", report.longest_pause());
+        assert_eq!(report.errors, Default::default());
+        let lost = (report.lost_requests, report.connections_lost, report.hung, report.crossed);
+        assert_eq!(lost, (0, 0, 0, 0), "{report}");
+    }
+    assert_eq!(cluster.epoch(LIMIT).await.unwrap(), epoch, "no Sentinel failed over");
+    assert_eq!(cluster.wait_replicating(LIMIT).await.unwrap(), 0);
+    stage.caught_up().await;
+    let own = [&format!("{:x}.", std::process::id()), "a-queue"].map(|prefix| prefix.to_owned());
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    for node in 0..3 {
+        let found = zoo::contents(cluster.node(node).addr(), auth.as_ref()).await.unwrap();
+        assert_same(&found, &expected, &own);
+    }
+    assert_eq!(ask(&mut direct, &["FUNCTION", "LIST"]).await.items().len() as u64, saved.counts().functions);
+    // A failover afterwards is as early as any: the proxies know the new history.
+    let (_, new) = stage.fail_over().await;
+    assert_ne!(new, 0);
+    proxy::wait_view(&second, "the next failover", |view| {
+        view.phase == "stable" && view.counters.early_commits == 1 && view.counters.failovers_planned == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_monitors_keeps_what_it_was_given_through_its_aof() {
+    let from = Lone::start(&[]).await;
+    let to = Lone::start(&["appendonly yes"]).await;
+    zoo::fill(from.addr, None).await.unwrap();
+    let saved = Saved::of(&from.save().await);
+    let expected = zoo::contents(from.addr, None).await.unwrap();
+    let mut wire = to.open(0).await;
+    ask(&mut wire, &["SET", "old", "data"]).await;
+
+    let config = no_sentinel();
+    let survey = Survey::take(&config, Some(to.addr), &[], &saved.manifest).await.unwrap();
+    assert_eq!((survey.facts.keys(), survey.facts.watched, survey.facts.aof), (1, Some(false), true));
+    let outcome = replace(survey, &saved, &config).await.unwrap();
+    assert_eq!((outcome.keys, outcome.warnings), (expected.len() as u64, vec![]));
+    ask(&mut wire, &["SET", "written-after", "it"]).await;
+    to.restart().await;
+    until("the AOF to be loaded", LIMIT, async || {
+        let mut wire = Wire::open(to.addr, None, 0).await.map_err(|error| error.to_string())?;
+        match wire.ask(&["GET", "written-after"]).await {
+            Ok(Reply::Bulk(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_same(&zoo::contents(to.addr, None).await.unwrap(), &expected, &["written-after"]);
+}
