@@ -118,7 +118,13 @@ impl Host {
     fn run(&self, script: &str) -> Output {
         Command::new("nsenter")
             .args(["--target", &self.first.to_string(), "--net", "--mount", "--uts", "--pid", "--"])
-            .args(["env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"])
+            .args([
+                "env",
+                "-i",
+                "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME=/root",
+                "DEBIAN_FRONTEND=noninteractive",
+            ])
             .args(["bash", "-e", "-c", &format!("cd {}\n{script}", self.folder.display())])
             .stdin(Stdio::null())
             .output()

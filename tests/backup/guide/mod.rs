@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use hosts::Hosts;
 
+use crate::support::bucket::{BUCKET, Bucket, KEY_ID, SECRET};
+
 const HOSTS: [(&str, &str); 8] = [
     ("redis-1", "192.168.1.100"),
     ("redis-2", "192.168.1.101"),
@@ -61,14 +63,22 @@ fn the_guide() {
     let steps = steps(&fs::read_to_string(page).unwrap());
     assert!(steps.len() > 25, "only {} blocks were seen", steps.len());
     let hosts = Hosts::start(&HOSTS, STORE, Path::new(env!("CARGO_BIN_EXE_switchmaster")));
-    let store = crate::support::object_store(&format!("{STORE}:9000"), "your-bucket", "YOUR_ACCESS_KEY", "YOUR_SECRET_KEY");
+    thread::spawn(serve_objects);
     let mut guide = Guide { hosts, stopped: None, moment: None };
     for step in &steps {
         guide.before(step);
         guide.follow(step);
         guide.after(step);
     }
-    drop(store);
+}
+
+/// The object store, until the test ends.
+fn serve_objects() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let _bucket = Bucket::start_at(&format!("{STORE}:9000")).await;
+        std::future::pending::<()>().await;
+    });
 }
 
 /// One block of the page.
@@ -152,12 +162,16 @@ impl Guide {
     /// What the page leaves to its reader.
     fn fill_in(&self, text: &str) -> String {
         let text = text.replace("https://us-east-1.linodeobjects.com", &format!("http://{STORE}:9000"));
+        let text = text.replace("your-bucket", BUCKET).replace("YOUR_ACCESS_KEY", KEY_ID);
+        let text = text.replace("YOUR_SECRET_KEY", SECRET);
         let text = text.replace("backup_s3_region", "backup_s3_path_style = true\nbackup_s3_region");
         let text = text.replace(MOMENT, self.moment.as_deref().unwrap_or(MOMENT));
-        text.lines().map(|line| {
-            let asks = line.contains("backup restore") && !line.contains("--yes");
-            format!("{line}{}\n", if asks { " --yes" } else { "" })
-        }).collect()
+        text.lines()
+            .map(|line| {
+                let asks = line.contains("backup restore") && !line.contains("--yes");
+                format!("{line}{}\n", if asks { " --yes" } else { "" })
+            })
+            .collect()
     }
 
     fn who(&mut self, host: &str) -> String {
@@ -230,7 +244,13 @@ impl Guide {
             self.wait_redis("app-1", "SET other:1 later", "OK");
         } else if step.text.contains(" --to ") {
             // The follower has begun; then data, a moment, and the accident.
-            crate::support::wait_for("the follower's base", || self.told("app-2", "switchmaster backup list").lines().count() >= 3);
+            let bases = || {
+                self.told("app-2", "switchmaster backup list --json")
+                    .lines()
+                    .filter(|line| line.contains("stream"))
+                    .count()
+            };
+            hosts::until("the follower's base", || (bases() > 0).then_some(()));
             self.wait_redis("app-1", "SET user:2 precious", "OK");
             thread::sleep(Duration::from_secs(1));
             self.moment = Some(self.told("app-1", "date -u +%Y-%m-%dT%H:%M:%SZ"));
@@ -238,7 +258,7 @@ impl Guide {
             self.wait_redis("app-2", "FLUSHALL", "OK");
         } else if step.place == Place::ByHand {
             let config = format!(
-                "[default]\naccess_key = YOUR_ACCESS_KEY\nsecret_key = YOUR_SECRET_KEY\nhost_base = {STORE}:9000\n\
+                "[default]\naccess_key = {KEY_ID}\nsecret_key = {SECRET}\nhost_base = {STORE}:9000\n\
                  host_bucket = {STORE}:9000\nuse_https = False\nsignature_v2 = False\n"
             );
             self.hosts.write("app-2", "/root/.s3cfg", &config);

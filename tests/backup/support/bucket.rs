@@ -61,6 +61,10 @@ pub struct Faults {
 
 impl Bucket {
     pub async fn start() -> Bucket {
+        Bucket::start_at("127.0.0.1:0").await
+    }
+
+    pub async fn start_at(addr: &str) -> Bucket {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let faults = Arc::new(Faults::default());
@@ -68,7 +72,7 @@ impl Bucket {
         builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
         builder.set_access(Conditions(faults.clone()));
         let service = builder.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, service, faults.clone()));
