@@ -90,11 +90,13 @@ impl Host {
              done
              cp {0}/bin/* /usr/local/bin/
              hostname {name} 2>/dev/null || true
-             ip link set lo up; touch {0}/ready; exec sleep 1800",
+             ip link set lo up; touch {0}/ready
+             # Stays, and buries what its children leave behind.
+             for _ in {{1..1800}}; do sleep 1; done",
             folder.display()
         );
         let child = Command::new("unshare")
-            .args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
+            .args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"])
             .arg(set_up)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
