@@ -11,8 +11,10 @@
 //! again and are what was sent.
 
 pub mod catalog;
+pub mod create;
 mod error;
 pub mod fetch;
+pub mod interrupt;
 pub mod lock;
 mod manifest;
 pub mod pack;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, fetch, prune, show, verify};
+use super::{Error, catalog, create, fetch, prune, show, verify};
 use crate::cli::{BackupAction, BackupArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -41,7 +41,8 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
                 (None, None) => Err(Error::Usage("fetch needs --output FILE or --aof DIR".to_owned())),
             }
         }
-        BackupAction::Create(_) | BackupAction::Restore(_) | BackupAction::Follow(_) => {
+        BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
+        BackupAction::Restore(_) | BackupAction::Follow(_) => {
             Err(Error::Internal("this verb is not part of this build yet".to_owned()))
         }
     }

@@ -2,9 +2,13 @@
 #![cfg(feature = "backup")]
 
 mod abandoned;
+mod create;
 mod lock;
 mod lone;
 mod pack;
+#[path = "../it/support/proxy.rs"]
+#[allow(dead_code, reason = "these tests need a part of it")]
+mod proxy;
 mod rdb;
 mod store;
 mod stored;
