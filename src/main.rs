@@ -99,7 +99,12 @@ fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Resul
 
 fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(verb),
+        Ok(runtime) => {
+            let code = runtime.block_on(verb);
+            // What a verb that was given up left in a thread has nobody who waits for it.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => fail(EXIT_INTERNAL, &format!("no runtime: {error}")),
     }
 }

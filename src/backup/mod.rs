@@ -11,9 +11,11 @@
 //! again and are what was sent.
 
 pub mod catalog;
+pub mod create;
 pub mod drill;
 mod error;
 pub mod fetch;
+pub mod interrupt;
 pub mod lock;
 mod manifest;
 pub mod pack;

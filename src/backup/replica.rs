@@ -94,6 +94,8 @@ pub struct Replica {
     /// Bytes of the history that were received.
     offset: u64,
     acked: Instant,
+    /// Not a byte for so long ends it: [`SILENCE`], unless changed.
+    pub silence: Duration,
 }
 
 impl Replica {
@@ -119,7 +121,7 @@ impl Replica {
         let wire: Result<Wire, String> = within("the handshake", HANDSHAKE, handshake).await;
         let wire = wire.map_err(|reason| Error::Unavailable(format!("{addr} {reason}")))?;
         let (stream, buffer) = wire.into_parts();
-        Ok(Replica { addr, stream, buffer, consumed: 0, offset: 0, acked: Instant::now() })
+        Ok(Replica { addr, stream, buffer, consumed: 0, offset: 0, acked: Instant::now(), silence: SILENCE })
     }
 
     /// PSYNC: everything, or what follows on the first `offset` bytes of the history `replid`.
@@ -199,7 +201,7 @@ impl Replica {
     /// # Errors
     /// [`Error::Truncated`]: the source hung up or fell silent.
     pub async fn next(&mut self) -> Result<Chunk<'_>, Error> {
-        let silent_at = Instant::now() + SILENCE;
+        let silent_at = Instant::now() + self.silence;
         while self.consumed == self.buffer.len() {
             let ack_at = self.acked + ACK_EVERY;
             tokio::select! {
@@ -259,7 +261,7 @@ impl Replica {
     /// Reads until at least `count` bytes are unconsumed.
     async fn fill(&mut self, count: usize) -> Result<(), Error> {
         while self.buffer.len() - self.consumed < count {
-            match timeout(SILENCE, self.read_more()).await {
+            match timeout(self.silence, self.read_more()).await {
                 Ok(read) => read?,
                 Err(_) => return Err(self.silent()),
             }
@@ -283,7 +285,11 @@ impl Replica {
     }
 
     fn silent(&self) -> Error {
-        Error::Truncated(format!("{} sent nothing for {} s before the end of the data", self.addr, SILENCE.as_secs()))
+        Error::Truncated(format!(
+            "{} sent nothing for {} s before the end of the data",
+            self.addr,
+            self.silence.as_secs()
+        ))
     }
 
     fn strange(&self, what: &str, line: &str) -> Error {

@@ -132,11 +132,8 @@ fn whole(text: &str) -> Option<&str> {
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The collector reads *.prom: this name is none of them.
-    let mut file = tempfile::Builder::new()
-        .prefix(".switchmaster-")
-        .suffix(".new")
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(".switchmaster-").suffix(".new").tempfile_in(dir)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     file.persist(path)?;
     Ok(())

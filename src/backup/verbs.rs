@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, fetch, prune, restore, show, verify};
+use super::{Error, catalog, create, fetch, prune, report, restore, show, verify};
 use crate::cli::{BackupAction, BackupArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -29,7 +29,11 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
                 true => catalog::list(&store, master_name).await?,
                 false => vec![find(&store, &args.which).await?],
             };
-            verify::verify(&store, &backups, &identities, args.drill, config, json, out).await
+            verify::verify(&store, &backups, &identities, args.drill, config, json, out).await?;
+            for backup in &backups {
+                report::record(config, Some(&backup.master_name), |record| record.last_verified = report::now());
+            }
+            Ok(())
         }
         BackupAction::Prune(rules) => prune::prune(&open()?, master_name, &rules, json, out).await,
         BackupAction::Fetch(args) => {
@@ -41,14 +45,13 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
                 (None, None) => Err(Error::Usage("fetch needs --output FILE or --aof DIR".to_owned())),
             }
         }
+        BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
         BackupAction::Restore(args) => {
             let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
             let backup = find(&store, &args.which).await?;
             restore::restore(&args, &store, &backup, &identities, config, json, out).await
         }
-        BackupAction::Create(_) | BackupAction::Follow(_) => {
-            Err(Error::Internal("this verb is not part of this build yet".to_owned()))
-        }
+        BackupAction::Follow(_) => Err(Error::Internal("this verb is not part of this build yet".to_owned())),
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "backup")]
 
 mod abandoned;
+mod create;
 mod guide;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, reason = "these tests need a part of it")]
