@@ -47,6 +47,11 @@ impl Lone {
         Wire::open(self.addr, None, db).await.unwrap()
     }
 
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.server.log_path().to_owned()
+    }
+
     /// `kill -9`.
     pub fn kill9(&self) {
         self.server.kill9();

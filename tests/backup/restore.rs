@@ -8,3 +8,4 @@ mod drill;
 mod keys;
 mod live;
 mod primary;
+mod verb;

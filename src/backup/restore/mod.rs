@@ -33,7 +33,7 @@ use super::fetch::fetch_to_spool;
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, show};
+use super::{Error, Manifest, Progress, rdb, show};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -69,15 +69,19 @@ async fn live(
     config: &Config,
     json: bool,
 ) -> Result<String, Error> {
-    let survey = Survey::take(config, args.target, &args.proxy, manifest).await?;
+    let at_least = preflight::size(manifest, None);
+    let survey = Survey::take(config, args.target, &args.proxy, manifest, at_least).await?;
     confirm::ask(&confirm::question(&survey, manifest, !args.no_safety_backup), args.yes)?;
     let file = fetch_to_spool(store, manifest, identities, &config.backup).await?;
+    let summary = rdb::walk(&file, &mut |_| {})?;
+    preflight::sound(&summary, manifest)?;
+    let size = preflight::size(manifest, Some(&summary));
     let safety = match args.no_safety_backup {
         true => None,
         false => return Err(Error::Internal("the safety backup is not part of this build yet".into())),
     };
-    // That took its time.
-    let survey = Survey::take(config, args.target, &args.proxy, manifest).await?;
+    // That took its time: the world may be another one.
+    let survey = Survey::take(config, args.target, &args.proxy, manifest, size).await?;
     let target = survey.node.addr();
     let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
     let content = Content { rdb, tail: async || Ok(None), counts: Some(&manifest.counts) };

@@ -3,20 +3,22 @@
 //! A replica that meets a version that it does not know has emptied itself already, so that is found out before.
 
 use super::node::Facts;
-use crate::backup::Manifest;
+use crate::backup::rdb::Summary;
+use crate::backup::{Error, Manifest, show};
 
-/// `used-mem` in the RDB of a server is what its data took there; where it is not known, the file is a lower bound.
-#[derive(Clone, Copy, Debug)]
-pub struct Size {
-    /// Bytes.
-    pub bytes: u64,
+/// What the data takes once it is loaded, in bytes: what it took where the RDB was written (`used-mem`), where the RDB
+/// says so; the file itself is a lower bound.
+pub fn size(manifest: &Manifest, summary: Option<&Summary>) -> u64 {
+    let told = summary.and_then(|summary| summary.aux.get("used-mem")?.parse().ok());
+    told.unwrap_or(0).max(manifest.plain_bytes)
 }
 
-impl Size {
-    /// Of the data of this backup, once loaded.
-    pub fn of(manifest: &Manifest) -> Size {
-        Size { bytes: manifest.plain_bytes }
+/// Whether a walk over the fetched RDB found what its manifest says.
+pub fn sound(summary: &Summary, manifest: &Manifest) -> Result<(), Error> {
+    if summary.counts == manifest.counts {
+        return Ok(());
     }
+    Err(Error::Unsound(format!("backup {} holds other counts than its manifest says", manifest.id)))
 }
 
 /// Why the node cannot load this backup at all, in plain words with what to do.
@@ -43,7 +45,7 @@ pub fn loads(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
 }
 
 /// Why it should not be done to this node, live.
-pub fn serves(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
+pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), String> {
     if facts.cluster {
         return Err("it is a node of a Redis Cluster, where REPLICAOF does not exist: restore with --keys".into());
     }
@@ -53,19 +55,13 @@ pub fn serves(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
     if let Some(busy) = facts.busy {
         return Err(format!("it {busy}: try again in a moment"));
     }
-    let size = Size::of(manifest).bytes;
+    let takes = format!("the backup's data takes {}, more than", show::size(size));
     if facts.maxmemory > 0 && size > facts.maxmemory {
-        return Err(format!(
-            "the backup's data ({size} bytes at least) is more than its maxmemory ({}): it would evict keys as soon as it \
-             is a master again",
-            facts.maxmemory
-        ));
+        let limit = show::size(facts.maxmemory);
+        return Err(format!("{takes} its maxmemory ({limit}): as a master again it would evict keys at once"));
     }
     if facts.system_memory > 0 && size > facts.system_memory {
-        return Err(format!(
-            "the backup's data ({size} bytes at least) is more than the memory of its host ({})",
-            facts.system_memory
-        ));
+        return Err(format!("{takes} the memory of its host ({})", show::size(facts.system_memory)));
     }
     loads(facts, manifest)
 }
@@ -131,9 +127,9 @@ mod tests {
     fn a_node_that_cannot_take_it_is_told_why() {
         let manifest = manifest("REDIS", 10);
         let fine = facts(false, Some(10));
-        assert_eq!(serves(&fine, &manifest), Ok(()));
+        assert_eq!(serves(&fine, &manifest, 1000), Ok(()));
         let said = |facts: Facts, word: &str| {
-            let why = serves(&facts, &manifest).unwrap_err();
+            let why = serves(&facts, &manifest, 1000).unwrap_err();
             assert!(why.contains(word), "{why}");
         };
         said(Facts { cluster: true, ..fine.clone() }, "--keys");

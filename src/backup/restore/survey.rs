@@ -26,12 +26,14 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Asks. `target` is the node to restore to, else the master that Sentinel names.
+    /// Asks. `target` is the node to restore to, else the master that Sentinel names; `size` is what the data takes there,
+    /// in bytes.
     pub async fn take(
         config: &Config,
         target: Option<SocketAddr>,
         proxies: &[SocketAddr],
         manifest: &Manifest,
+        size: u64,
     ) -> Result<Survey, Error> {
         let monitored = monitored(config, target).await?;
         let addr = monitored.as_ref().map(|topology| topology.master).or(target).expect("one of the two");
@@ -52,7 +54,7 @@ impl Survey {
                     .into(),
             ));
         }
-        preflight::serves(&facts, manifest)
+        preflight::serves(&facts, manifest, size)
             .map_err(|why| Error::Restore(format!("{addr}: {why}; nothing was changed")))?;
         let remote = |admin: &SocketAddr| Remote { admin: *admin, token: config.admin_token.clone() };
         let proxies = Proxies::survey(proxies.iter().map(remote).collect(), addr, &facts.run_id).await?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use switchmaster::backup::Error;
 use switchmaster::backup::restore::survey::Survey;
+use switchmaster::backup::{Error, Manifest};
 use switchmaster::config::Config;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::wire::Reply;
@@ -41,7 +41,7 @@ fn says(error: &Error, parts: &[&str]) {
 }
 
 async fn refused(config: &Config, target: Option<std::net::SocketAddr>, saved: &Saved, parts: &[&str]) {
-    let error = Survey::take(config, target, &[], &saved.manifest).await.expect_err("it is refused");
+    let error = Survey::take(config, target, &[], &saved.manifest, 1).await.expect_err("it is refused");
     println!("{error}");
     says(&error, parts);
 }
@@ -53,8 +53,9 @@ async fn whatever_could_go_wrong_is_asked_before_anything_is_touched() {
         Stage::with(ClusterSpec::with_password("secret"), &[("SWITCHMASTER_ADMIN_TOKEN", "a-token-of-its-own")]).await;
     let saved = backup_of(10).await;
     let config = config(&stage.cluster);
+    let manifest = saved.manifest.clone();
     let survey = async |config: &Config, proxies: &[std::net::SocketAddr]| {
-        Survey::take(config, None, proxies, &saved.manifest).await
+        Survey::take(config, None, proxies, &manifest, 1).await
     };
     assert!(survey(&config, &[stage.proxy.admin()]).await.is_ok());
     // A proxy that cannot be reached, and one of another cluster.
@@ -71,14 +72,13 @@ async fn whatever_could_go_wrong_is_asked_before_anything_is_touched() {
     let error = replace(survey_of_other, &saved, &wrong).await.unwrap_err();
     says(&error, &["does not hold its clients", "admin_token is another one", "nothing was changed"]);
     assert_eq!(proxy::view(&other.proxy).await.phase, "stable");
-    // A replica, a newer version, a node whose Sentinel is not known.
+    // A replica, a node whose Sentinel is not known, a newer version.
     refused(&config, Some(stage.cluster.node(1).addr()), &saved, &["is a replica of mymaster"]).await;
-    let mut newer = Saved::of_same(&saved);
-    newer.manifest.rdb_version = 99;
-    refused(&config, None, &newer, &["RDB version 99", "nothing was changed"]).await;
     let mut stranger = no_sentinel();
     stranger.sentinel.redis_auth = stage.cluster.auth();
     refused(&stranger, Some(stage.cluster.node(0).addr()), &saved, &["watched by a Sentinel"]).await;
+    let newer = Saved { manifest: Manifest { rdb_version: 99, ..saved.manifest.clone() }, ..saved };
+    refused(&config, None, &newer, &["RDB version 99", "nothing was changed"]).await;
     assert_eq!(stage.cluster.ask_node(0, &["DBSIZE"]).await.unwrap(), Reply::Integer(0));
 }
 
@@ -89,7 +89,7 @@ async fn a_sentinel_that_takes_the_master_for_down_ends_it() {
     // It answers nobody while it loads so few bytes so slowly: 4 s.
     cluster.ask_node(0, &["CONFIG", "SET", "key-load-delay", "1000"]).await.unwrap();
     let config = config(&cluster);
-    let survey = Survey::take(&config, None, &[], &saved.manifest).await.unwrap();
+    let survey = Survey::take(&config, None, &[], &saved.manifest, 1).await.unwrap();
     let error = replace(survey, &saved, &config).await.unwrap_err();
     println!("{error}");
     says(&error, &["takes the master for down", "a master again, with", "(1 before)", "restore the-safety-backup"]);
@@ -106,7 +106,7 @@ async fn a_target_that_dies_is_told_and_its_proxies_are_released() {
     let saved = backup_of(20_000).await;
     stage.cluster.ask_node(0, &["CONFIG", "SET", "key-load-delay", "200"]).await.unwrap();
     let config = config(&stage.cluster);
-    let survey = Survey::take(&config, None, &[stage.proxy.admin()], &saved.manifest).await.unwrap();
+    let survey = Survey::take(&config, None, &[stage.proxy.admin()], &saved.manifest, 1).await.unwrap();
     let kill = async {
         proxy::wait_view(&stage.proxy, "the hold", |view| view.phase == "paused").await;
         until("the link", LIMIT, async || {

@@ -1,62 +1,37 @@
 //! Backups of servers as `create` would have made them, and whether two servers hold the same.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 
 use switchmaster::backup::restore::primary::Rdb;
-use switchmaster::backup::{Counts, Manifest, Packing, Source, rdb};
+use switchmaster::backup::{Counts, Manifest, catalog, rdb};
 use switchmaster::config::{Config, HostPort};
 use switchmaster::demo::cluster::Cluster;
 
+use crate::support::samples;
 use crate::zoo::Exhibit;
 
 /// By database and key.
 pub type Contents = BTreeMap<(u32, Vec<u8>), Exhibit>;
 
-/// A plain RDB and its manifest.
+/// A backup of a file that a server saved.
 pub struct Saved {
     pub file: File,
     pub manifest: Manifest,
+    /// As it lies in a store.
+    pub stored: Vec<u8>,
 }
 
 impl Saved {
-    /// Of a file that a server saved.
     pub fn of(path: &Path) -> Saved {
-        let file = File::open(path).unwrap();
-        let summary = rdb::walk(&file, &mut |_| {}).unwrap();
-        let manifest = Manifest {
-            format: 1,
-            id: "20261120T031400Z-0123abcd-5000".into(),
-            master_name: "mymaster".into(),
-            created: "2026-11-20T03:14:00Z".parse().unwrap(),
-            object: "20261120T031400Z-0123abcd-5000.rdb.zst".into(),
-            source: Source {
-                addr: "10.0.0.1:6379".into(),
-                role: "replica".into(),
-                version: "7.0.15".into(),
-                run_id: "0".repeat(40),
-                replid: "0123abcd".repeat(5),
-                offset: 5000,
-            },
-            magic: summary.magic.to_string(),
-            rdb_version: summary.version,
-            crc64: summary.crc64.map(|crc| format!("{crc:016x}")),
-            plain_bytes: summary.bytes,
-            plain_sha256: String::new(),
-            packing: Packing { compression: "zstd".into(), level: 3, encryption: None, recipients: vec![] },
-            stored_bytes: 0,
-            stored_sha256: String::new(),
-            counts: summary.counts,
-            tool: "test".into(),
-        };
-        Saved { file, manifest }
-    }
-
-    /// The same once more, to be changed.
-    pub fn of_same(other: &Saved) -> Saved {
-        Saved { file: other.file.try_clone().unwrap(), manifest: other.manifest.clone() }
+        let plain = fs::read(path).unwrap();
+        let summary = rdb::walk(&plain[..], &mut |_| {}).unwrap();
+        let (stored, mut manifest) = samples::packed(&plain, &[], "2026-11-20T03:14:00Z");
+        manifest.rdb_version = summary.version;
+        manifest.counts = summary.counts;
+        Saved { file: File::open(path).unwrap(), manifest, stored }
     }
 
     /// As it is served.
@@ -67,6 +42,16 @@ impl Saved {
 
     pub fn counts(&self) -> &Counts {
         &self.manifest.counts
+    }
+
+    /// Puts it into a store in the folder `dir`, whose URL it returns.
+    pub fn shelve(&self, dir: &Path) -> String {
+        let (name, Manifest { id, object, .. }) = (&self.manifest.master_name, &self.manifest);
+        fs::create_dir_all(dir.join(name)).unwrap();
+        fs::write(dir.join(catalog::object_name(name, object)), &self.stored).unwrap();
+        let manifest = serde_json::to_vec(&self.manifest).unwrap();
+        fs::write(dir.join(catalog::manifest_name(name, id)), manifest).unwrap();
+        format!("file://{}", dir.display())
     }
 }
 

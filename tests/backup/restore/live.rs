@@ -68,7 +68,7 @@ async fn clients_of_two_proxies_see_a_pause_and_nothing_else() {
     let config = config(cluster);
     let admins = [stage.proxy.admin(), second.admin()];
     let work = async {
-        let survey = Survey::take(&config, None, &admins, &saved.manifest).await.unwrap();
+        let survey = Survey::take(&config, None, &admins, &saved.manifest, 1).await.unwrap();
         assert_eq!((survey.facts.watched, survey.node.addr()), (Some(true), master.addr()));
         let outcome = replace(survey, &saved, &config).await.unwrap();
         println!("{outcome:?}");
@@ -124,7 +124,7 @@ async fn a_node_that_nobody_monitors_keeps_what_it_was_given_through_its_aof() {
     ask(&mut wire, &["SET", "old", "data"]).await;
 
     let config = no_sentinel();
-    let survey = Survey::take(&config, Some(to.addr), &[], &saved.manifest).await.unwrap();
+    let survey = Survey::take(&config, Some(to.addr), &[], &saved.manifest, 1).await.unwrap();
     assert_eq!((survey.facts.keys(), survey.facts.watched, survey.facts.aof), (1, Some(false), true));
     let outcome = replace(survey, &saved, &config).await.unwrap();
     assert_eq!((outcome.keys, outcome.warnings), (expected.len() as u64, vec![]));
