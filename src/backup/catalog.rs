@@ -66,8 +66,23 @@ pub fn id(at: Timestamp, replid: &str, offset: u64) -> String {
 
 /// Every backup of `master_name`, or of all names, the oldest first.
 pub async fn list(store: &Store, master_name: Option<&str>) -> Result<Vec<Backup>, Error> {
-    let objects = store.list(master_name.unwrap_or_default()).await?;
-    of_objects(store, &objects).await
+    of_objects(store, &objects(store, master_name).await?).await
+}
+
+/// The objects right in the folder of `master_name`, or of all names, in the order of their names. What lies deeper
+/// (locks, segments) is no business of the catalogue, and may be much.
+pub async fn objects(store: &Store, master_name: Option<&str>) -> Result<Vec<Object>, Error> {
+    let mut names = match master_name {
+        Some(name) => vec![name.to_owned()],
+        None => store.list_folder("").await?.1,
+    };
+    names.sort();
+    let mut objects = Vec::new();
+    for name in names {
+        objects.extend(store.list_folder(&name).await?.0);
+    }
+    objects.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(objects)
 }
 
 /// The backups among `objects`, the oldest first.
@@ -95,7 +110,7 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
 /// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
 /// manifest cannot be used.
 pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> Result<Backup, Error> {
-    let objects = store.list(master_name.unwrap_or_default()).await?;
+    let objects = objects(store, master_name).await?;
     let mut names: Vec<(&str, &str)> = objects.iter().filter_map(|object| split(&object.name, MANIFEST)).collect();
     names.sort_by_key(|(_, id)| *id);
     let whose = master_name.map(|name| format!(" of {name}")).unwrap_or_default();

@@ -96,7 +96,7 @@ pub async fn prune(
                 .to_owned(),
         ));
     }
-    let objects = store.list(master_name.unwrap_or_default()).await?;
+    let objects = catalog::objects(store, master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
     let now = store.probe().await?.now;
     let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();

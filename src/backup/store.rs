@@ -293,12 +293,21 @@ impl Store {
         let mut objects = Vec::new();
         while let Some(meta) = self.within("listing", under, stream.try_next()).await?.transpose() {
             let meta = meta.map_err(|error| self.refused("listing", under, &error))?;
-            let Some(parts) = meta.location.prefix_match(&root) else { continue };
-            let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            objects.push(Object { name, bytes: meta.size, modified: modified(&meta) });
+            objects.extend(object(&meta, &root));
         }
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
+    }
+
+    /// What lies right in the folder `under`: objects in the order of their names, and the names of folders.
+    pub async fn list_folder(&self, under: &str) -> Result<(Vec<Object>, Vec<String>), Error> {
+        let (path, root) = (self.path(under), self.path(""));
+        let found = self.within("listing", under, self.objects.list_with_delimiter(Some(&path))).await?;
+        let found = found.map_err(|error| self.refused("listing", under, &error))?;
+        let mut objects: Vec<Object> = found.objects.iter().filter_map(|meta| object(meta, &root)).collect();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        let folders = found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
+        Ok((objects, folders.collect()))
     }
 
     /// Deletes an object; that there is none is no error.
@@ -396,6 +405,13 @@ async fn read_part(file: &mut File, part: u64) -> Result<Vec<u8>, Error> {
     });
     let read = read.await.map_err(|error| Error::Internal(error.to_string()))?;
     read.map_err(|error| Error::Spool(format!("the spooled file cannot be read: {error}")))
+}
+
+/// With its name relative to `root`.
+fn object(meta: &object_store::ObjectMeta, root: &Path) -> Option<Object> {
+    let parts = meta.location.prefix_match(root)?;
+    let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+    Some(Object { name, bytes: meta.size, modified: modified(meta) })
 }
 
 fn modified(meta: &object_store::ObjectMeta) -> Timestamp {

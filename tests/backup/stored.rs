@@ -135,7 +135,8 @@ async fn what_is_kept_is_listed_and_shown() {
 async fn a_manifest_that_cannot_be_used_is_told_and_never_deleted() {
     let shelf = Shelf::in_folder();
     let good = shelf.keep(&bytes(100, 1), &[], "2026-11-20T03:00:00Z").await;
-    let strange: [(&str, &str, fn(&mut Value)); 4] = [
+    type Change = fn(&mut Value);
+    let strange: [(&str, &str, Change); 4] = [
         ("2026-11-01T00:00:00Z", "newer", |manifest| manifest["format"] = 2.into()),
         ("2026-11-02T00:00:00Z", "damaged", |manifest| manifest["plain_bytes"] = "many".into()),
         ("2026-11-03T00:00:00Z", "is that of", |manifest| manifest["id"] = "20200101T000000Z-01234567-1".into()),
