@@ -25,9 +25,6 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
         }
         BackupAction::Verify(args) => {
             let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
-            if args.drill {
-                return Err(Error::Internal("--drill is not part of this build yet".to_owned()));
-            }
             let backups = match args.all {
                 true => catalog::list(&store, master_name).await?,
                 false => vec![find(&store, &args.which).await?],
