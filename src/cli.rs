@@ -138,7 +138,7 @@ pub enum Verb {
         Exit codes besides those of the other verbs: 75 another host makes a backup, 80 no node may be the source, \
         81 the stream ended early, 82 not a whole and sound backup, 83 the store refused, 84 no room in the spool \
         folder, 85 no such backup, 86 the restore was given up, 130 ended by a signal.")]
-    Backup(BackupArgs),
+    Backup(Box<BackupArgs>),
     /// Start a throwaway cluster, put load on it and fail it over before your eyes
     #[command(
         after_help = "Examples:\n  switchmaster demo\n  switchmaster demo --keep   leave it running to play with"

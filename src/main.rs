@@ -61,7 +61,7 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
         Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
         #[cfg(feature = "backup")]
         Verb::Backup(args) => block_on(async {
-            match switchmaster::backup::run(args, &loaded.config).await {
+            match switchmaster::backup::run(*args, &loaded.config).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(error.exit_code(), &error.to_string()),
             }

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::store::{Object, Store};
 use super::{Error, Manifest};
 
+/// What the id of a safety backup ends with.
+pub const SAFETY: &str = "-safety";
 const MANIFEST: &str = ".manifest.json";
 const VERIFIED: &str = ".verified.json";
 /// What the name of a data object contains behind the id.
@@ -64,10 +66,30 @@ pub fn id(at: Timestamp, replid: &str, offset: u64) -> String {
     format!("{}-{replid}-{offset}", at.strftime("%Y%m%dT%H%M%SZ"))
 }
 
+/// Whether it was made only to undo a restore: `latest` never means it, and no rule of `prune` counts it.
+pub fn is_safety(id: &str) -> bool {
+    id.ends_with(SAFETY)
+}
+
 /// Every backup of `master_name`, or of all names, the oldest first.
 pub async fn list(store: &Store, master_name: Option<&str>) -> Result<Vec<Backup>, Error> {
-    let objects = store.list(master_name.unwrap_or_default()).await?;
-    of_objects(store, &objects).await
+    of_objects(store, &objects(store, master_name).await?).await
+}
+
+/// The objects right in the folder of `master_name`, or of all names, in the order of their names. What lies deeper
+/// (locks, segments) is no business of the catalogue, and may be much.
+pub async fn objects(store: &Store, master_name: Option<&str>) -> Result<Vec<Object>, Error> {
+    let mut names = match master_name {
+        Some(name) => vec![name.to_owned()],
+        None => store.list_folder("").await?.1,
+    };
+    names.sort();
+    let mut objects = Vec::new();
+    for name in names {
+        objects.extend(store.list_folder(&name).await?.0);
+    }
+    objects.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(objects)
 }
 
 /// The backups among `objects`, the oldest first.
@@ -95,13 +117,13 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
 /// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
 /// manifest cannot be used.
 pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> Result<Backup, Error> {
-    let objects = store.list(master_name.unwrap_or_default()).await?;
+    let objects = objects(store, master_name).await?;
     let mut names: Vec<(&str, &str)> = objects.iter().filter_map(|object| split(&object.name, MANIFEST)).collect();
     names.sort_by_key(|(_, id)| *id);
     let whose = master_name.map(|name| format!(" of {name}")).unwrap_or_default();
     let none = |what: String| Error::NotFound(format!("{}: there is no backup{whose}{what}", store.location()));
     let matching: Vec<(&str, &str)> = match wanted {
-        "latest" => names.last().copied().into_iter().collect(),
+        "latest" => names.iter().rfind(|(_, id)| !is_safety(id)).copied().into_iter().collect(),
         wanted => {
             let exact = names.iter().filter(|(_, id)| *id == wanted);
             let exact: Vec<_> = exact.copied().collect();
@@ -167,7 +189,7 @@ fn split<'a>(name: &'a str, suffix: &str) -> Option<(&'a str, &'a str)> {
 
 /// `20261120T031400Z-0123abcd-4711`, and nothing with a folder in it.
 fn is_id(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
+    let parts: Vec<&str> = text.strip_suffix(SAFETY).unwrap_or(text).split('-').collect();
     let time = |part: &str| part.len() == 16 && part.as_bytes()[8] == b'T' && part.ends_with('Z');
     match parts.as_slice() {
         [at, replid, offset] => {
@@ -208,7 +230,9 @@ mod tests {
         let at: Timestamp = "2026-11-20T03:14:00.5Z".parse().unwrap();
         let made = id(at, "0123456789abcdef0123456789abcdef01234567", 4711);
         assert_eq!(made, "20261120T031400Z-01234567-4711");
-        assert!(is_id(&made));
+        assert!(is_id(&made) && !is_safety(&made));
+        let safety = format!("{made}{SAFETY}");
+        assert!(is_id(&safety) && is_safety(&safety));
         for text in ["", "latest", "a-b-c", "20261120T031400Z-01/3-4", "lock-1-2"] {
             assert!(!is_id(text), "{text}");
         }

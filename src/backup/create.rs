@@ -57,6 +57,18 @@ pub async fn run(
     line(out, &text)
 }
 
+/// The id of a backup of what a restore is about to overwrite.
+///
+/// # Errors
+/// As [`create`].
+pub async fn safety(store: &Store, config: &Config) -> Result<String, Error> {
+    let args = CreateArgs { allow_master: true, safety: true, ..CreateArgs::default() };
+    match create(&args, store, config, interruption()?).await? {
+        Outcome::Created(created) => Ok(created.manifest.id),
+        Outcome::YoungEnough { id } => Ok(id),
+    }
+}
+
 /// Makes a backup, and tells those who watch what came of it. Ends early and cleanly when `interrupted` does.
 ///
 /// # Errors
@@ -70,6 +82,7 @@ pub async fn create(
     let mut name = config.sentinel.master_name.clone();
     let outcome = locked(args, store, config, &mut name, interrupted).await;
     report::record(config, name.as_deref(), |record| match &outcome {
+        Ok(Outcome::Created(_)) if args.safety => {}
         Ok(Outcome::Created(created)) => created.tell(record),
         // Another host's run is no failure of this one, and nothing new.
         Ok(Outcome::YoungEnough { .. }) | Err(Error::Locked(_)) => {}
@@ -122,10 +135,11 @@ fn keeper(config: &Config) -> lock::Master {
     })
 }
 
-/// The newest usable backup.
+/// The newest usable backup that was made for its own sake.
 async fn newest(store: &Store, name: &str) -> Result<Option<Manifest>, Error> {
     let backups = catalog::list(store, Some(name)).await?;
-    Ok(backups.into_iter().rev().find_map(|backup| backup.manifest.ok()))
+    let backups = backups.into_iter().rev().filter(|backup| !catalog::is_safety(&backup.id));
+    Ok(backups.filter_map(|backup| backup.manifest.ok()).next())
 }
 
 /// The newest backup, if `--if-older-than` says that it will do.
@@ -270,7 +284,10 @@ impl Run<'_> {
     /// Packs, stores, reads back and compares; the manifest comes last.
     async fn keep(&mut self, taken: Taken) -> Result<Manifest, Error> {
         let Taken { created, source, summary, plain } = taken;
-        let id = catalog::id(created, &source.replid, source.offset);
+        let mut id = catalog::id(created, &source.replid, source.offset);
+        if self.args.safety {
+            id += catalog::SAFETY;
+        }
         let object = format!("{id}{}", self.recipients.suffix());
         let (packed, file) = self.pack(plain, summary.bytes).await?;
         let at = catalog::object_name(self.name, &object);

@@ -1,6 +1,7 @@
 //! Which backups may go ([`plan`], which decides without the store), and their deletion.
 //!
-//! The newest backup, the newest one that a check found whole, and one whose manifest cannot be read always stay. The
+//! The newest backup, the newest one that a check found whole, and one whose manifest cannot be read always stay.
+//! Safety backups stay for a week, and stand for no other. The
 //! manifest goes first: from then on it is no backup any more, and what is left of it is found as an orphan.
 
 use std::collections::BTreeSet;
@@ -18,6 +19,8 @@ use crate::cli::PruneArgs;
 
 /// What an interrupted run may still be busy with is left alone for this long.
 const LEFTOVERS: Duration = Duration::from_secs(24 * 3600);
+/// Whoever restored the wrong thing has this long to notice.
+const SAFETY_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A backup as the rules see it.
 #[derive(Clone, Debug)]
@@ -28,12 +31,20 @@ pub struct Candidate {
     pub verified: bool,
     /// Whether its manifest can be read by this program.
     pub readable: bool,
+    /// Whether it is there to undo a restore.
+    pub safety: bool,
 }
 
 /// Why each backup stays, in the order of `backups` (the oldest first, all of one master name); none: it may go.
 pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec<&'static str>> {
     let mut reasons = vec![Vec::new(); backups.len()];
-    let readable = || backups.iter().enumerate().rev().filter(|(_, backup)| backup.readable);
+    let readable = || backups.iter().enumerate().rev().filter(|(_, backup)| backup.readable && !backup.safety);
+    // A backup from the future (a wrong clock) is younger than anything.
+    let age = |created: Timestamp| Duration::try_from(now.duration_since(created)).unwrap_or_default();
+    let safety = backups.iter().enumerate().filter(|(_, backup)| backup.safety);
+    for (at, _) in safety.filter(|(_, backup)| age(backup.created) < SAFETY_KEPT) {
+        reasons[at].push("a safety backup of this week");
+    }
     for (at, _) in readable().take(1) {
         reasons[at].push("the newest");
     }
@@ -47,8 +58,6 @@ pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec
         reasons[at].push("last");
     }
     if let Some(within) = rules.keep_within {
-        // A backup from the future (a wrong clock) is younger than anything.
-        let age = |created: Timestamp| Duration::try_from(now.duration_since(created)).unwrap_or_default();
         for (at, _) in readable().filter(|(_, backup)| age(backup.created) < within) {
             reasons[at].push("within");
         }
@@ -96,7 +105,7 @@ pub async fn prune(
                 .to_owned(),
         ));
     }
-    let objects = store.list(master_name.unwrap_or_default()).await?;
+    let objects = catalog::objects(store, master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
     let now = store.probe().await?.now;
     let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
@@ -179,7 +188,12 @@ async fn delete(store: &Store, backup: &Backup) -> Result<(), Error> {
 
 fn candidate(backup: &Backup) -> Candidate {
     let created = backup.manifest.as_ref().map_or(Timestamp::UNIX_EPOCH, |manifest| manifest.created);
-    Candidate { created, verified: backup.verified.is_some(), readable: backup.manifest.is_ok() }
+    Candidate {
+        created,
+        verified: backup.verified.is_some(),
+        readable: backup.manifest.is_ok(),
+        safety: catalog::is_safety(&backup.id),
+    }
 }
 
 fn utc(at: Timestamp) -> jiff::civil::Date {
@@ -197,12 +211,22 @@ mod tests {
     }
 
     fn candidates(times: &[&str]) -> Vec<Candidate> {
-        times.iter().map(|time| Candidate { created: at(time), verified: false, readable: true }).collect()
+        times
+            .iter()
+            .map(|time| Candidate { created: at(time), verified: false, readable: true, safety: false })
+            .collect()
     }
 
     fn kept(rules: &PruneArgs, backups: &[Candidate]) -> Vec<usize> {
         let plan = plan(rules, backups, at("2026-11-20T12:00:00Z"));
         plan.iter().enumerate().filter(|(_, reasons)| !reasons.is_empty()).map(|(at, _)| at).collect()
+    }
+
+    #[test]
+    fn a_safety_backup_stays_a_week_and_stands_for_no_other() {
+        let mut backups = candidates(&["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-19T09:00:00Z"]);
+        (backups[1].safety, backups[2].safety) = (true, true);
+        assert_eq!(kept(&PruneArgs { keep_last: 1, ..PruneArgs::default() }, &backups), [0, 2]);
     }
 
     #[test]
@@ -271,6 +295,7 @@ mod tests {
                     created: Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap(),
                     verified: *verified,
                     readable: *readable,
+                    safety: false,
                 })
                 .collect();
             let rules = PruneArgs { keep_last: last, keep_daily: daily, keep_weekly: weekly, keep_monthly: monthly,

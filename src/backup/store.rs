@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Error;
@@ -32,7 +32,8 @@ pub use incoming::Incoming;
 /// How long things may take. The defaults are those of the program; tests choose smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Without any progress for this long, an upload, a download or any other request fails.
+    /// Without any progress for this long, an upload, a download or any other request fails. Of an upload that is a
+    /// whole part: below about 2 Mbit/s the defaults call a line stalled.
     pub stall: Duration,
     /// How often a request is tried again after a 5xx or a broken connection.
     pub retries: usize,
@@ -50,7 +51,8 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
-    s3: Option<Arc<AmazonS3>>,
+    /// What [`multipart`] needs besides.
+    s3: Option<(Arc<AmazonS3>, ClientOptions)>,
     location: Location,
     /// Whom an error is about: the location, and the service's address where there is one.
     place: String,
@@ -108,9 +110,9 @@ impl Store {
         let location = given.or(config.store.as_ref()).ok_or_else(|| Error::Usage(missing.to_owned()))?.clone();
         let (objects, s3, place): (Arc<dyn ObjectStore>, _, _) = match &location {
             Location::S3 { bucket, .. } => {
-                let (s3, place) = s3::build(config, bucket, &location, &limits)?;
+                let (s3, options, place) = s3::build(config, bucket, &location, &limits)?;
                 let s3 = Arc::new(s3);
-                (s3.clone(), Some(s3), place)
+                (s3.clone(), Some((s3, options)), place)
             }
             Location::Folder(folder) => (Arc::new(open_folder(folder)?), None, location.to_string()),
         };
@@ -253,7 +255,7 @@ impl Store {
             Ok(Err(size)) => {
                 Err(Error::Unsound(format!("{} has {size} bytes; that is not what it should be", self.url(name))))
             }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) if refusal::is_missing(&error) => Ok(None),
             Err(error) => Err(self.refused("reading", name, &error)),
         }
     }
@@ -293,12 +295,21 @@ impl Store {
         let mut objects = Vec::new();
         while let Some(meta) = self.within("listing", under, stream.try_next()).await?.transpose() {
             let meta = meta.map_err(|error| self.refused("listing", under, &error))?;
-            let Some(parts) = meta.location.prefix_match(&root) else { continue };
-            let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-            objects.push(Object { name, bytes: meta.size, modified: modified(&meta) });
+            objects.extend(object(&meta, &root));
         }
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
+    }
+
+    /// What lies right in the folder `under`: objects in the order of their names, and the names of folders.
+    pub async fn list_folder(&self, under: &str) -> Result<(Vec<Object>, Vec<String>), Error> {
+        let (path, root) = (self.path(under), self.path(""));
+        let found = self.within("listing", under, self.objects.list_with_delimiter(Some(&path))).await?;
+        let found = found.map_err(|error| self.refused("listing", under, &error))?;
+        let mut objects: Vec<Object> = found.objects.iter().filter_map(|meta| object(meta, &root)).collect();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        let folders = found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
+        Ok((objects, folders.collect()))
     }
 
     /// Deletes an object; that there is none is no error.
@@ -396,6 +407,13 @@ async fn read_part(file: &mut File, part: u64) -> Result<Vec<u8>, Error> {
     });
     let read = read.await.map_err(|error| Error::Internal(error.to_string()))?;
     read.map_err(|error| Error::Spool(format!("the spooled file cannot be read: {error}")))
+}
+
+/// With its name relative to `root`.
+fn object(meta: &object_store::ObjectMeta, root: &Path) -> Option<Object> {
+    let parts = meta.location.prefix_match(root)?;
+    let name = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+    Some(Object { name, bytes: meta.size, modified: modified(meta) })
 }
 
 fn modified(meta: &object_store::ObjectMeta) -> Timestamp {

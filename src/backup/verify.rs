@@ -1,21 +1,21 @@
 //! `backup verify`: whether a stored backup is still, to the byte, what was published.
 //!
 //! All of it is read again: the stored bytes against their hash, through decryption and decompression, the plain bytes
-//! against theirs. What was found whole is marked beside the manifest; an older mark goes when the backup is found
-//! damaged.
+//! against theirs, and a walk over the whole RDB against the counts. What was found whole is marked beside the manifest;
+//! an older mark goes when the backup is found damaged.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::catalog::{self, Backup, Verified};
 use super::pack::{Identities, Unpacker};
+use super::rdb::Summary;
 use super::store::Store;
-use super::{Error, Manifest, Progress, drill, fetch, show};
+use super::{Error, Manifest, Progress, drill, fetch, rdb, show};
 use crate::config::Config;
-
-const CHUNK: usize = 128 * 1024;
 
 /// Checks `backups` one after the other, marks each and says so on `out`.
 ///
@@ -71,6 +71,7 @@ pub async fn verify(
 /// The same as [`check`], and a throwaway server loads it and holds what the manifest says.
 async fn drilled(store: &Store, manifest: &Manifest, identities: &Identities, config: &Config) -> Result<(), Error> {
     let rdb = fetch::fetch_to_spool(store, manifest, identities, &config.backup).await?;
+    let rdb = walked(rdb, manifest.clone()).await?;
     let drilled = drill::drill(&rdb, &manifest.counts).await.map_err(|error| match error {
         Error::Unsound(why) => Error::Unsound(format!("backup {}: {why}", manifest.id)),
         error => error,
@@ -80,6 +81,17 @@ async fn drilled(store: &Store, manifest: &Manifest, identities: &Identities, co
     Ok(())
 }
 
+/// Walks over the plain file and gives it back at its beginning.
+async fn walked(mut file: File, manifest: Manifest) -> Result<File, Error> {
+    let walking = tokio::task::spawn_blocking(move || {
+        let walked = rdb::walk(&file, &mut |_| {}).map_err(|malformed| unsound(&manifest, &malformed.to_string()))?;
+        agree(&manifest, &walked)?;
+        file.rewind().map_err(|error| Error::Spool(error.to_string()))?;
+        Ok(file)
+    });
+    walking.await.map_err(|error| Error::Internal(error.to_string()))?
+}
+
 /// Reads the stored object and compares it and what it unpacks to with the manifest; writes nothing anywhere.
 pub async fn check(store: &Store, manifest: &Manifest, identities: &Identities) -> Result<(), Error> {
     let stored = store.get_stream(&catalog::object_name(&manifest.master_name, &manifest.object)).await;
@@ -87,12 +99,54 @@ pub async fn check(store: &Store, manifest: &Manifest, identities: &Identities) 
     let (manifest, identities) = (manifest.clone(), identities.clone());
     let checking = tokio::task::spawn_blocking(move || {
         let progress = Progress::begin("verify", manifest.plain_bytes);
-        let mut unpacker = Unpacker::new(stored, &manifest, &identities)?;
-        let mut chunk = vec![0; CHUNK];
-        while unpacker.read(&mut chunk).map_err(Error::from_io)? > 0 {
-            progress.reached(unpacker.given());
-        }
-        unpacker.finish()
+        let mut watched = Watched { unpacker: Unpacker::new(stored, &manifest, &identities)?, progress };
+        let walked = rdb::walk(&mut watched, &mut |_| {});
+        // Of a damaged object the walk may have seen anything: what the hashes say comes first.
+        watched.unpacker.finish()?;
+        agree(&manifest, &walked.map_err(|malformed| unsound(&manifest, &malformed.to_string()))?)
     });
     checking.await.map_err(|error| Error::Internal(error.to_string()))?
+}
+
+/// Whether a walk found what the manifest tells.
+pub fn agree(manifest: &Manifest, found: &Summary) -> Result<(), Error> {
+    let differs = |what: &str, found: &str, told: &str| {
+        Err(unsound(manifest, &format!("{what} is {found}, and the manifest says {told}")))
+    };
+    let crc64 = found.crc64.map(|crc64| format!("{crc64:016x}"));
+    let shown = |crc64: &Option<String>| crc64.clone().unwrap_or_else(|| "none".to_owned());
+    if (found.magic.as_str(), found.version) != (manifest.magic.as_str(), manifest.rdb_version) {
+        let (found, told) = (format!("{} {}", found.magic, found.version), &manifest.magic);
+        return differs("the RDB's version", &found, &format!("{told} {}", manifest.rdb_version));
+    }
+    if crc64 != manifest.crc64 {
+        return differs("the RDB's CRC64", &shown(&crc64), &shown(&manifest.crc64));
+    }
+    if found.counts != manifest.counts {
+        let (keys, told) = (found.counts.keys().to_string(), manifest.counts.keys().to_string());
+        return differs(
+            "the number of keys by database and type",
+            &format!("{keys} in all"),
+            &format!("{told} in all"),
+        );
+    }
+    Ok(())
+}
+
+fn unsound(manifest: &Manifest, what: &str) -> Error {
+    Error::Unsound(format!("backup {}: {what}", manifest.id))
+}
+
+/// Tells how far the walk has come.
+struct Watched<R: Read> {
+    unpacker: Unpacker<R>,
+    progress: Progress,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.unpacker.read(into)?;
+        self.progress.reached(self.unpacker.given());
+        Ok(read)
+    }
 }

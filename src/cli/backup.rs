@@ -69,6 +69,9 @@ pub struct CreateArgs {
     /// Encrypt for this age recipient; may be given several times [default: the key backup_recipients]
     #[arg(long, value_name = "AGE1…")]
     pub recipient: Vec<String>,
+    /// It is there to undo a restore.
+    #[arg(skip)]
+    pub safety: bool,
 }
 
 /// Which backup.

@@ -1,5 +1,6 @@
 //! Uploads that nobody finished, on moto, which lists and aborts them as Amazon does.
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use switchmaster::backup::store::Store;
@@ -42,13 +43,15 @@ struct Moto {
 impl Moto {
     /// `None` when it is not installed: it comes from another registry, and ci/install-deps says so.
     async fn start() -> Option<Moto> {
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/backup-venv/bin/python");
-        let there = Command::new(python).args(["-c", "import moto.server, boto3"]).output().await;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let python = target.join("backup-venv/bin/python");
+        let there = Command::new(&python).args(["-c", "import moto.server, boto3"]).output().await;
         if !there.is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: there is no moto in target/backup-venv (ci/install-deps test)");
+            eprintln!("SKIPPED: there is no moto in backup-venv (ci/install-deps test)");
             return None;
         }
-        let mut child = Command::new(python)
+        let mut child = Command::new(&python)
             .args(["-c", SERVER])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use crate::support::bucket::{Bucket, KEY_ID, SECRET, limits};
 use crate::support::redis::Redis;
-use crate::support::samples::{MASTER, bytes, packed};
+use crate::support::samples::{MASTER, packed, rdb};
 
 /// A store with a place on the disk, where its objects can be damaged.
 struct Shelf {
@@ -98,8 +98,8 @@ async fn what_is_kept_is_listed_and_shown() {
         let latest = shelf.run(&["show"]).await;
         assert!(latest.code == Some(85) && latest.told.contains("there is no backup"), "{latest:?}");
 
-        let old = shelf.keep(&bytes(5_000, 1), &[], "2026-11-19T03:00:00Z").await;
-        let new = shelf.keep(&bytes(70_000, 2), &[], "2026-11-20T03:00:00Z").await;
+        let old = shelf.keep(&rdb(5_000, 1), &[], "2026-11-19T03:00:00Z").await;
+        let new = shelf.keep(&rdb(70_000, 2), &[], "2026-11-20T03:00:00Z").await;
         // Neither is a backup: data without a manifest, and what belongs to others.
         shelf.store.put_over("mymaster/20261121T030000Z-01234567-1.rdb.zst", b"x".to_vec()).await.unwrap();
         shelf.store.put_over("mymaster/notes.txt", b"x".to_vec()).await.unwrap();
@@ -120,7 +120,7 @@ async fn what_is_kept_is_listed_and_shown() {
         let nobody = shelf.run(&["show", "2025"]).await;
         assert!(nobody.code == Some(85) && nobody.told.contains("backup list"), "{nobody:?}");
 
-        let (stored, mut other) = packed(&bytes(10, 3), &[], "2026-11-18T03:00:00Z");
+        let (stored, mut other) = packed(&rdb(10, 3), &[], "2026-11-18T03:00:00Z");
         other.master_name = "sessions".to_owned();
         shelf.put(&other, stored).await;
         let several = shelf.run(&["show"]).await;
@@ -134,15 +134,16 @@ async fn what_is_kept_is_listed_and_shown() {
 #[tokio::test]
 async fn a_manifest_that_cannot_be_used_is_told_and_never_deleted() {
     let shelf = Shelf::in_folder();
-    let good = shelf.keep(&bytes(100, 1), &[], "2026-11-20T03:00:00Z").await;
-    let strange: [(&str, &str, fn(&mut Value)); 4] = [
+    let good = shelf.keep(&rdb(100, 1), &[], "2026-11-20T03:00:00Z").await;
+    type Change = fn(&mut Value);
+    let strange: [(&str, &str, Change); 4] = [
         ("2026-11-01T00:00:00Z", "newer", |manifest| manifest["format"] = 2.into()),
         ("2026-11-02T00:00:00Z", "damaged", |manifest| manifest["plain_bytes"] = "many".into()),
         ("2026-11-03T00:00:00Z", "is that of", |manifest| manifest["id"] = "20200101T000000Z-01234567-1".into()),
         ("2026-11-04T00:00:00Z", "as its data", |manifest| manifest["object"] = "../../etc/passwd".into()),
     ];
     for (created, _, change) in &strange {
-        let manifest = shelf.keep(&bytes(100, 2), &[], created).await;
+        let manifest = shelf.keep(&rdb(100, 2), &[], created).await;
         let mut value = serde_json::to_value(&manifest).unwrap();
         change(&mut value);
         fs::write(shelf.path(&catalog::manifest_name(MASTER, &manifest.id)), value.to_string()).unwrap();
@@ -164,7 +165,7 @@ async fn a_manifest_that_cannot_be_used_is_told_and_never_deleted() {
 #[tokio::test]
 async fn what_was_checked_is_marked_until_it_is_damaged() {
     for shelf in Shelf::both().await {
-        let manifest = shelf.keep(&bytes(300_000, 4), &[], "2026-11-20T03:00:00Z").await;
+        let manifest = shelf.keep(&rdb(300_000, 4), &[], "2026-11-20T03:00:00Z").await;
         let verified = async || shelf.run(&["list", "--json"]).await.json()[0]["verified"].clone();
         assert_eq!(verified().await, Value::Null);
         let checked = shelf.run(&["verify"]).await;
@@ -186,6 +187,35 @@ async fn what_was_checked_is_marked_until_it_is_damaged() {
     }
 }
 
+/// Both hashes are right, and the manifest tells of other data: somebody wrote it by hand.
+#[tokio::test]
+async fn a_manifest_that_lies_is_found() {
+    let shelf = Shelf::in_folder();
+    let good = shelf.keep(&rdb(50_000, 4), &[], "2026-11-20T03:00:00Z").await;
+    type Change = fn(&mut Manifest);
+    let lies: [(&str, Change); 4] = [
+        ("50 in all, and the manifest says 51", |manifest| {
+            manifest.counts.databases.get_mut(&0).unwrap().keys += 1;
+        }),
+        ("version is REDIS 10, and the manifest says REDIS 11", |manifest| manifest.rdb_version = 11),
+        ("CRC64 is none, and the manifest says 0123", |manifest| manifest.crc64 = Some("0123".to_owned())),
+        ("unpacked it has", |manifest| manifest.plain_bytes += 1),
+    ];
+    for (told, lie) in lies {
+        let mut manifest = good.clone();
+        lie(&mut manifest);
+        let name = catalog::manifest_name(MASTER, &good.id);
+        fs::write(shelf.path(&name), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        let ran = shelf.run(&["verify"]).await;
+        assert!(ran.code == Some(82) && ran.told.contains(told), "{told}: {ran:?}");
+    }
+    // Sound to the byte, and no RDB.
+    let shelf = Shelf::in_folder();
+    shelf.keep(b"REDIS0010 and then nonsense", &[], "2026-11-20T03:00:00Z").await;
+    let ran = shelf.run(&["verify"]).await;
+    assert!(ran.code == Some(82) && ran.told.contains("of the RDB"), "{ran:?}");
+}
+
 /// 1,000 random damages of a stored object, encrypted or not: each is found, none ends the program, nothing is fetched.
 #[tokio::test]
 async fn a_thousand_damages_are_found() {
@@ -202,7 +232,7 @@ async fn a_thousand_damages_are_found() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    for (recipients, plain) in [(&[][..], bytes(40_000, 5)), (&recipients[..], bytes(90_000, 6))] {
+    for (recipients, plain) in [(&[][..], rdb(40_000, 5)), (&recipients[..], rdb(90_000, 6))] {
         let shelf = Shelf::in_folder();
         let manifest = shelf.keep(&plain, recipients, "2026-11-20T03:00:00Z").await;
         let object = shelf.path(&catalog::object_name(MASTER, &manifest.object));
@@ -241,7 +271,7 @@ async fn a_thousand_damages_are_found() {
 #[tokio::test]
 async fn fetched_files_are_whole_private_and_overwrite_nothing() {
     for shelf in Shelf::both().await {
-        let plain = bytes(3_000_000, 7);
+        let plain = rdb(3_000_000, 7);
         let manifest = shelf.keep(&plain, &[], "2026-11-20T03:00:00Z").await;
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("dump.rdb");
@@ -313,7 +343,7 @@ async fn what_no_rule_keeps_is_deleted() {
     for shelf in Shelf::both().await {
         let mut manifests = Vec::new();
         for day in 10..20 {
-            manifests.push(shelf.keep(&bytes(1_000, day), &[], &format!("2026-11-{day}T03:00:00Z")).await);
+            manifests.push(shelf.keep(&rdb(1_000, day), &[], &format!("2026-11-{day}T03:00:00Z")).await);
         }
         assert_eq!(shelf.run(&["verify", &manifests[2].id]).await.code, Some(0));
         let orphan = "mymaster/20261101T030000Z-01234567-1.rdb.zst";
@@ -355,7 +385,7 @@ async fn a_full_spool_is_told() {
         Err(why) => return eprintln!("SKIPPED: no small file system: {why}"),
     };
     let shelf = Shelf::in_folder();
-    let manifest = shelf.keep(&bytes(3_000_000, 8), &[], "2026-11-20T03:00:00Z").await;
+    let manifest = shelf.keep(&rdb(3_000_000, 8), &[], "2026-11-20T03:00:00Z").await;
     let config = BackupConfig { spool_dir: Some(folder.path().to_owned()), ..BackupConfig::default() };
     let error = fetch::fetch_to_spool(&shelf.store, &manifest, &Identities::default(), &config).await.unwrap_err();
     assert!(error.exit_code() == 84 && error.to_string().contains("backup_spool_dir"), "{error}");

@@ -33,7 +33,7 @@ use super::fetch::fetch_to_spool;
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, rdb, show};
+use super::{Error, Manifest, Progress, create, rdb, show};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -78,8 +78,17 @@ async fn live(
     let size = preflight::size(manifest, Some(&summary));
     let safety = match args.no_safety_backup {
         true => None,
-        false => return Err(Error::Internal("the safety backup is not part of this build yet".into())),
+        false if survey.facts.keyspace.values().all(|keys| *keys == 0) => None,
+        false if survey.monitored.is_some() => Some(create::safety(store, config).await?),
+        false => {
+            return Err(Error::Restore(format!(
+                "{} holds data, and no Sentinel monitors it: there can be no safety backup of it. Nothing was changed; \
+                 --no-safety-backup overwrites it all the same",
+                survey.node.addr()
+            )));
+        }
     };
+    let safety = safety.as_deref();
     // That took its time: the world may be another one.
     let survey = Survey::take(config, args.target, &args.proxy, manifest, size).await?;
     let target = survey.node.addr();

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use hyper::{Method, Request};
 use jiff::Timestamp;
+use object_store::aws::AmazonS3;
 use object_store::client::{HttpClient, HttpConnector, HttpRequestBody, ReqwestConnector};
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use serde::Deserialize;
 
-use super::{Store, s3};
+use super::Store;
 use crate::backup::Error;
 use crate::config::Location;
 
@@ -38,11 +39,10 @@ struct Upload {
 const MAX_PAGES: usize = 100;
 
 pub(super) async fn abort_stale(store: &Store, under: &str, before: Timestamp) -> Result<usize, Error> {
-    let Location::S3 { .. } = &store.location else {
+    let Some((s3, options)) = &store.s3 else {
         return remove_staged(store, under, before);
     };
-    let plain = store.place.contains(" at http://");
-    let client = ReqwestConnector::default().connect(&s3::client_options(&store.limits, plain));
+    let client = ReqwestConnector::default().connect(options);
     let client = client.map_err(|error| store.refused("listing uploads", under, &error))?;
     let prefix = store.path(under).to_string();
     let (mut key_marker, mut id_marker) = (String::new(), String::new());
@@ -52,7 +52,7 @@ pub(super) async fn abort_stale(store: &Store, under: &str, before: Timestamp) -
         if !key_marker.is_empty() {
             query.extend([("key-marker", key_marker.as_str()), ("upload-id-marker", id_marker.as_str())]);
         }
-        let (status, body) = ask(store, &client, Method::GET, &Path::default(), &query).await?;
+        let (status, body) = ask(store, s3, &client, Method::GET, &Path::default(), &query).await?;
         if status != 200 {
             return Err(refused(store, "listing uploads", status, &body));
         }
@@ -66,7 +66,7 @@ pub(super) async fn abort_stale(store: &Store, under: &str, before: Timestamp) -
             }
             let path = Path::parse(&upload.key).map_err(|error| Error::Store(format!("{}: {error}", store.place)))?;
             let query = [("uploadId", upload.upload_id.as_str())];
-            match ask(store, &client, Method::DELETE, &path, &query).await? {
+            match ask(store, s3, &client, Method::DELETE, &path, &query).await? {
                 (200 | 204 | 404, _) => aborted += 1,
                 (status, body) => return Err(refused(store, "aborting an upload", status, &body)),
             }
@@ -81,12 +81,12 @@ pub(super) async fn abort_stale(store: &Store, under: &str, before: Timestamp) -
 
 async fn ask(
     store: &Store,
+    s3: &AmazonS3,
     client: &HttpClient,
     method: Method,
     path: &Path,
     query: &[(&str, &str)],
 ) -> Result<(u16, String), Error> {
-    let s3 = store.s3.as_ref().expect("a bucket");
     let options = SignedUrlOptions::new().with_query(query.iter().copied());
     let asking = async {
         let url = s3.signed_url_opts(method.clone(), path, Duration::from_secs(300), &options).await;

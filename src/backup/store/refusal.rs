@@ -37,6 +37,11 @@ pub(super) fn text(place: &str, doing: &str, name: &str, error: &Error) -> Strin
     }
 }
 
+/// Whether there is no such object, in a bucket that is there.
+pub(super) fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) && code(error).as_deref() != Some("NoSuchBucket")
+}
+
 /// Whether conditional writes are unknown there: the service says so or does not take the header, or the file system
 /// has no hard links (EPERM, EOPNOTSUPP), by which a folder does them.
 pub(super) fn is_unsupported(error: &Error) -> bool {
@@ -85,4 +90,49 @@ fn status(error: &Error) -> Option<u16> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the library gives it: the status and the body stand in the words of the cause.
+    fn answer(status: &str, code: &str) -> Error {
+        let source = format!("Server returned non-2xx status code: {status}: <Error><Code>{code}</Code></Error>");
+        Error::Generic { store: "S3", source: source.into() }
+    }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        for (status, code, told) in [
+            ("403 Forbidden", "SignatureDoesNotMatch", "check backup_s3_secret_access_key"),
+            ("403 Forbidden", "InvalidAccessKeyId", "check backup_s3_access_key_id"),
+            ("403 Forbidden", "RequestTimeTooSkewed", "set the clock"),
+            ("403 Forbidden", "AccessDenied", "the key needs to list, get, put and delete"),
+            ("404 Not Found", "NoSuchBucket", "create it"),
+            ("400 Bad Request", "AuthorizationHeaderMalformed", "check backup_s3_region"),
+            ("503 Service Unavailable", "SlowDown", "answered 503 SlowDown"),
+        ] {
+            let text = text("s3://b at https://x", "writing", "m/o", &answer(status, code));
+            assert!(text.starts_with("s3://b at https://x: writing m/o: ") && text.contains(told), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refused_condition_is_told_from_a_refused_key() {
+        for (status, code, expected) in [
+            ("501 Not Implemented", "NotImplemented", true),
+            ("400 Bad Request", "InvalidArgument", true),
+            ("400 Bad Request", "AuthorizationHeaderMalformed", false),
+            ("403 Forbidden", "AccessDenied", false),
+            ("500 Internal Server Error", "InternalError", false),
+        ] {
+            assert_eq!(is_unsupported(&answer(status, code)), expected, "{code}");
+        }
+        let links = |number: i32| {
+            let source = Box::new(std::io::Error::from_raw_os_error(number));
+            is_unsupported(&Error::Generic { store: "LocalFileSystem", source })
+        };
+        assert!(links(1) && links(95) && !links(13) && !links(28));
+    }
 }

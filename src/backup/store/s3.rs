@@ -10,13 +10,14 @@ use super::Limits;
 use crate::backup::Error;
 use crate::config::{BackupConfig, Location};
 
-/// The client, and the words for the place: the location with the service's address.
+/// The client, what its own HTTP client was made with, and the words for the place: the location with the service's
+/// address.
 pub(super) fn build(
     config: &BackupConfig,
     bucket: &str,
     location: &Location,
     limits: &Limits,
-) -> Result<(AmazonS3, String), Error> {
+) -> Result<(AmazonS3, ClientOptions, String), Error> {
     let endpoint = config.s3_endpoint.as_deref();
     let plain = endpoint.is_some_and(|url| url.starts_with("http://"));
     if let Some(url) = endpoint.filter(|_| plain).filter(|url| !is_loopback(host(url))) {
@@ -44,10 +45,11 @@ pub(super) fn build(
             return Err(Error::Usage(format!("{there} is set, but {missing} is not: set both")));
         }
     };
+    let options = client_options(limits, plain);
     builder = builder
         .with_bucket_name(bucket)
         .with_region(&config.s3_region)
-        .with_client_options(client_options(limits, plain))
+        .with_client_options(options.clone())
         .with_retry(RetryConfig {
             backoff: BackoffConfig {
                 init_backoff: Duration::from_millis(100),
@@ -77,11 +79,11 @@ pub(super) fn build(
         }
     };
     let client = builder.build().map_err(|error| Error::Usage(format!("{place}: {error}")))?;
-    Ok((client, place))
+    Ok((client, options, place))
 }
 
 /// Without the client's own time limits: the store has one for each step, which knows what was going on.
-pub(super) fn client_options(limits: &Limits, allow_http: bool) -> ClientOptions {
+fn client_options(limits: &Limits, allow_http: bool) -> ClientOptions {
     ClientOptions::new()
         .with_allow_http(allow_http)
         .with_timeout_disabled()
@@ -125,7 +127,7 @@ mod tests {
                 ..BackupConfig::default()
             };
             let location = Location::parse("s3://bucket/prefix").unwrap();
-            let (client, _) = build(&config, "bucket", &location, &Limits::default()).unwrap();
+            let (client, ..) = build(&config, "bucket", &location, &Limits::default()).unwrap();
             let shown = format!("{client:?}");
             let wanted = wanted.strip_suffix("/k").unwrap();
             assert!(shown.contains(&format!("bucket_endpoint: \"{wanted}\"")), "{wanted} in {shown}");
