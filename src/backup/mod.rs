@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod drill;
 mod error;
 pub mod fetch;
+pub mod follow;
 pub mod lock;
 mod manifest;
 pub mod pack;
