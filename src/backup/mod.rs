@@ -12,6 +12,7 @@
 
 pub mod catalog;
 pub mod drill;
+pub mod create;
 mod error;
 pub mod fetch;
 pub mod follow;

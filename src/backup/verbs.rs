@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::pack::Identities;
 use super::store::Store;
 use super::{Error, catalog, fetch, prune, restore, show, verify};
+use super::{Error, catalog, fetch, follow, prune, show, verify};
 use crate::cli::{BackupAction, BackupArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -47,6 +48,8 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
             restore::restore(&args, &store, &backup, &identities, config, json, out).await
         }
         BackupAction::Create(_) | BackupAction::Follow(_) => {
+        BackupAction::Follow(args) => follow::run(config, &open()?, &args).await,
+        BackupAction::Create(_) | BackupAction::Restore(_) => {
             Err(Error::Internal("this verb is not part of this build yet".to_owned()))
         }
     }

@@ -5,6 +5,7 @@ mod abandoned;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, reason = "these tests need a part of it")]
 mod it;
+mod follow;
 mod lock;
 mod lone;
 mod pack;

@@ -146,7 +146,13 @@ mod tests {
         let multi = 100 + 27;
         assert_eq!(
             units,
-            [(100, true, "set"), (multi, false, "MULTI"), (multi, false, "INCR"), (multi, true, "exec"), (177, true, "PING")]
+            [
+                (100, true, "set"),
+                (multi, false, "MULTI"),
+                (multi, false, "INCR"),
+                (multi, true, "exec"),
+                (177, true, "PING")
+            ]
         );
         assert_eq!(whole.last().unwrap().1, 100 + stream.len() as u64);
         for size in 1..stream.len() {

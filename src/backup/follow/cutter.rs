@@ -190,7 +190,16 @@ mod tests {
         let at = |count: u64, ms: u64| mark(1000 + count * 14, ms);
         assert_eq!(
             cut.marks,
-            [at(1, 5_000), at(10, 5_090), at(19, 5_180), at(28, 5_270), at(37, 5_360), at(46, 5_450), at(47, 9_000), at(47, 15_000)]
+            [
+                at(1, 5_000),
+                at(10, 5_090),
+                at(19, 5_180),
+                at(28, 5_270),
+                at(37, 5_360),
+                at(46, 5_450),
+                at(47, 9_000),
+                at(47, 15_000)
+            ]
         );
         assert_eq!(cutter.tick(30_000), None, "nothing came");
     }

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn the_last_one_counts_in_any_case_and_before_its_transaction() {
-        let commands: &[&[&str]] = &[&["PING"], &["FLUSHALL"], &["MULTI"], &["flushall", "async"], &["EXEC"], &["PING"]];
+        let commands: &[&[&str]] =
+            &[&["PING"], &["FLUSHALL"], &["MULTI"], &["flushall", "async"], &["EXEC"], &["PING"]];
         let multi = 10 + 14 + 18;
         for piece in 1..60 {
             let found = find("FlushAll", commands, piece).unwrap();

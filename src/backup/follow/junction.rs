@@ -4,15 +4,16 @@
 //! is none.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
 use super::calm::Calm;
-use super::position::{Backlog, Position, Verdict};
-use crate::backup::Error;
+use super::position::{Backlog, Fate, Position, Verdict};
 use crate::backup::replica::{Begin, Replica, Want};
 use crate::backup::source::{self, Node, Role, Topology, dial};
+use crate::backup::{Error, lock};
 use crate::config::Config;
 use crate::wire::{Reply, Wire};
 
@@ -49,6 +50,7 @@ pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, 
     loop {
         match round(config, &mut from).await {
             Round::Joined(junction) => return Ok(*junction),
+            Round::Gone(why) => return Err(why),
             Round::Refused(why) => {
                 // It said that it could, and began a full synchronisation: once is bad luck.
                 refused += 1;
@@ -81,8 +83,23 @@ pub async fn backlog(questions: &mut Wire) -> Result<Backlog, String> {
     }
 }
 
+/// Dials the master, which keeps the lock where the store cannot. It is asked for nothing else.
+pub fn master(config: &Config) -> lock::Master {
+    let config = Arc::new(config.clone());
+    Arc::new(move || {
+        let config = config.clone();
+        Box::pin(async move {
+            let master = source::find(&config).await?.master;
+            let dialled = dial(master, config.sentinel.redis_auth.as_ref()).await;
+            dialled.map_err(|why| Error::Unavailable(format!("the master {master} {why}")))
+        })
+    })
+}
+
 enum Round {
     Joined(Box<Junction>),
+    /// The place is in no history any more.
+    Gone(String),
     /// A node did not do what its INFO promised.
     Refused(String),
     /// No node can go on; how long to hope.
@@ -97,7 +114,13 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
         Err(error) => return Round::Wait(error.to_string()),
     };
     if let Some(from) = from {
-        rename(config, &topology, from).await;
+        match fate(config, &topology, from).await {
+            Fate::Stays => {}
+            Fate::Renamed(renamed) => *from = renamed,
+            Fate::Discarded(bytes) => {
+                return Round::Gone(format!("the failover to {} threw away its last {bytes} bytes", topology.master));
+            }
+        }
     }
     let mut reasons = Vec::new();
     let (mut lost, mut behind, mut waiting) = (false, false, false);
@@ -136,20 +159,15 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
     }
 }
 
-/// A failover gives a history a new name from some offset on. The new master knows both, so a place before that offset
-/// is known to its replicas by the new name, also to those that got there later than we did.
-async fn rename(config: &Config, topology: &Topology, from: &mut Position) {
+/// What the master says became of a place.
+async fn fate(config: &Config, topology: &Topology, from: &Position) -> Fate {
     let asking = async {
         let mut wire = dial(topology.master, config.sentinel.redis_auth.as_ref()).await?;
         backlog(&mut wire).await
     };
-    let Ok(Ok(master)) = timeout(LIMIT, asking).await else { return };
-    if let Some(earlier) = &master.earlier
-        && !master.replica
-        && earlier.replid == from.replid
-        && from.offset <= earlier.offset
-    {
-        from.replid = master.replid;
+    match timeout(LIMIT, asking).await {
+        Ok(Ok(master)) => master.fate(from),
+        _ => Fate::Stays,
     }
 }
 

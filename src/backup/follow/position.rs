@@ -32,6 +32,17 @@ pub struct Backlog {
     pub begins: Option<u64>,
 }
 
+/// What a failover made of a place, as the new master tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing is known to have happened to it.
+    Stays,
+    /// It belongs to a history of another name now, which goes on.
+    Renamed(Position),
+    /// So many bytes before it were thrown away: no node goes on from there.
+    Discarded(u64),
+}
+
 /// Whether a node can go on from a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -70,6 +81,20 @@ impl Backlog {
     /// Where it stands.
     pub fn position(&self) -> Position {
         Position { replid: self.replid.clone(), offset: self.offset }
+    }
+
+    /// What became of a place in the history. A master that was promoted knows both names of it, and where they part: a
+    /// place before that is known to its replicas by the new name, also to those that got there later than we did.
+    pub fn fate(&self, from: &Position) -> Fate {
+        match &self.earlier {
+            Some(earlier) if !self.replica && earlier.replid == from.replid && self.replid != from.replid => {
+                match from.offset.checked_sub(earlier.offset) {
+                    None | Some(0) => Fate::Renamed(Position { replid: self.replid.clone(), offset: from.offset }),
+                    Some(bytes) => Fate::Discarded(bytes),
+                }
+            }
+            _ => Fate::Stays,
+        }
     }
 
     /// Whether it would answer `PSYNC` from there with +CONTINUE: the rules of masterTryPartialResync in replication.c.
@@ -147,9 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn the_new_master_tells_what_became_of_a_place() {
+        let master = Backlog { replica: false, ..node() };
+        assert_eq!(master.fate(&at(A, 500)), Fate::Renamed(at(B, 500)));
+        assert_eq!(master.fate(&at(A, 502)), Fate::Discarded(2));
+        for place in [at(B, 700), at("c", 400)] {
+            assert_eq!(master.fate(&place), Fate::Stays);
+        }
+        assert_eq!(node().fate(&at(A, 500)), Fate::Stays, "a replica has no say");
+    }
+
+    #[test]
     fn zeroes_are_no_history() {
         let zero = "0".repeat(40);
-        let info = format!("role:slave\nmaster_replid:{A}\nmaster_replid2:{zero}\nmaster_repl_offset:0\nsecond_repl_offset:-1\n");
+        let info = format!(
+            "role:slave\nmaster_replid:{A}\nmaster_replid2:{zero}\nmaster_repl_offset:0\nsecond_repl_offset:-1\n"
+        );
         let node = Backlog::parse(&info).unwrap();
         assert_eq!((node.earlier, node.begins), (None, None));
         assert_eq!(Backlog::parse("nonsense"), None);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Seek};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,8 +21,9 @@ pub struct Queue {
     dir: PathBuf,
     files: VecDeque<Waiting>,
     bytes: u64,
-    /// Held until the process ends.
-    _lock: File,
+    /// Locked until the process ends; not empty while a run is not finished.
+    lock: File,
+    unfinished: bool,
 }
 
 /// A segment that is not in the store yet.
@@ -54,11 +55,29 @@ impl Queue {
             return Err(Error::Spool(format!("{} is not a folder of this user; set backup_spool_dir", dir.display())));
         }
         let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(refused)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Error::Locked(format!("another `backup follow` runs on this host (it holds {})", dir.display())))?;
-        let mut queue = Queue { dir, files: VecDeque::new(), bytes: 0, _lock: lock };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Error::Locked(format!("another `backup follow` runs on this host (it holds {})", dir.display()))
+        })?;
+        let unfinished = lock.metadata().map_err(refused)?.len() > 0;
+        let mut queue = Queue { dir, files: VecDeque::new(), bytes: 0, lock, unfinished };
         queue.look().map_err(|error| Error::Spool(format!("the spool folder {}: {error}", queue.dir.display())))?;
         Ok(queue)
+    }
+
+    /// Whether the last run of this host began and did not end by itself.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// This run has the lock of the store.
+    pub fn begun(&mut self) {
+        // Should this fail, a run after a crash waits for the lock before it follows, which is all.
+        let _ = self.lock.write_all_at(b"follows", 0);
+    }
+
+    /// This run has given it back.
+    pub fn finished(&mut self) {
+        let _ = self.lock.set_len(0);
     }
 
     /// A file for the commands of the segment in the making; it has no name, so that nothing leaves it behind.

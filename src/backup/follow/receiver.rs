@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use super::cutter::{Cut, Cutter};
 use super::junction::{self, Junction};
 use super::position::Position;
 use super::queue::Queue;
+use super::section::Section;
 use super::segment::{self, Index, Name, hex};
 use super::timeline::Stored;
 use crate::backup::Error;
@@ -38,6 +40,14 @@ pub enum End {
     Lost(String),
     /// The store was away for longer than the spool has room.
     Full(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Lost(why) | End::Full(why) => f.write_str(why),
+        }
+    }
 }
 
 /// What is known of the stream, for those who watch.
@@ -125,11 +135,8 @@ impl<'a> Receiver<'a> {
     async fn begin(&mut self, junction: &Junction) -> Result<(), End> {
         match &self.at {
             None => {
-                self.stream = Some(crate::backup::catalog::id(
-                    jiff::Timestamp::now(),
-                    &junction.at.replid,
-                    junction.at.offset,
-                ));
+                self.stream =
+                    Some(crate::backup::catalog::id(jiff::Timestamp::now(), &junction.at.replid, junction.at.offset));
                 self.cutter = Cutter::new(junction.at.offset, self.around.every);
                 tracing::info!("following {} from {}, a new stream", junction.addr, junction.at);
             }
@@ -144,7 +151,8 @@ impl<'a> Receiver<'a> {
                 }
             }
         }
-        let old = junction.version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7);
+        let old =
+            junction.version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7);
         if old {
             tracing::warn!(
                 "{} runs Redis {}: before 7.0 the stream says how long a key lives, not until when; a restored key \
@@ -249,16 +257,21 @@ impl<'a> Receiver<'a> {
         while let Some((commands, cut, replid)) = self.ended.first() {
             let packed = self.around.queue.borrow().open_packed();
             let made = async {
-                let (mut packed, mut commands) = (packed?, commands.try_clone().map_err(spool)?);
+                // Sections: a task that was left alone by a drop may still read the same file.
+                let section = || Section::new(commands, (0, cut.to - cut.from)).map_err(spool);
+                let (mut packed, mut first, mut second) = (packed?, section()?, section()?);
                 let (cut, replid, recipients) = (cut.clone(), replid.clone(), self.around.recipients.clone());
                 let packing = tokio::task::spawn_blocking(move || {
-                    let index = index(&mut commands, &cut, replid)?;
+                    let index = index(&mut first, &cut, replid)?;
                     let out = recipients.seal(packed.as_file_mut())?;
-                    let out = segment::write(&index, &mut commands.take(cut.to - cut.from), out).map_err(spool)?;
+                    let out = segment::write(&index, &mut second, out).map_err(spool)?;
                     out.finish().map_err(spool)?.flush().map_err(spool)?;
                     let end_ms = cut.marks.last().map_or(0, |mark| mark.ms);
                     let encrypted = !recipients.is_empty();
-                    Ok((Name { from: cut.from, to: cut.to, end_ms, replid: index.replid, encrypted }, packed))
+                    Ok::<_, Error>((
+                        Name { from: cut.from, to: cut.to, end_ms, replid: index.replid, encrypted },
+                        packed,
+                    ))
                 });
                 let (name, packed) = packing.await.map_err(|error| Error::Internal(error.to_string()))??;
                 self.around.queue.borrow_mut().push(Stored { stream: stream.clone(), name }, packed)
@@ -282,19 +295,16 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// The index of a segment whose commands these are; leaves the file at its beginning.
-fn index(commands: &mut File, cut: &Cut, replid: String) -> Result<Index, Error> {
+/// The index of a segment whose commands these are.
+fn index(commands: &mut impl Read, cut: &Cut, replid: String) -> Result<Index, Error> {
     let mut hash = Sha256::new();
     let mut chunk = vec![0; 128 * 1024];
-    commands.rewind().map_err(spool)?;
-    let mut rest = commands.by_ref().take(cut.to - cut.from);
     loop {
-        match rest.read(&mut chunk).map_err(spool)? {
+        match commands.read(&mut chunk).map_err(spool)? {
             0 => break,
             count => hash.update(&chunk[..count]),
         }
     }
-    commands.rewind().map_err(spool)?;
     let marks = cut.marks.iter().map(|mark| (mark.offset, mark.ms)).collect();
     Ok(Index { format: 1, replid, from: cut.from, to: cut.to, sha256: hex(&hash.finalize()), marks })
 }
@@ -303,6 +313,7 @@ fn spool(error: io::Error) -> Error {
     Error::Spool(format!("the spool: {error}"))
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

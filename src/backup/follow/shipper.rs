@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::calm::Calm;
 use super::queue::Queue;
+use super::segment::Name;
 use super::timeline::Stored;
 use crate::backup::Error;
 use crate::backup::store::Store;
@@ -22,6 +23,12 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// The name of a segment's object.
 pub fn object(master_name: &str, segment: &Stored) -> String {
     format!("{}/{}/{}", folder(master_name), segment.stream, segment.name)
+}
+
+/// The segment of an object's name.
+pub fn parse(master_name: &str, object: &str) -> Option<Stored> {
+    let (stream, name) = object.strip_prefix(&folder(master_name))?.strip_prefix('/')?.split_once('/')?;
+    Some(Stored { stream: stream.to_owned(), name: Name::parse(name)? })
 }
 
 /// The folder of all streams of a master.

@@ -123,11 +123,29 @@ impl Timeline {
 
     /// The way to `offset`, a place in the stream where `segment` lies. `None`: no base comes before it.
     pub fn until(&self, segment: &Stored, offset: u64) -> Option<Plan> {
-        let run = self.runs.iter().find(|run| run.stream == segment.stream && run.segments.contains(&segment.name))?;
+        let run = self.run_of(segment)?;
         let base = self.bases.iter().rev().find(|base| run.has(base) && base.offset <= offset)?;
         let segments = run.after(base.offset).take_while(|segment| segment.name.from < offset && base.offset < offset);
         let segments = segments.collect();
         Some(Plan { base: base.clone(), segments })
+    }
+
+    /// The oldest and the last moment that can be reached, in milliseconds since 1970. Between them there may be gaps.
+    pub fn limits(&self) -> Option<(u64, u64)> {
+        let oldest = self.bases.first()?.ms;
+        Some((oldest, self.reaches().map(|(.., end)| end).max().unwrap_or(oldest)))
+    }
+
+    /// The last segment of all.
+    pub fn last(&self) -> Option<Stored> {
+        let run = self.runs.last()?;
+        Some(run.stored(run.segments.last()?))
+    }
+
+    /// The newest base of the run in which `segment` lies.
+    pub fn newest_base(&self, segment: &Stored) -> Option<&Base> {
+        let run = self.run_of(segment)?;
+        self.bases.iter().rev().find(|base| run.has(base))
     }
 
     /// The segments that come after a base, the newest first.
@@ -154,6 +172,10 @@ impl Timeline {
             found.extend(needless.map(|name| run.stored(name)));
         }
         found
+    }
+
+    fn run_of(&self, segment: &Stored) -> Option<&Run> {
+        self.runs.iter().find(|run| run.stream == segment.stream && run.segments.contains(&segment.name))
     }
 
     /// Each base with the segments that go on from it, and the last moment that they reach.
