@@ -11,8 +11,8 @@
 //! again and are what was sent.
 
 pub mod catalog;
-pub mod drill;
 pub mod create;
+pub mod drill;
 mod error;
 pub mod fetch;
 pub mod follow;

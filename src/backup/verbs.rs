@@ -1,11 +1,11 @@
 //! The verbs of `switchmaster backup`: each opens what it needs and calls its own file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, fetch, prune, restore, show, verify};
-use super::{Error, catalog, fetch, follow, prune, show, verify};
+use super::{Error, catalog, fetch, follow, prune, restore, show, verify};
 use crate::cli::{BackupAction, BackupArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -43,13 +43,12 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
             }
         }
         BackupAction::Restore(args) => {
-            let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
+            let (store, identities) = (open()?, Arc::new(identities(&args.identity, &config.backup)?));
             let backup = find(&store, &args.which).await?;
             restore::restore(&args, &store, &backup, &identities, config, json, out).await
         }
-        BackupAction::Create(_) | BackupAction::Follow(_) => {
         BackupAction::Follow(args) => follow::run(config, &open()?, &args).await,
-        BackupAction::Create(_) | BackupAction::Restore(_) => {
+        BackupAction::Create(_) => {
             Err(Error::Internal("this verb is not part of this build yet".to_owned()))
         }
     }
