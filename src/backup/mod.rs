@@ -15,6 +15,7 @@ pub mod create;
 pub mod drill;
 mod error;
 pub mod fetch;
+pub mod follow;
 pub mod interrupt;
 pub mod lock;
 mod manifest;

@@ -50,6 +50,22 @@ impl Recipients {
         Ok(Recipients(texts.iter().map(parse).collect::<Result<_, _>>()?))
     }
 
+    /// What is written into the result arrives in `out`, encrypted where there are recipients.
+    pub fn seal<W: Write>(&self, out: W) -> Result<Seal<W>, Error> {
+        if self.0.is_empty() {
+            return Ok(Seal::Bare(out));
+        }
+        let encryptor = age::Encryptor::with_recipients(self.0.iter().map(|key| key as &dyn age::Recipient));
+        let encryptor = encryptor.map_err(|error| Error::Internal(format!("age: {error}")))?;
+        let writer = encryptor.wrap_output(out).map_err(|error| Error::Spool(format!("the spool: {error}")))?;
+        Ok(Seal::Age(writer))
+    }
+
+    /// Whether nothing is encrypted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// As the manifest records it.
     pub fn packing(&self) -> Packing {
         Packing {
@@ -90,6 +106,34 @@ impl Identities {
     }
 }
 
+impl Identities {
+    /// What [`Recipients::seal`] sealed, if it was. `what` names it in errors.
+    ///
+    /// Reads the beginning. Fails with [`Error::Usage`] when no identity reads it, [`Error::Unsound`] when it is not
+    /// what was sealed, and with whatever `sealed` fails with.
+    pub fn unseal<'a>(&self, sealed: impl Read + 'a, encrypted: bool, what: &str) -> Result<Box<dyn Read + 'a>, Error> {
+        if !encrypted {
+            return Ok(Box::new(sealed));
+        }
+        if self.keys.is_empty() {
+            return Err(Error::Usage(format!(
+                "{what} is encrypted: give the identity with --identity or backup_identity_file"
+            )));
+        }
+        let keys = self.keys.iter().map(|key| key.as_ref() as &dyn age::Identity);
+        let buffered = BufReader::with_capacity(CHUNK, sealed);
+        match age::Decryptor::new_buffered(buffered).and_then(|decryptor| decryptor.decrypt(keys)) {
+            Ok(reader) => Ok(Box::new(reader)),
+            Err(age::DecryptError::Io(error)) => Err(Error::from_io(error)),
+            Err(age::DecryptError::NoMatchingKeys) => Err(Error::Usage(format!(
+                "{what} is encrypted for others: the identity in {} does not read it",
+                self.file.as_deref().unwrap_or("use")
+            ))),
+            Err(error) => Err(Error::Unsound(format!("{what} is not what was stored: {error}"))),
+        }
+    }
+}
+
 /// Packs `plain` (from its beginning) into `out` (at its position). `progress` hears how many plain bytes are done.
 ///
 /// Fails with [`Error::Spool`]: both are files of this host.
@@ -103,15 +147,7 @@ pub fn pack(
     plain.rewind().map_err(spool)?;
     let length = plain.metadata().map_err(spool)?.len();
     let hashing = Hashing::new(BufWriter::with_capacity(CHUNK, out));
-    let sink = match recipients.0.as_slice() {
-        [] => Sink::Bare(hashing),
-        keys => {
-            let encryptor = age::Encryptor::with_recipients(keys.iter().map(|key| key as &dyn age::Recipient));
-            let encryptor = encryptor.map_err(|error| Error::Internal(format!("age: {error}")))?;
-            Sink::Age(encryptor.wrap_output(hashing).map_err(spool)?)
-        }
-    };
-    let mut encoder = zstd::Encoder::new(sink, LEVEL).map_err(spool)?;
+    let mut encoder = zstd::Encoder::new(recipients.seal(hashing)?, LEVEL).map_err(spool)?;
     encoder.include_checksum(true).map_err(spool)?;
     encoder.set_pledged_src_size(Some(length)).map_err(spool)?;
     let (mut hash, mut bytes) = (Sha256::new(), 0);
@@ -126,11 +162,7 @@ pub fn pack(
         bytes += read as u64;
         progress(bytes);
     }
-    let sink = encoder.finish().map_err(spool)?;
-    let mut hashing = match sink {
-        Sink::Bare(hashing) => hashing,
-        Sink::Age(writer) => writer.finish().map_err(spool)?,
-    };
+    let mut hashing = encoder.finish().and_then(Seal::finish).map_err(spool)?;
     hashing.flush().map_err(spool)?;
     Ok(Packed {
         plain_bytes: bytes,
@@ -280,23 +312,36 @@ impl<R: Read> Read for Unpacker<R> {
     }
 }
 
-enum Sink<W: Write> {
-    Bare(Hashing<W>),
-    Age(StreamWriter<Hashing<W>>),
+/// What is written into it is encrypted, where there are recipients.
+pub enum Seal<W: Write> {
+    /// For nobody: as it is.
+    Bare(W),
+    /// For the recipients.
+    Age(StreamWriter<W>),
 }
 
-impl<W: Write> Write for Sink<W> {
+impl<W: Write> Seal<W> {
+    /// Writes what is left; without, the end is missing.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Seal::Bare(writer) => Ok(writer),
+            Seal::Age(writer) => writer.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Seal<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::Bare(writer) => writer.write(bytes),
-            Sink::Age(writer) => writer.write(bytes),
+            Seal::Bare(writer) => writer.write(bytes),
+            Seal::Age(writer) => writer.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Sink::Bare(writer) => writer.flush(),
-            Sink::Age(writer) => writer.flush(),
+            Seal::Bare(writer) => writer.flush(),
+            Seal::Age(writer) => writer.flush(),
         }
     }
 }

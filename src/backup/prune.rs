@@ -13,8 +13,9 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::catalog::{self, Backup};
+use super::follow::timeline::Base;
 use super::store::Store;
-use super::{Error, show};
+use super::{Error, follow, show};
 use crate::cli::PruneArgs;
 
 /// What an interrupted run may still be busy with is left alone for this long.
@@ -109,9 +110,10 @@ pub async fn prune(
     let backups = catalog::of_objects(store, &objects).await?;
     let now = store.probe().await?.now;
     let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
-    let (mut kept, mut deleted, mut freed) = (0, 0, 0);
+    let (mut kept, mut deleted, mut freed, mut segments) = (0, 0, 0, 0);
     for name in names {
         let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
+        let mut bases = Vec::new();
         let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup)).collect();
         for (backup, reasons) in backups.into_iter().zip(plan(rules, &candidates, now)) {
             let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
@@ -136,8 +138,18 @@ pub async fn prune(
                 (deleted, freed) = (deleted + 1, freed + bytes);
             } else {
                 kept += 1;
+                bases.push(backup.manifest.as_ref().ok().map(Base::from));
             }
             show::line(out, &line)?;
+        }
+        // A backup that cannot be read may need any of them.
+        if let Some(bases) = bases.into_iter().collect() {
+            for segment in follow::useless(name, objects.iter().map(|object| object.name.as_str()), bases) {
+                if !rules.dry_run {
+                    store.delete(&segment).await?;
+                }
+                segments += 1;
+            }
         }
     }
     let old = now - LEFTOVERS;
@@ -164,7 +176,7 @@ pub async fn prune(
         },
     };
     let summary = if json {
-        json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed, "orphans": leftovers,
+        json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed, "segments": segments, "orphans": leftovers,
             "aborted_uploads": uploads, "dry_run": rules.dry_run })
         .to_string()
     } else {
@@ -173,7 +185,8 @@ pub async fn prune(
             _ => String::new(),
         };
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
-        format!("{kept} kept, {deleted} {did} ({}){uploads}", show::size(freed))
+        let stream = if segments > 0 { format!(", {segments} segments of the stream {did}") } else { String::new() };
+        format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
     };
     show::line(out, &summary)
 }

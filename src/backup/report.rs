@@ -43,6 +43,22 @@ pub struct Record {
     pub keys: u64,
     /// They are less than half of those of the backup before.
     pub key_drop: bool,
+    /// How far `backup follow` is, where it ran.
+    pub stream: Option<Stream>,
+}
+
+/// What `backup follow` has shipped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stream {
+    /// Everything that had arrived by then is in the store.
+    pub shipped: u64,
+    /// The replication offset of that moment.
+    pub offset: u64,
+    /// How far the replica was ahead of it, in bytes.
+    pub lag_bytes: u64,
+    /// Bytes that waited on this host.
+    pub spool_bytes: u64,
 }
 
 /// By the monitored name.
@@ -96,6 +112,20 @@ pub fn exposition(records: &Records) -> String {
     gauge(names::BACKUP_STORED_BYTES, |record| record.stored_bytes as f64);
     gauge(names::BACKUP_KEYS, |record| record.keys as f64);
     gauge(names::BACKUP_KEY_DROP, |record| f64::from(u8::from(record.key_drop)));
+    let streams: Vec<(&String, &Stream)> =
+        records.iter().filter_map(|(name, record)| Some((name, record.stream.as_ref()?))).collect();
+    let mut gauge = |name: &str, value: fn(&Stream) -> u64| {
+        names::write_head(&mut text, name);
+        for (master_name, stream) in &streams {
+            let _ = writeln!(text, "{name}{{master_name=\"{}\"}} {}", names::escape_label(master_name), value(stream));
+        }
+    };
+    if !streams.is_empty() {
+        gauge(names::BACKUP_STREAM_SHIPPED, |stream| stream.shipped);
+        gauge(names::BACKUP_STREAM_OFFSET, |stream| stream.offset);
+        gauge(names::BACKUP_STREAM_LAG, |stream| stream.lag_bytes);
+        gauge(names::BACKUP_STREAM_SPOOL, |stream| stream.spool_bytes);
+    }
     text
 }
 

@@ -1,10 +1,11 @@
 //! The verbs of `switchmaster backup`: each opens what it needs and calls its own file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, create, fetch, prune, report, restore, show, verify};
+use super::{Error, catalog, create, fetch, follow, prune, report, restore, show, verify};
 use crate::cli::{BackupAction, BackupArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -47,11 +48,11 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
         }
         BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
         BackupAction::Restore(args) => {
-            let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
+            let (store, identities) = (open()?, Arc::new(identities(&args.identity, &config.backup)?));
             let backup = find(&store, &args.which).await?;
             restore::restore(&args, &store, &backup, &identities, config, json, out).await
         }
-        BackupAction::Follow(_) => Err(Error::Internal("this verb is not part of this build yet".to_owned())),
+        BackupAction::Follow(args) => follow::run(config, &open()?, &args).await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::config::{Location, parse_duration};
+use crate::config::{Location, parse_duration, parse_size};
 
 /// Arguments of `backup`.
 #[derive(Args, Clone)]
@@ -200,6 +200,9 @@ pub struct FollowArgs {
     /// Begin with a new base this often
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     pub base_every: Duration,
+    /// At most so much waits on this host for a store that is away, such as 1GiB; then a new base is made
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1GiB")]
+    pub spool_limit: usize,
     /// Encrypt for this age recipient; may be given several times [default: the key backup_recipients]
     #[arg(long, value_name = "AGE1…")]
     pub recipient: Vec<String>,

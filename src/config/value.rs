@@ -325,7 +325,8 @@ pub(super) fn show_duration(duration: Duration) -> String {
     }
 }
 
-fn parse_size(text: &str) -> Result<usize, String> {
+/// Reads a size such as `64KiB`, or a number of bytes. Fails with "expected …, found …".
+pub fn parse_size(text: &str) -> Result<usize, String> {
     let refuse = || format!("expected {SIZE}, found {text:?}");
     let trimmed = text.trim();
     let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -3,6 +3,7 @@
 
 mod abandoned;
 mod create;
+mod follow;
 mod guide;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, reason = "these tests need a part of it")]

@@ -55,6 +55,7 @@ impl Created {
             exit_code: 0,
             last_success: u64::try_from(self.manifest.created.as_second()).unwrap_or_default(),
             last_verified: record.last_verified,
+            stream: record.stream.take(),
             duration: self.seconds,
             plain_bytes: self.manifest.plain_bytes,
             stored_bytes: self.manifest.stored_bytes,

@@ -20,6 +20,7 @@ pub mod survey;
 pub mod watch;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -30,10 +31,11 @@ use self::primary::{Rdb, Stage};
 use self::survey::Survey;
 use super::catalog::Backup;
 use super::fetch::fetch_to_spool;
+use super::follow::replay::{Goal, Replay};
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, create, rdb, show};
+use super::{Error, Manifest, Progress, catalog, create, rdb, show};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -45,18 +47,21 @@ pub async fn restore(
     args: &RestoreArgs,
     store: &Store,
     backup: &Backup,
-    identities: &Identities,
+    identities: &Arc<Identities>,
     config: &Config,
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let manifest = backup.usable()?;
-    if args.to.is_some() || args.before_command.is_some() {
-        return Err(Error::Internal("--to and --before-command are not part of this build yet".into()));
-    }
-    let text = match args.keys {
-        true => by_key(args, store, manifest, identities, config, json).await?,
-        false => live(args, store, manifest, identities, config, json).await?,
+    let text = match Goal::parse(args.to.as_deref(), args.before_command.as_deref())? {
+        Some(goal) => {
+            let master_name = &backup.master_name;
+            let only = (args.which.id != "latest").then_some(backup.id.as_str());
+            let mut replay = Replay::prepare(config, store, master_name, only, &goal, identities).await?;
+            let base = catalog::resolve(store, Some(master_name), replay.base()).await?;
+            live(args, store, base.usable()?, Some(&mut replay), identities, config, json).await?
+        }
+        None if args.keys => by_key(args, store, backup.usable()?, identities, config, json).await?,
+        None => live(args, store, backup.usable()?, None, identities, config, json).await?,
     };
     show::line(out, &text)
 }
@@ -65,17 +70,29 @@ async fn live(
     args: &RestoreArgs,
     store: &Store,
     manifest: &Manifest,
+    mut replay: Option<&mut Replay>,
     identities: &Identities,
     config: &Config,
     json: bool,
 ) -> Result<String, Error> {
     let at_least = preflight::size(manifest, None);
     let survey = Survey::take(config, args.target, &args.proxy, manifest, at_least).await?;
-    confirm::ask(&confirm::question(&survey, manifest, !args.no_safety_backup), args.yes)?;
+    let mut question = confirm::question(&survey, manifest, !args.no_safety_backup);
+    if let Some(replay) = &replay {
+        question = format!("The backup is followed by its stream, up to {replay}.\n{question}");
+    }
+    confirm::ask(&question, args.yes)?;
     let file = fetch_to_spool(store, manifest, identities, &config.backup).await?;
     let summary = rdb::walk(&file, &mut |_| {})?;
     preflight::sound(&summary, manifest)?;
     let size = preflight::size(manifest, Some(&summary));
+    if let Some(replay) = replay.as_deref_mut() {
+        replay.check_database(summary.aux.get("repl-stream-db").map(String::as_str))?;
+    }
+    let until = replay.as_ref().map(|replay| replay.to_string());
+    // The stream changes them.
+    let counts = replay.is_none().then_some(&manifest.counts);
+    let tail = async || replay.as_mut().map_or(Ok(None), |replay| replay.chunk());
     let safety = match args.no_safety_backup {
         true => None,
         false if survey.facts.keyspace.values().all(|keys| *keys == 0) => None,
@@ -93,7 +110,7 @@ async fn live(
     let survey = Survey::take(config, args.target, &args.proxy, manifest, size).await?;
     let target = survey.node.addr();
     let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
-    let content = Content { rdb, tail: async || Ok(None), counts: Some(&manifest.counts) };
+    let content = Content { rdb, tail, counts };
     let (stage, mut told) = tokio::sync::watch::channel(Stage::default());
     let show_stage = async {
         let progress = Progress::begin("restoring", manifest.plain_bytes);
@@ -112,12 +129,15 @@ async fn live(
     if json {
         return Ok(json!({
             "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
-            "replicas": replicas, "safety_backup": safety, "warnings": outcome.warnings,
+            "replicas": replicas, "safety_backup": safety, "until": until, "warnings": outcome.warnings,
         })
         .to_string());
     }
     let mut text =
         format!("{target} holds {} now: {keys} keys, {replicas} replicas follow, done in {held:.1} s", manifest.id);
+    if let Some(until) = until {
+        text += &format!("\nand what followed, up to {until}");
+    }
     if let Some(id) = safety {
         text += &format!("\nwhat was there before is in backup {id}");
     }

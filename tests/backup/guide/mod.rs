@@ -244,13 +244,9 @@ impl Guide {
             self.wait_redis("app-1", "SET other:1 later", "OK");
         } else if step.text.contains(" --to ") {
             // The follower has begun; then data, a moment, and the accident.
-            let bases = || {
-                self.told("app-2", "switchmaster backup list --json")
-                    .lines()
-                    .filter(|line| line.contains("stream"))
-                    .count()
-            };
-            hosts::until("the follower's base", || (bases() > 0).then_some(()));
+            let metrics = "curl -fsS http://127.0.0.1:9379/metrics | grep -v '^#'";
+            let follows = || self.told("app-2", metrics).contains("switchmaster_backup_stream_").then_some(());
+            hosts::until("the follower to have begun", follows);
             self.wait_redis("app-1", "SET user:2 precious", "OK");
             thread::sleep(Duration::from_secs(1));
             self.moment = Some(self.told("app-1", "date -u +%Y-%m-%dT%H:%M:%SZ"));

@@ -1,0 +1,303 @@
+//! What can be restored: which base and which segments lead to a moment, and which moments nothing leads to.
+//!
+//! Sans-IO: a list of bases and one of segments in, a plan or a refusal out. Every backup is a base of the segments
+//! that go on from its place in the same history, whoever made it; that is all that ties the two together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::cutter::Mark;
+use super::segment::Name;
+use crate::backup::Manifest;
+
+/// A backup, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Its id.
+    pub id: String,
+    /// When it was begun, in milliseconds since 1970.
+    pub ms: u64,
+    /// The replication ID of its data.
+    pub replid: String,
+    /// Its place in that history.
+    pub offset: u64,
+}
+
+/// A segment in the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stored {
+    /// The stream, by the name of its folder.
+    pub stream: String,
+    /// The segment.
+    pub name: Name,
+}
+
+/// All that is stored for one master.
+#[derive(Debug)]
+pub struct Timeline {
+    /// By age, the oldest first.
+    bases: Vec<Base>,
+    /// By age of their ends, the oldest first.
+    runs: Vec<Run>,
+}
+
+/// Segments without a gap.
+#[derive(Debug)]
+struct Run {
+    stream: String,
+    segments: Vec<Name>,
+}
+
+/// How to get somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Begin with this one.
+    pub base: Base,
+    /// Then these, from the base's offset on; none: the base is all.
+    pub segments: Vec<Stored>,
+}
+
+/// Why there is no way. Times in milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no backup.
+    NoBase,
+    /// Before the oldest base.
+    TooEarly {
+        /// When that was begun.
+        oldest: u64,
+    },
+    /// After what was shipped.
+    TooLate {
+        /// The last moment that can be reached.
+        last: u64,
+    },
+    /// In a time of which nothing was shipped.
+    Gap {
+        /// The last moment before it.
+        before: u64,
+        /// The first one after it.
+        after: u64,
+    },
+}
+
+impl Timeline {
+    /// Of everything that is stored, in any order.
+    pub fn new(mut bases: Vec<Base>, stored: Vec<Stored>) -> Timeline {
+        bases.sort_by_key(|base| (base.ms, base.offset));
+        Timeline { bases, runs: runs(stored) }
+    }
+
+    /// Only this base is to be used.
+    pub fn only(mut self, id: &str) -> Timeline {
+        self.bases.retain(|base| base.id == id);
+        self
+    }
+
+    /// The way to the state at `ms`: up to the segment in which it lies.
+    pub fn to(&self, ms: u64) -> Result<Plan, Refusal> {
+        let reaches: Vec<(&Base, Option<&Run>, u64)> = self.reaches().collect();
+        let chosen = reaches.iter().rev().find(|(base, _, end)| base.ms <= ms && ms <= *end);
+        let Some((base, run, _)) = chosen else {
+            let before = reaches.iter().filter(|(base, ..)| base.ms <= ms).map(|(.., end)| *end).max();
+            let after = reaches.iter().map(|(base, ..)| base.ms).find(|&begin| begin > ms);
+            return Err(match (before, after) {
+                (None, None) => Refusal::NoBase,
+                (None, Some(oldest)) => Refusal::TooEarly { oldest },
+                (Some(last), None) => Refusal::TooLate { last },
+                (Some(before), Some(after)) => Refusal::Gap { before, after },
+            });
+        };
+        let mut segments = Vec::new();
+        for segment in run.iter().flat_map(|run| run.after(base.offset)) {
+            let last = segment.name.end_ms >= ms;
+            segments.push(segment);
+            if last {
+                break;
+            }
+        }
+        Ok(Plan { base: (*base).clone(), segments })
+    }
+
+    /// The way to `offset`, a place in the stream where `segment` lies. `None`: no base comes before it.
+    pub fn until(&self, segment: &Stored, offset: u64) -> Option<Plan> {
+        let run = self.run_of(segment)?;
+        let base = self.bases.iter().rev().find(|base| run.has(base) && base.offset <= offset)?;
+        let segments = run.after(base.offset).take_while(|segment| segment.name.from < offset && base.offset < offset);
+        let segments = segments.collect();
+        Some(Plan { base: base.clone(), segments })
+    }
+
+    /// The oldest and the last moment that can be reached, in milliseconds since 1970. Between them there may be gaps.
+    pub fn limits(&self) -> Option<(u64, u64)> {
+        let oldest = self.bases.first()?.ms;
+        Some((oldest, self.reaches().map(|(.., end)| end).max().unwrap_or(oldest)))
+    }
+
+    /// The last segment of all.
+    pub fn last(&self) -> Option<Stored> {
+        let run = self.runs.last()?;
+        Some(run.stored(run.segments.last()?))
+    }
+
+    /// The newest base of the run in which `segment` lies.
+    pub fn newest_base(&self, segment: &Stored) -> Option<&Base> {
+        let run = self.run_of(segment)?;
+        self.bases.iter().rev().find(|base| run.has(base))
+    }
+
+    /// The segments that come after a base, the newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = Stored> {
+        self.runs.iter().rev().flat_map(|run| {
+            let first = self.bases.iter().filter(|base| run.has(base)).map(|base| base.offset).min();
+            let mut segments: Vec<Stored> = first.into_iter().flat_map(|first| run.after(first)).collect();
+            segments.reverse();
+            segments
+        })
+    }
+
+    /// The segments that are of no use: before the oldest base of their run, or of a run that has none and is not the
+    /// one that is being written. Without any base nothing is called useless.
+    pub fn useless(&self) -> Vec<Stored> {
+        let mut found = Vec::new();
+        if self.bases.is_empty() {
+            return found;
+        }
+        for (index, run) in self.runs.iter().enumerate() {
+            let first = self.bases.iter().filter(|base| run.has(base)).map(|base| base.offset).min();
+            let newest = index + 1 == self.runs.len();
+            let needless = run.segments.iter().filter(|name| first.map_or(!newest, |first| name.to <= first));
+            found.extend(needless.map(|name| run.stored(name)));
+        }
+        found
+    }
+
+    fn run_of(&self, segment: &Stored) -> Option<&Run> {
+        self.runs.iter().find(|run| run.stream == segment.stream && run.segments.contains(&segment.name))
+    }
+
+    /// Each base with the segments that go on from it, and the last moment that they reach.
+    fn reaches(&self) -> impl DoubleEndedIterator<Item = (&Base, Option<&Run>, u64)> {
+        self.bases.iter().map(|base| {
+            let run = self.runs.iter().filter(|run| run.has(base)).max_by_key(|run| run.end_ms());
+            let end = run.map_or(base.ms, |run| run.end_ms().max(base.ms));
+            (base, run, end)
+        })
+    }
+}
+
+impl Plan {
+    /// Where to stop for the state at `ms`, given the marks of its last segment; and the moment that this is.
+    pub fn stop(&self, ms: u64, marks: impl DoubleEndedIterator<Item = Mark>) -> Mark {
+        let base = Mark { offset: self.base.offset, ms: self.base.ms };
+        let before = match &self.segments[..] {
+            [.., before, _] => Mark { offset: before.name.to, ms: before.name.end_ms },
+            _ => base,
+        };
+        let stop = marks.rev().find(|mark| mark.ms <= ms).unwrap_or(before);
+        // What its replica had already received when a base began is part of it.
+        if stop.offset <= base.offset { base } else { stop }
+    }
+}
+
+impl Run {
+    fn from(&self) -> u64 {
+        self.segments.first().map_or(0, |first| first.from)
+    }
+
+    fn to(&self) -> u64 {
+        self.segments.last().map_or(0, |last| last.to)
+    }
+
+    fn end_ms(&self) -> u64 {
+        self.segments.last().map_or(0, |last| last.end_ms)
+    }
+
+    /// Whether the base's place is in this run: an ID and an offset name one place in one history.
+    fn has(&self, base: &Base) -> bool {
+        let around = |name: &&Name| name.from <= base.offset && base.offset <= name.to;
+        self.segments.iter().filter(around).any(|name| name.replid == base.replid)
+    }
+
+    fn after(&self, offset: u64) -> impl Iterator<Item = Stored> {
+        self.segments.iter().filter(move |name| name.to > offset).map(|name| self.stored(name))
+    }
+
+    fn stored(&self, name: &Name) -> Stored {
+        Stored { stream: self.stream.clone(), name: name.clone() }
+    }
+}
+
+/// The oldest end first. What is there twice, as after a second follower, is used once.
+fn runs(stored: Vec<Stored>) -> Vec<Run> {
+    let mut streams: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+    for Stored { stream, name } in stored {
+        streams.entry(stream).or_default().push(name);
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    for (stream, mut names) in streams {
+        names.sort();
+        let mut run = Run { stream: stream.clone(), segments: Vec::new() };
+        for name in names {
+            match run.to() {
+                _ if run.segments.is_empty() => {}
+                to if name.to <= to && name.from >= run.from() => continue,
+                to if name.from <= to => {}
+                _ => runs.push(std::mem::replace(&mut run, Run { stream: stream.clone(), segments: Vec::new() })),
+            }
+            run.segments.push(name);
+        }
+        runs.push(run);
+    }
+    runs.sort_by_key(Run::end_ms);
+    runs
+}
+
+impl From<&Manifest> for Base {
+    fn from(manifest: &Manifest) -> Base {
+        Base {
+            id: manifest.id.clone(),
+            ms: manifest.created.as_millisecond().max(0) as u64,
+            replid: manifest.source.replid.clone(),
+            offset: manifest.source.offset,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoBase => f.write_str("the store has no backup"),
+            Refusal::TooEarly { oldest } => write!(f, "the oldest backup is of {}", Moment(*oldest)),
+            Refusal::TooLate { last } => write!(
+                f,
+                "the last moment that was shipped is {} (`backup follow` ships what changes after a backup)",
+                Moment(*last)
+            ),
+            Refusal::Gap { before, after } => write!(
+                f,
+                "nothing was shipped of the time between {} and {}: choose one of the two",
+                Moment(*before),
+                Moment(*after)
+            ),
+        }
+    }
+}
+
+/// Milliseconds since 1970 as people read and write them: 2026-11-20T03:14:00.007Z.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment(pub u64);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_millisecond(self.0 as i64) {
+            Ok(at) => write!(f, "{at:.3}"),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The planner's own scenarios. Times are small numbers, in milliseconds.
+
+use super::*;
+
+const A: char = 'a';
+const B: char = 'b';
+
+fn id(letter: char) -> String {
+    letter.to_string().repeat(40)
+}
+
+fn base(name: &str, ms: u64, replid: char, offset: u64) -> Base {
+    Base { id: name.into(), ms, replid: id(replid), offset }
+}
+
+fn segment(stream: &str, from: u64, to: u64, end_ms: u64, replid: char) -> Stored {
+    Stored { stream: stream.into(), name: Name { from, to, end_ms, replid: id(replid), encrypted: false } }
+}
+
+/// One stream with two bases, a failover at 300, and a later stream of another history.
+fn timeline() -> Timeline {
+    let bases = vec![base("second", 2_500, B, 350), base("first", 1_000, A, 150), base("third", 9_000, 'c', 40)];
+    let stored = vec![
+        segment("s2", 40, 90, 9_900, 'c'),
+        segment("s1", 300, 400, 3_000, B),
+        segment("s1", 100, 200, 1_500, A),
+        segment("s1", 200, 300, 2_000, A),
+        segment("s1", 400, 500, 4_000, B),
+    ];
+    Timeline::new(bases, stored)
+}
+
+fn way(plan: Result<Plan, Refusal>) -> (String, Vec<u64>) {
+    let plan = plan.unwrap();
+    (plan.base.id, plan.segments.iter().map(|segment| segment.name.from).collect())
+}
+
+fn marks(list: &[(u64, u64)]) -> impl DoubleEndedIterator<Item = Mark> {
+    list.iter().map(|&(offset, ms)| Mark { offset, ms })
+}
+
+#[test]
+fn a_moment_is_reached_from_the_newest_base_before_it() {
+    let timeline = timeline();
+    for (ms, expected, segments) in [
+        (1_000, "first", vec![100]),
+        (1_500, "first", vec![100]),
+        (1_501, "first", vec![100, 200]),
+        (2_499, "first", vec![100, 200, 300]),
+        (2_500, "second", vec![300]),
+        (4_000, "second", vec![300, 400]),
+        (9_500, "third", vec![40]),
+    ] {
+        assert_eq!(way(timeline.to(ms)), (expected.to_owned(), segments), "to {ms}");
+    }
+}
+
+#[test]
+fn moments_that_nothing_leads_to_are_refused_with_the_limits() {
+    let timeline = timeline();
+    assert_eq!(timeline.to(999), Err(Refusal::TooEarly { oldest: 1_000 }));
+    assert_eq!(timeline.to(4_001), Err(Refusal::Gap { before: 4_000, after: 9_000 }));
+    assert_eq!(timeline.to(9_901), Err(Refusal::TooLate { last: 9_900 }));
+    assert_eq!(Timeline::new(vec![], vec![]).to(5), Err(Refusal::NoBase));
+    assert_eq!(
+        Refusal::TooEarly { oldest: 1_795_144_440_007 }.to_string(),
+        "the oldest backup is of 2026-11-20T03:14:00.007Z"
+    );
+}
+
+#[test]
+fn a_base_of_another_history_is_not_continued() {
+    // The same offset, but another replication ID: the tail of a master that was lost.
+    let timeline = Timeline::new(vec![base("x", 1_000, B, 150)], vec![segment("s", 100, 200, 1_500, A)]);
+    assert_eq!(timeline.to(1_200), Err(Refusal::TooLate { last: 1_000 }));
+    assert_eq!(way(timeline.to(1_000)), ("x".to_owned(), vec![]));
+    // Taken right at a failover, where the old name's segment ends.
+    let ends = Timeline::new(
+        vec![base("x", 1_000, B, 200)],
+        vec![segment("s", 100, 200, 1_500, A), segment("s", 200, 250, 1_700, B)],
+    );
+    assert_eq!(way(ends.to(1_600)), ("x".to_owned(), vec![200]));
+}
+
+#[test]
+fn a_missing_segment_ends_what_can_be_reached() {
+    let stored = vec![segment("s", 100, 200, 1_500, A), segment("s", 250, 300, 2_000, A)];
+    let timeline = Timeline::new(vec![base("x", 1_000, A, 150)], stored);
+    assert_eq!(way(timeline.to(1_400)).1, [100]);
+    assert_eq!(timeline.to(1_800), Err(Refusal::TooLate { last: 1_500 }));
+}
+
+#[test]
+fn segments_that_overlap_are_used_once() {
+    let stored = vec![
+        segment("s", 100, 200, 1_500, A),
+        segment("s", 100, 150, 1_200, A),
+        segment("s", 180, 300, 2_000, A),
+        segment("s", 150, 200, 1_500, A),
+    ];
+    let timeline = Timeline::new(vec![base("x", 1_000, A, 110)], stored);
+    let plan = timeline.to(2_000).unwrap();
+    let places: Vec<_> = plan.segments.iter().map(|segment| (segment.name.from, segment.name.to)).collect();
+    assert_eq!(places, [(100, 150), (100, 200), (180, 300)]);
+}
+
+#[test]
+fn the_stop_is_the_last_mark_that_is_not_after_the_moment() {
+    let plan = timeline().to(2_000).unwrap();
+    let list = [(240, 1_700), (280, 1_900), (300, 2_000)];
+    assert_eq!(plan.stop(1_899, marks(&list)), Mark { offset: 240, ms: 1_700 });
+    assert_eq!(plan.stop(1_900, marks(&list)), Mark { offset: 280, ms: 1_900 });
+    // Between the end of one segment and the first mark of the next.
+    assert_eq!(plan.stop(1_600, marks(&list)), Mark { offset: 200, ms: 1_500 });
+    // Never before the base, and the base's own time is then the moment.
+    let plan = timeline().to(1_200).unwrap();
+    assert_eq!(plan.stop(1_200, marks(&[(140, 1_150)])), Mark { offset: 150, ms: 1_000 });
+}
+
+#[test]
+fn a_place_is_reached_from_a_base_before_it_in_the_same_run() {
+    let timeline = timeline();
+    let searched: Vec<u64> = timeline.newest_first().map(|segment| segment.name.from).collect();
+    assert_eq!(searched, [40, 400, 300, 200, 100]);
+    let within = segment("s1", 300, 400, 3_000, B);
+    let plan = timeline.until(&within, 340).unwrap();
+    assert_eq!(way(Ok(plan)), ("first".to_owned(), vec![100, 200, 300]));
+    let plan = timeline.until(&within, 350).unwrap();
+    assert_eq!(way(Ok(plan)), ("second".to_owned(), vec![]));
+    assert_eq!(timeline.until(&segment("s1", 100, 200, 1_500, A), 149), None);
+    let only = timeline.only("first");
+    assert_eq!(way(Ok(only.until(&within, 380).unwrap())), ("first".to_owned(), vec![100, 200, 300]));
+}
+
+#[test]
+fn segments_go_with_the_last_base_that_needs_them() {
+    let useless = |bases: Vec<Base>| {
+        let timeline = Timeline { bases, ..timeline() };
+        timeline.useless().iter().map(|segment| segment.name.from).collect::<Vec<_>>()
+    };
+    assert_eq!(useless(timeline().bases), [0; 0]);
+    assert_eq!(useless(vec![base("second", 2_500, B, 350), base("third", 9_000, 'c', 40)]), [100, 200]);
+    assert_eq!(useless(vec![base("third", 9_000, 'c', 40)]), [100, 200, 300, 400]);
+    // The newest run may still get its first base.
+    assert_eq!(useless(vec![base("first", 1_000, A, 150)]), [0; 0]);
+    assert_eq!(useless(vec![]), [0; 0]);
+}
