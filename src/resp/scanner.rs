@@ -8,7 +8,7 @@ use super::length::{Length, Step, whole};
 /// The server's `PROTO_INLINE_MAX_SIZE`: an inline request may not be longer.
 const INLINE_LIMIT: u32 = 64 * 1024;
 /// The server's default `proto-max-bulk-len`.
-const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
+pub(super) const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
 /// What a scan may meet whole in one input; a longer value takes the general way.
 const VALUE_LIMIT: usize = u32::MAX as usize >> 1;
 /// The server's limit to the number of arguments.

@@ -141,13 +141,19 @@ pub struct Passed {
 
 impl Passed {
     /// `data[start..end]` goes out.
+    #[inline]
     pub fn pass(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
         if !self.copied && start == self.end {
             self.end = end;
         } else {
-            self.leave_out(unsent, data);
-            unsent.push(&data[start..end]);
+            self.copy(unsent, data, start, end);
         }
+    }
+
+    #[cold]
+    fn copy(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
+        self.leave_out(unsent, data);
+        unsent.push(&data[start..end]);
     }
 
     /// `instead` goes out in the place of what comes next in `data`.
