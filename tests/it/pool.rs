@@ -154,6 +154,31 @@ async fn a_first_request_travels_on_a_connection_that_was_there_before_its_clien
     .unwrap();
 }
 
+/// Connections to `server` that are closed and keep a port for a minute (TIME_WAIT is 06; proc(5)).
+fn lingering(server: std::net::SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", server.port());
+    let lingers = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2).is_some_and(|remote| remote.ends_with(&port)) && fields.get(3) == Some(&"06")
+    };
+    table.lines().filter(lingers).count()
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_use_up_no_ports() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let proxy = start(&cluster, "0", "false").await;
+    let before = lingering(cluster.node_addr(0));
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+        say(&mut client, b"PING\r\n", "+PONG").await;
+    }
+    all_have_left(&proxy).await;
+    let after = lingering(cluster.node_addr(0));
+    assert!(after < before + 25, "{before} before, {after} after");
+}
+
 /// A server that closes what waits: those connections are not lent.
 #[tokio::test]
 async fn what_the_server_has_closed_is_not_lent() {
