@@ -89,7 +89,7 @@ fn admit(mut client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &d
         return;
     };
     worker.relay.accepted.add(1);
-    tokio::spawn(session::serve(client, worker.clone(), (place, drain.clone())));
+    tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
 }
 
 /// One of the `max_clients` places; given back on drop, also when the session panics.

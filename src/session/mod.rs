@@ -489,3 +489,19 @@ fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
         Phase::Stable | Phase::Suspect | Phase::Paused => Gate::Held { withhold: false },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_result<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        // With what tokio adds it is 512, four of the pairs of cache lines to which tokio aligns a task.
+        let size = size_of_result(serve::<[usize; 2]>);
+        assert!(size <= 432, "{size} bytes");
+    }
+}
