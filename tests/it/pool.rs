@@ -14,6 +14,7 @@ use crate::support::proxy::{LIMIT, spec, start_as, view, wait_stable};
 async fn start(cluster: &Cluster, warm: &str, reuse: &str) -> Proxy {
     let mut spec = spec(cluster);
     spec.set("SWITCHMASTER_WARM_BACKENDS", warm).set("SWITCHMASTER_REUSE_BACKENDS", reuse);
+    spec.set("SWITCHMASTER_WORKERS", "1"); // what is ready waits in one of them
     let proxy = start_as(&spec).await;
     wait_stable(&proxy).await;
     proxy
