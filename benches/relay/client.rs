@@ -7,6 +7,11 @@ use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Not inline: twemproxy knows no inline requests.
+pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// The length of its reply.
+pub const PONG: usize = 7;
+
 /// Where a target is.
 #[derive(Clone, Debug)]
 pub enum Address {
@@ -42,7 +47,7 @@ impl Client {
 
     /// One PING.
     pub async fn ping(&mut self) -> io::Result<()> {
-        self.exchange(b"*1\r\n$4\r\nPING\r\n", 7).await
+        self.exchange(PING, PONG).await
     }
 
     /// Sends `request` and waits for replies of this many bytes together.

@@ -128,6 +128,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         Some(only) => only.iter().flat_map(|name| Part::named(name)).collect(),
     };
     let mut store = Store::open(options.only.is_none())?;
+    let mut failed = Vec::new();
     if !parts.is_empty() {
         let targets = Targets::start(options.against.as_deref()).await?;
         for absent in &targets.absent {
@@ -137,13 +138,17 @@ async fn run(options: &Options) -> Result<(), Failure> {
         for (index, part) in parts.iter().enumerate() {
             let passed = started.elapsed().as_secs();
             println!("[{}/{}, {passed} s] {}", index + 1, parts.len(), part.name());
-            measure(*part, &targets, options, &mut store).await?;
+            // What was measured of the others is worth keeping.
+            if let Err(error) = measure(*part, &targets, options, &mut store).await {
+                println!("{} FAILED: {error}", part.name());
+                failed.push(part.name());
+            }
         }
     }
     if let Some(folder) = &options.write {
         Page::of(&store).write(Path::new(folder))?;
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
 }
 
 /// Measures one part, shows it and keeps it.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::Failure;
-use crate::client::Address;
+use crate::client::{Address, PING, PONG};
 use crate::figures::Spread;
 use crate::load::{self, Crew, Load, Transport};
 use crate::targets::{DIRECT, Target, Targets};
@@ -169,6 +169,6 @@ fn connect(address: &Address) -> Result<(Reader, Writer), Failure> {
 
 /// What connecting takes a proxy is measured elsewhere.
 fn warm(stream: &mut (impl std::io::Read + std::io::Write)) -> std::io::Result<()> {
-    stream.write_all(b"PING\r\n")?;
-    stream.read_exact(&mut [0; 7])
+    stream.write_all(PING)?;
+    stream.read_exact(&mut [0; PONG])
 }

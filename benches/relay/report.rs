@@ -268,8 +268,7 @@ fn latency_table(latencies: &Latencies) -> String {
             if target == DIRECT { latencies.at(target, quantile) } else { latencies.added(target, quantile) }
         };
         let cells: Vec<String> = (0..QUANTILES.len()).map(|quantile| show(at(quantile), 0)).collect();
-        let sign = if target == DIRECT { "" } else { "+ " };
-        let _ = writeln!(text, "| {target} | {sign}{} |", cells.join(&format!(" | {sign}")));
+        let _ = writeln!(text, "| {target} | {} |", cells.join(" | "));
     }
     text
 }
