@@ -219,7 +219,12 @@ async fn ask(arguments: &[&str], admin: &str) -> (bool, String) {
 fn understood(path: &Path, command: &str) {
     let words = command.split_whitespace().take_while(|word| !matches!(*word, "|" | "&" | "#"));
     if let Err(error) = Cli::try_parse_from(words) {
-        let known = [ErrorKind::MissingRequiredArgument, ErrorKind::DisplayHelp, ErrorKind::DisplayVersion];
+        let known = [
+            ErrorKind::MissingRequiredArgument,
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ErrorKind::DisplayHelp,
+            ErrorKind::DisplayVersion,
+        ];
         assert!(known.contains(&error.kind()), "{}: {command}: {error}", path.display());
     }
 }
