@@ -111,8 +111,8 @@ fn main() -> Result<(), Failure> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let options = Options {
         only: value("--only").map(|names| names.split(',').map(str::to_owned).collect()),
-        rounds: value("--rounds").map_or(Ok(if quick { 3 } else { 9 }), |text| text.parse())?,
-        slice: Duration::from_millis(value("--slice").map_or(Ok(if quick { 100 } else { 400 }), |text| text.parse())?),
+        rounds: value("--rounds").map_or(Ok(if quick { 2 } else { 9 }), |text| text.parse())?,
+        slice: Duration::from_millis(value("--slice").map_or(Ok(if quick { 80 } else { 400 }), |text| text.parse())?),
         against: value("--against"),
         quick,
         write: value("--write"),
@@ -181,7 +181,7 @@ async fn measure(part: Part, targets: &Targets, options: &Options, store: &mut S
         }
         Part::Idle => {
             for target in targets.relays(Transport::Tcp) {
-                page.sessions.push(idle::measure(target, if options.quick { 3000 } else { 9000 }).await?);
+                page.sessions.push(idle::measure(target, if options.quick { 2000 } else { 9000 }).await?);
             }
             if keep {
                 store.keep(&name, &page.sessions)?;

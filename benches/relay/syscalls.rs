@@ -1,8 +1,8 @@
 //! System calls for each request, counted by strace in runs of their own.
 //!
 //! A short run and a long one are traced; what the long one has more, calls and requests, is the steady state: what
-//! connecting and closing takes is in both. Of ours the threads that relay are traced: the control plane asks the
-//! Sentinels by the second, not by the request.
+//! connecting and closing takes is in both. Clients that connect again and again have only the long one. Of ours the
+//! threads that relay are traced: the control plane asks the Sentinels by the second, not by the request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +17,8 @@ use crate::targets::{Target, Targets};
 
 /// The long run is so much longer than the short one.
 const TIMES: u32 = 6;
+/// By then every session of a run has ended, so that no run has calls of the one before it.
+const CLOSING: Duration = Duration::from_millis(250);
 /// How many kinds of calls are named.
 const NAMED: usize = 6;
 /// The thread of ours that relays nothing.
@@ -35,7 +37,11 @@ pub async fn count(load: &Load, targets: &Targets, short: Duration) -> Result<Ve
     let mut counts = Vec::new();
     let relays = targets.of(load).into_iter().filter(|target| target.is_relay() && target.transport == load.transport);
     for target in relays {
-        let (few, requests_of_few) = trace(load, target, short).await?;
+        // Where connecting is what clients do, it counts.
+        let (few, requests_of_few) = match load.habit.connects() {
+            true => Default::default(),
+            false => trace(load, target, short).await?,
+        };
         let (many, requests_of_many) = trace(load, target, short * TIMES).await?;
         let requests = requests_of_many as f64 - requests_of_few as f64;
         let more = |(name, count): (String, u64)| {
@@ -68,7 +74,7 @@ async fn trace(load: &Load, target: &Target, length: Duration) -> Result<(BTreeM
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let done = Crew::new(load, target).await?.work(length).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await; // for the closing
+    tokio::time::sleep(CLOSING).await;
     Command::new("kill").args(["-INT", &strace.id().to_string()]).status()?;
     strace.wait()?;
     let table = fs::read_to_string(file.path())?;
