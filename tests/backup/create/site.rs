@@ -141,33 +141,31 @@ impl Site {
 
     /// The node that sends an RDB now.
     pub async fn streaming(&self) -> usize {
-        until("a node to send an RDB", LIMIT, async || {
-            for node in (0..self.cluster.nodes().len()).filter(|&node| self.cluster.node(node).is_running()) {
-                let Ok(reply) = self.cluster.ask_node(node, &["INFO", "replication"]).await else { continue };
-                if reply.text().unwrap_or_default().contains("state=send_bulk") {
-                    return Ok(node);
-                }
-            }
-            Err("none does".into())
-        })
-        .await
-        .unwrap_or_else(|error| panic!("{error}"))
+        until("a node to send an RDB", LIMIT, async || self.sender().await.ok_or_else(|| "none does".into()))
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Until no node sends an RDB any more.
     pub async fn nobody_streams(&self) {
-        until("no node to send an RDB", LIMIT, async || {
-            for node in 0..self.cluster.nodes().len() {
-                let reply = self.cluster.ask_node(node, &["INFO", "replication"]).await;
-                let reply = reply.map_err(|error| error.to_string())?;
-                if reply.text().unwrap_or_default().contains("state=send_bulk") {
-                    return Err(format!("node {node} does"));
-                }
-            }
-            Ok(())
+        until("no node to send an RDB", LIMIT, async || match self.sender().await {
+            Some(node) => Err(format!("node {node} does")),
+            None => Ok(()),
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    async fn sender(&self) -> Option<usize> {
+        for node in (0..self.cluster.nodes().len()).filter(|&node| self.cluster.node(node).is_running()) {
+            let Ok(reply) = self.cluster.ask_node(node, &["INFO"]).await else { continue };
+            let info = reply.text().unwrap_or_default();
+            // Without a disk in between, a replica waits for the child that writes to it.
+            if info.contains("state=wait_bgsave") && info.contains("rdb_bgsave_in_progress:1") {
+                return Some(node);
+            }
+        }
+        None
     }
 
     /// The replicas that each Sentinel lists, by their addresses.
