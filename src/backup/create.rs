@@ -35,6 +35,8 @@ pub use outcome::{Created, Outcome};
 const ATTEMPTS: u32 = 3;
 /// For a source whose refusal passes by itself: a failover that ends, a save.
 const WAIT_FOR_SOURCE: Duration = Duration::from_secs(60);
+/// For a lone node's answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks at the nodes meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,13 +59,27 @@ pub async fn run(
     line(out, &text)
 }
 
-/// The id of a backup of what a restore is about to overwrite.
+/// A node that no Sentinel monitors, and the name under which its backup is kept.
+#[derive(Clone, Debug)]
+pub struct Lone {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// As a monitored name.
+    pub name: String,
+}
+
+/// The id of a backup of what a restore is about to overwrite: of the monitored master's data, or of a lone node's.
 ///
 /// # Errors
 /// As [`create`].
-pub async fn safety(store: &Store, config: &Config) -> Result<String, Error> {
+pub async fn safety(lone: Option<Lone>, store: &Store, config: &Config) -> Result<String, Error> {
     let args = CreateArgs { allow_master: true, safety: true, ..CreateArgs::default() };
-    match create(&args, store, config, interruption()?).await? {
+    let interrupted = interruption()?;
+    let outcome = match lone {
+        Some(lone) => locked(&args, store, config, &lone.name, Some(lone.addr), interrupted).await?,
+        None => create(&args, store, config, interrupted).await?,
+    };
+    match outcome {
         Outcome::Created(created) => Ok(created.manifest.id),
         Outcome::YoungEnough { id } => Ok(id),
     }
@@ -80,7 +96,13 @@ pub async fn create(
     interrupted: impl Future<Output = ()>,
 ) -> Result<Outcome, Error> {
     let mut name = config.sentinel.master_name.clone();
-    let outcome = locked(args, store, config, &mut name, interrupted).await;
+    let outcome = async {
+        // What is wrong with the arguments is said before anybody is asked.
+        recipients(args, config)?;
+        let found = source::find(config).await?.name;
+        locked(args, store, config, name.insert(found), None, interrupted).await
+    };
+    let outcome = outcome.await;
     report::record(config, name.as_deref(), |record| match &outcome {
         Ok(Outcome::Created(_)) if args.safety => {}
         Ok(Outcome::Created(created)) => created.tell(record),
@@ -95,21 +117,16 @@ async fn locked(
     args: &CreateArgs,
     store: &Store,
     config: &Config,
-    name: &mut Option<String>,
+    name: &str,
+    lone: Option<SocketAddr>,
     interrupted: impl Future<Output = ()>,
 ) -> Result<Outcome, Error> {
-    // What is wrong with the arguments is said before anybody is asked.
-    let recipients = match &args.recipient[..] {
-        [] => Recipients::parse(&config.backup.recipients)?,
-        given => Recipients::parse(given)?,
-    };
-    let topology = source::find(config).await?;
-    *name = Some(topology.name.clone());
-    if let Some(young) = young_enough(args, store, &topology.name).await? {
+    let recipients = recipients(args, config)?;
+    if let Some(young) = young_enough(args, store, name).await? {
         return Ok(young);
     }
-    let guard = lock::acquire(store, &topology.name, lock::TTL, Some(keeper(config))).await?;
-    let mut run = Run { args, store, config, recipients, name: &topology.name, guard: &guard, written: Vec::new() };
+    let guard = lock::acquire(store, name, lock::TTL, Some(keeper(config, lone))).await?;
+    let mut run = Run { args, store, config, recipients, name, lone, guard: &guard, written: Vec::new() };
     let outcome = tokio::select! {
         outcome = run.make() => outcome,
         () = interrupted => Err(Error::Interrupted("interrupted: there is no new backup".into())),
@@ -121,13 +138,23 @@ async fn locked(
     outcome
 }
 
-/// Dials whoever is master, for the lock of a store that cannot keep one.
-fn keeper(config: &Config) -> lock::Master {
+fn recipients(args: &CreateArgs, config: &Config) -> Result<Recipients, Error> {
+    match &args.recipient[..] {
+        [] => Recipients::parse(&config.backup.recipients),
+        given => Recipients::parse(given),
+    }
+}
+
+/// Dials the lone node, or whoever is master, for the lock of a store that cannot keep one.
+fn keeper(config: &Config, lone: Option<SocketAddr>) -> lock::Master {
     let config = Arc::new(config.clone());
     Arc::new(move || {
         let config = config.clone();
         async move {
-            let master = source::find(&config).await?.master;
+            let master = match lone {
+                Some(addr) => addr,
+                None => source::find(&config).await?.master,
+            };
             let dialled = dial(master, config.sentinel.redis_auth.as_ref()).await;
             dialled.map_err(|reason| Error::Unavailable(format!("{master} {reason}")))
         }
@@ -157,6 +184,8 @@ struct Run<'a> {
     config: &'a Config,
     recipients: Recipients,
     name: &'a str,
+    /// The only source there is, where no Sentinel tells of others.
+    lone: Option<SocketAddr>,
     guard: &'a Guard,
     /// Objects that may exist now because of this run, in the order in which they were written.
     written: Vec<String>,
@@ -178,7 +207,10 @@ impl Run<'_> {
             return Ok(young);
         }
         let before = newest(self.store, self.name).await?;
-        let taken = self.take().await?;
+        let taken = match self.lone {
+            Some(addr) => self.stream(&self.ask(addr).await?).await?,
+            None => self.take().await?,
+        };
         let manifest = self.keep(taken).await?;
         let created = Created::new(manifest, before.as_ref(), began.elapsed());
         Ok(Outcome::Created(Box::new(created)))
@@ -208,6 +240,11 @@ impl Run<'_> {
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    async fn ask(&self, addr: SocketAddr) -> Result<Node, Error> {
+        let asked = Node::ask(addr, self.config.sentinel.redis_auth.as_ref(), ANSWER).await;
+        asked.map_err(|why| Error::Unavailable(format!("{addr} {why}")))
     }
 
     /// Asks and chooses; again for a while when what is in the way passes by itself, as a failover does.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +14,7 @@ use super::primary::{Primary, Rdb, Stage};
 use super::proxies::Proxies;
 use super::survey::Survey;
 use super::watch::{self as sentinels, Watch};
+use crate::backup::interrupt::interruption;
 use crate::backup::{Counts, Error};
 use crate::config::Config;
 
@@ -78,7 +78,8 @@ pub async fn replace(
     };
     let budget = survey.monitored.as_ref().map(|monitored| sentinels::budget(monitored.down_after));
     let proxies = &survey.proxies;
-    let mut interrupt = Interrupt::new()?;
+    let interrupted = interruption()?;
+    tokio::pin!(interrupted);
     proxies.hold().await?;
     let held = Instant::now();
     let Content { rdb, tail, counts } = content;
@@ -91,7 +92,7 @@ pub async fn replace(
             "not done within the {} s that Sentinel's down-after-milliseconds allows; raise it while you restore so much",
             limit.as_secs()
         ))),
-        name = interrupt.wait() => Err(Error::Restore(format!("interrupted by {name}"))),
+        () = &mut interrupted => Err(Error::Interrupted("interrupted".into())),
     };
     // The call in progress, if there was one, was cut off.
     node.hang_up();
@@ -113,7 +114,7 @@ pub async fn replace(
     });
     let followed = tokio::select! {
         followed = followed => Some(followed),
-        _ = interrupt.wait() => None,
+        () = interrupted => None,
     };
     node.hang_up();
     for admin in proxies.release().await {
@@ -325,25 +326,5 @@ async fn over(budget: Option<Duration>) -> Duration {
             budget
         }
         None => std::future::pending().await,
-    }
-}
-
-/// SIGINT and SIGTERM, from now on: they end a restore, and never in the middle of its clean-up.
-struct Interrupt {
-    int: tokio::signal::unix::Signal,
-    term: tokio::signal::unix::Signal,
-}
-
-impl Interrupt {
-    fn new() -> Result<Interrupt, Error> {
-        let listen = |kind| signal(kind).map_err(|error| Error::Internal(format!("no signals: {error}")));
-        Ok(Interrupt { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
-    }
-
-    async fn wait(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.int.recv() => "SIGINT",
-            _ = self.term.recv() => "SIGTERM",
-        }
     }
 }

@@ -30,6 +30,7 @@ use self::node::Node;
 use self::primary::{Rdb, Stage};
 use self::survey::Survey;
 use super::catalog::Backup;
+use super::create::Lone;
 use super::fetch::fetch_to_spool;
 use super::follow::replay::{Goal, Replay};
 use super::pack::Identities;
@@ -96,13 +97,9 @@ async fn live(
     let safety = match args.no_safety_backup {
         true => None,
         false if survey.facts.keyspace.values().all(|keys| *keys == 0) => None,
-        false if survey.monitored.is_some() => Some(create::safety(store, config).await?),
         false => {
-            return Err(Error::Restore(format!(
-                "{} holds data, and no Sentinel monitors it: there can be no safety backup of it. Nothing was changed; \
-                 --no-safety-backup overwrites it all the same",
-                survey.node.addr()
-            )));
+            let lone = Lone { addr: survey.node.addr(), name: manifest.master_name.clone() };
+            Some(create::safety(survey.monitored.is_none().then_some(lone), store, config).await?)
         }
     };
     let safety = safety.as_deref();

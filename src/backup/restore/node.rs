@@ -56,8 +56,8 @@ pub struct Facts {
     pub master: bool,
     /// `cluster_enabled`.
     pub cluster: bool,
-    /// It loads a data set, or a child saves or rewrites.
-    pub busy: Option<&'static str>,
+    /// It loads a data set. A child that saves or rewrites is no obstacle: it is ended when the new data set comes.
+    pub loading: bool,
     /// The newest RDB version that it writes and reads; `None`: it does not tell.
     pub rdb_version: Option<u32>,
     /// `maxmemory` in bytes; 0: no limit.
@@ -210,12 +210,7 @@ impl Facts {
             valkey: field(info, "valkey_version").is_some(),
             master: field(info, "role") == Some("master"),
             cluster: set("cluster_enabled"),
-            busy: match () {
-                () if set("loading") || set("async_loading") => Some("is loading its data"),
-                () if set("rdb_bgsave_in_progress") => Some("is saving, or feeds a new replica"),
-                () if set("aof_rewrite_in_progress") => Some("is rewriting its AOF"),
-                () => None,
-            },
+            loading: set("loading") || set("async_loading"),
             rdb_version: None,
             maxmemory: number("maxmemory"),
             system_memory: number("total_system_memory"),
@@ -314,7 +309,7 @@ mod tests {
              db12:keys=4,expires=0,avg_ttl=0,subexpiry=0\r\n",
         );
         assert_eq!((facts.version.as_str(), facts.run_id.as_str(), facts.maxmemory), ("7.0.15", "abc", 100));
-        assert_eq!((facts.master, facts.replicas, facts.keys(), facts.busy), (true, 2, 7, None));
+        assert_eq!((facts.master, facts.replicas, facts.keys(), facts.loading), (true, 2, 7, false));
         assert_eq!(facts.keyspace, BTreeMap::from([(0, 3), (12, 4)]));
     }
 

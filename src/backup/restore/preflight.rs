@@ -52,8 +52,8 @@ pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), Strin
     if !facts.master {
         return Err("it is a replica: restore to its master, the replicas follow".into());
     }
-    if let Some(busy) = facts.busy {
-        return Err(format!("it {busy}: try again in a moment"));
+    if facts.loading {
+        return Err("it is loading its data: try again in a moment".into());
     }
     let takes = format!("the backup's data takes {}, more than", show::size(size));
     if facts.maxmemory > 0 && size > facts.maxmemory {
@@ -134,7 +134,7 @@ mod tests {
         };
         said(Facts { cluster: true, ..fine.clone() }, "--keys");
         said(Facts { master: false, ..fine.clone() }, "replica");
-        said(Facts { busy: Some("is loading its data"), ..fine.clone() }, "loading");
+        said(Facts { loading: true, ..fine.clone() }, "loading");
         said(Facts { maxmemory: 999, ..fine.clone() }, "maxmemory");
         said(Facts { system_memory: 999, ..fine }, "memory of its host");
     }

