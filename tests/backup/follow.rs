@@ -67,23 +67,32 @@ impl Scene {
     fn follow_with(&self, arguments: &[&str], environment: &[(&str, String)]) -> Follower {
         let log = self.dir.path().join("follow.log");
         let output = fs::File::options().create(true).append(true).open(&log).unwrap();
+        let child = self
+            .command(&["follow", "--every", "300ms"])
+            .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Follower { child, log }
+    }
+
+    /// `switchmaster backup …`
+    fn command(&self, arguments: &[&str]) -> Command {
         let sentinels: Vec<String> = self.cluster.sentinel_addrs().iter().map(SocketAddr::to_string).collect();
-        let child = Command::new(env!("CARGO_BIN_EXE_switchmaster"))
-            .args(["backup", "follow", "--every", "300ms"])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
+        command
+            .arg("backup")
             .args(arguments)
             .env_clear()
             .env("SWITCHMASTER_SENTINELS", sentinels.join(","))
             .env("SWITCHMASTER_BACKUP_STORE", format!("file://{}/store", self.dir.path().display()))
             .env("SWITCHMASTER_BACKUP_SPOOL_DIR", self.dir.path().join("spool"))
             .env("SWITCHMASTER_BACKUP_TEXTFILE", self.textfile())
-            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Follower { child, log }
+            .kill_on_drop(true);
+        command
     }
 
     /// Waits until a base is there, and the stream behind it.
@@ -450,6 +459,59 @@ async fn a_follower_that_was_killed_goes_on_where_it_was() {
     let spool = scene.dir.path().join("spool").join(format!("switchmaster-follow-{MASTER}"));
     let left: Vec<_> = fs::read_dir(&spool).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["lock"]);
+}
+
+#[tokio::test]
+async fn an_encrypted_stream_goes_on_without_the_identity_and_is_restored_with_it() {
+    use age::secrecy::ExposeSecret;
+    let scene = Scene::start(ClusterSpec::default()).await;
+    let identity = age::x25519::Identity::generate();
+    let (recipient, file) = (identity.to_public().to_string(), scene.dir.path().join("identity.txt"));
+    fs::write(&file, identity.to_string().expose_secret()).unwrap();
+    let follower = scene.follow(&["--recipient", &recipient]);
+    scene.based(&follower).await;
+    assert!(follower.terminate().await.success());
+    let follower = scene.follow(&["--recipient", &recipient]);
+    let (mut wire, count) = {
+        let counter = Counter::start(&scene.cluster, 0).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        counter.stop().await
+    };
+    wire.ask(&["FLUSHALL"]).await.unwrap();
+    step(&mut wire, 1).await;
+    scene.moment(&follower).await;
+    assert!(follower.terminate().await.success());
+    let segments = scene.segments(&scene.store()).await;
+    let streams: BTreeSet<&String> = segments.iter().map(|(stream, _)| stream).collect();
+    assert_eq!((streams.len(), scene.manifests().await.len()), (1, 1));
+    assert!(segments.iter().all(|(_, name)| name.encrypted));
+    let error = scene.prepare(&before("FLUSHALL")).await.err().unwrap();
+    assert!(matches!(&error, Error::Usage(text) if text.contains("--identity")), "{error}");
+    let target = Lone::start(&["databases 16"]).await;
+    let mut wire = target.open(0).await;
+    wire.ask(&["SET", "old", "data"]).await.unwrap();
+    let restored = scene
+        .command(&["restore", "--before-command", "FLUSHALL", "--target", &target.addr.to_string()])
+        .args(["--identity", &file.display().to_string(), "--no-safety-backup", "--yes"])
+        .output()
+        .await
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&restored.stdout), String::from_utf8_lossy(&restored.stderr));
+    assert!(restored.status.success(), "{said}");
+    assert!(said.contains("just before FLUSHALL of 20"), "{said}");
+    assert_eq!(counters(target.addr).await, all(count));
+    assert_eq!(wire.ask(&["GET", "old"]).await.unwrap(), Reply::Nil);
+    // Beyond the last shipped moment: refused before anything is touched.
+    let refused = scene
+        .command(&["restore", "--to", "2999-01-01T00:00:00Z", "--target", &target.addr.to_string()])
+        .args(["--identity", &file.display().to_string(), "--no-safety-backup", "--yes"])
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(85), "{said}");
+    assert!(said.contains("the last moment that was shipped is"), "{said}");
+    assert_eq!(counters(target.addr).await, all(count));
 }
 
 #[tokio::test]
