@@ -47,7 +47,7 @@ struct Claim {
 
 #[derive(Clone)]
 enum Held {
-    Object { store: Store, master_name: String, number: u64, claim: Claim },
+    Object { store: Box<Store>, master_name: String, number: u64, claim: Claim },
     Key { master: Master, key: String, claim: Claim },
 }
 
@@ -164,7 +164,7 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
         for (old, _) in locks.iter().filter(|(old, _)| *old < number) {
             store.delete(&name(master_name, *old)).await?;
         }
-        return Ok(Held::Object { store: store.clone(), master_name: master_name.to_owned(), number, claim });
+        return Ok(Held::Object { store: Box::new(store.clone()), master_name: master_name.to_owned(), number, claim });
     }
     Err(Error::Locked(format!("{}: several hosts begin a backup of {master_name} now", store.location())))
 }

@@ -94,7 +94,7 @@ impl Primary {
         let mut stream = self.synchronise().await?;
         let line = format!("+FULLRESYNC {} {}\r\n${}\r\n", self.replid, rdb.offset, rdb.bytes);
         let (reader, mut writer) = stream.split();
-        let (told, acknowledged) = watch::channel(0);
+        let (told, acknowledged) = watch::channel(None);
         let send = async {
             writer.write_all(line.as_bytes()).await.map_err(lost)?;
             send(rdb, tail, writer, acknowledged, stage).await
@@ -158,7 +158,7 @@ async fn send(
     mut rdb: Rdb,
     mut tail: impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>,
     mut writer: WriteHalf<'_>,
-    mut acknowledged: watch::Receiver<u64>,
+    mut acknowledged: watch::Receiver<Option<u64>>,
     stage: &watch::Sender<Stage>,
 ) -> Result<Infallible, Error> {
     let unreadable = |error| Error::Spool(format!("the fetched backup cannot be read: {error}"));
@@ -185,7 +185,8 @@ async fn send(
     wire::encode(&mut ask, &["REPLCONF", "GETACK", "*"]);
     wire::encode(&mut ping, &["PING"]);
     loop {
-        let there = *acknowledged.borrow_and_update() >= end;
+        // Its word is needed even where the data is of offset 0.
+        let there = *acknowledged.borrow_and_update() >= Some(end);
         if there {
             stage.send_if_modified(|stage| std::mem::replace(stage, Stage::Acknowledged) != Stage::Acknowledged);
         }
@@ -198,13 +199,13 @@ async fn send(
 }
 
 /// The reading half: how far the target says it is.
-async fn hear(mut reader: ReadHalf<'_>, told: watch::Sender<u64>) -> Result<Infallible, Error> {
+async fn hear(mut reader: ReadHalf<'_>, told: watch::Sender<Option<u64>>) -> Result<Infallible, Error> {
     let mut conversation = Conversation::default();
     let mut buffer = [0; 1024];
     loop {
         while let Some(said) = conversation.next().map_err(|what| Error::Restore(format!("the target said {what}")))? {
             if let Said::Acknowledged(offset) = said {
-                told.send_replace(offset);
+                told.send_replace(Some(offset));
             }
         }
         match reader.read(&mut buffer).await.map_err(lost)? {

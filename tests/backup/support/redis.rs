@@ -4,9 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use switchmaster::demo::cluster::until;
 use switchmaster::demo::server::{Binary, Server, free_port};
 use switchmaster::wire::{Reply, Wire};
 use tempfile::TempDir;
+
+/// How long a server may load what a test gave it.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 pub struct Redis {
     pub folder: TempDir,
@@ -26,7 +30,14 @@ impl Redis {
         fs::write(&config, text).unwrap();
         let server = Server::new("redis", addr, Binary::redis_server().unwrap(), config);
         server.start().await.unwrap_or_else(|error| panic!("{error}"));
-        Redis { folder, server }
+        let redis = Redis { folder, server };
+        // It answers -LOADING to everything but INFO at first.
+        let loaded = async || match redis.ask(&["PING"]).await {
+            Reply::Simple(_) => Ok(()),
+            other => Err(other.to_string()),
+        };
+        until("a server that has loaded its data", LIMIT, loaded).await.unwrap();
+        redis
     }
 
     pub fn addr(&self) -> SocketAddr {
