@@ -33,8 +33,8 @@ impl Redis {
         let redis = Redis { folder, server };
         // It answers -LOADING to everything but INFO at first.
         let loaded = async || match redis.ask(&["PING"]).await {
-            Reply::Simple(_) => Ok(()),
-            other => Err(other.to_string()),
+            Reply::Error(text) if text.starts_with("LOADING") => Err(text),
+            _ => Ok(()),
         };
         until("a server that has loaded its data", LIMIT, loaded).await.unwrap();
         redis
