@@ -116,16 +116,17 @@ pub fn exposition(records: &Records) -> String {
         records.iter().filter_map(|(name, record)| Some((name, record.stream.as_ref()?))).collect();
     let mut gauge = |name: &str, value: fn(&Stream) -> u64| {
         names::write_head(&mut text, name);
+        if streams.is_empty() {
+            let _ = writeln!(text, "{name} 0");
+        }
         for (master_name, stream) in &streams {
             let _ = writeln!(text, "{name}{{master_name=\"{}\"}} {}", names::escape_label(master_name), value(stream));
         }
     };
-    if !streams.is_empty() {
-        gauge(names::BACKUP_STREAM_SHIPPED, |stream| stream.shipped);
-        gauge(names::BACKUP_STREAM_OFFSET, |stream| stream.offset);
-        gauge(names::BACKUP_STREAM_LAG, |stream| stream.lag_bytes);
-        gauge(names::BACKUP_STREAM_SPOOL, |stream| stream.spool_bytes);
-    }
+    gauge(names::BACKUP_STREAM_SHIPPED, |stream| stream.shipped);
+    gauge(names::BACKUP_STREAM_OFFSET, |stream| stream.offset);
+    gauge(names::BACKUP_STREAM_LAG, |stream| stream.lag_bytes);
+    gauge(names::BACKUP_STREAM_SPOOL, |stream| stream.spool_bytes);
     text
 }
 
