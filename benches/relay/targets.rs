@@ -264,7 +264,10 @@ async fn answers(target: &Target) -> Result<(), Failure> {
 
 /// How many workers ours has if it is left to choose.
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    match std::thread::available_parallelism().map_or(1, usize::from) {
+        ..=2 => 1,
+        cores => cores,
+    }
 }
 
 /// An address on which nobody listens.

@@ -4,7 +4,6 @@
 
 pub mod command;
 mod length;
-pub mod ordinary;
 pub mod request;
 pub mod scanner;
 mod table;

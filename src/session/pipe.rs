@@ -81,11 +81,7 @@ impl Socket for TcpStream {
 
 /// What a socket did not take yet.
 #[derive(Debug, Default)]
-pub struct Unsent(Option<Box<Waiting>>);
-
-/// Not empty.
-#[derive(Debug, Default)]
-struct Waiting {
+pub struct Unsent {
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -93,24 +89,22 @@ struct Waiting {
 impl Unsent {
     /// Everything was taken.
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.bytes.is_empty()
     }
 
     /// Bytes not taken yet.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.bytes.len() - waiting.sent)
+        self.bytes.len() - self.sent
     }
 
     /// Adds to what is to be sent.
     pub fn push(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.0.get_or_insert_default().bytes.extend_from_slice(bytes);
-        }
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.0 = None;
+        *self = Unsent::default();
     }
 
     /// Sends `bytes` behind what waits already, at once as far as the socket takes them; the rest waits.
@@ -129,10 +123,8 @@ impl Unsent {
 
     /// Sends what waits.
     pub fn poll_flush(&mut self, stream: &mut impl Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(waiting) = &mut self.0 {
-            while waiting.sent < waiting.bytes.len() {
-                waiting.sent += ready!(stream.poll_write(cx, &waiting.bytes[waiting.sent..]))?;
-            }
+        while self.sent < self.bytes.len() {
+            self.sent += ready!(stream.poll_write(cx, &self.bytes[self.sent..]))?;
         }
         self.clear();
         Poll::Ready(Ok(()))
@@ -149,19 +141,13 @@ pub struct Passed {
 
 impl Passed {
     /// `data[start..end]` goes out.
-    #[inline]
     pub fn pass(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
         if !self.copied && start == self.end {
             self.end = end;
         } else {
-            self.copy(unsent, data, start, end);
+            self.leave_out(unsent, data);
+            unsent.push(&data[start..end]);
         }
-    }
-
-    #[cold]
-    fn copy(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
-        self.leave_out(unsent, data);
-        unsent.push(&data[start..end]);
     }
 
     /// `instead` goes out in the place of what comes next in `data`.
