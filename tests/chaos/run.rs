@@ -238,7 +238,8 @@ fn promotions(samples: &[Sample]) -> Vec<Sample> {
 fn promoted_lame(world: &World, samples: &[Sample]) -> bool {
     let Some(promoted) = promotions(samples).last().copied() else { return false };
     let log = fs::read_to_string(world.cluster.node(promoted.node).log_path()).unwrap_or_default();
-    let mut copies = log.lines().filter_map(|line| line.split_once("Full resync from master: ")?.1.trim().split_once(':'));
+    let mut copies =
+        log.lines().filter_map(|line| line.split_once("Full resync from master: ")?.1.trim().split_once(':'));
     copies.next_back().is_some_and(|(_, offset)| offset.parse() == Ok(promoted.inherited))
 }
 
