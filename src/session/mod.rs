@@ -384,6 +384,10 @@ impl Session {
             self.finish_by = None;
             return false;
         }
+        // A client that does not take what it was sent keeps the rest from being read: its time is not the master's.
+        if !self.to_client.is_empty() {
+            self.finish_by = None;
+        }
         let ticket = &self.ticket;
         let by = *self.finish_by.get_or_insert_with(|| {
             ticket.iter().for_each(|ticket| ticket.wake_in(FINISH));
