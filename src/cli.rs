@@ -69,7 +69,7 @@ pub struct ConfigArgs {
     /// How a request ends whose reply was lost: error, close, retry-idempotent, retry-all [default: error]
     #[arg(long, global = true, value_name = "ENDING")]
     pub on_lost_reply: Option<String>,
-    /// Threads that relay, or "auto" [default: one per core, one in all on up to two cores]
+    /// Threads that relay, or "auto" [default: one per core]
     #[arg(long, global = true, value_name = "N")]
     pub workers: Option<String>,
     /// Client connections accepted at once [default: 10000]

@@ -1,4 +1,4 @@
-//! Draining: whoever holds a [`Watch`] is still busy; the [`Signal`] waits until all are dropped.
+//! Draining: whoever holds a [`Watch`] or a [`Hold`] is still busy; the [`Signal`] waits until all are dropped.
 //!
 //! The deadline is the caller's (`serve.rs`): nothing here knows the time.
 
@@ -11,18 +11,22 @@ pub struct Signal {
     all_dropped: mpsc::Receiver<()>,
 }
 
-/// The obligation: held by each listener and session, dropped when it has ended.
+/// The obligation, with the news that the drain was asked for: held by each listener, dropped when it has ended.
 #[derive(Clone, Debug)]
 pub struct Watch {
     draining: watch::Receiver<bool>,
-    _held: mpsc::Sender<()>,
+    held: Hold,
 }
+
+/// The obligation alone: held by each session.
+#[derive(Clone, Debug)]
+pub struct Hold(#[expect(dead_code, reason = "what counts is that it is there")] mpsc::Sender<()>);
 
 /// A signal and its first watch.
 pub fn channel() -> (Signal, Watch) {
     let (draining, receiver) = watch::channel(false);
     let (held, all_dropped) = mpsc::channel(1);
-    (Signal { draining, all_dropped }, Watch { draining: receiver, _held: held })
+    (Signal { draining, all_dropped }, Watch { draining: receiver, held: Hold(held) })
 }
 
 impl Signal {
@@ -34,6 +38,11 @@ impl Signal {
 }
 
 impl Watch {
+    /// For somebody else to hold.
+    pub fn hold(&self) -> Hold {
+        self.held.clone()
+    }
+
     /// Returns once the drain was asked for.
     pub async fn draining(&mut self) {
         if self.draining.wait_for(|draining| *draining).await.is_err() {

@@ -89,12 +89,7 @@ fn admit(mut client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &d
         return;
     };
     worker.relay.accepted.add(1);
-    let (worker, drain) = (worker.clone(), drain.clone());
-    tokio::spawn(async move {
-        let _held = (place, drain);
-        let reason = session::serve(client, worker.clone()).await;
-        worker.relay.close(reason as usize);
-    });
+    tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
 }
 
 /// One of the `max_clients` places; given back on drop, also when the session panics.

@@ -139,8 +139,7 @@ impl Page {
              - *machine's CPU*: whatever ran, the clients and the server too, per request.\n\
              - *naked relay*: ours without its tap, with as many workers: the same runtime, sockets and buffers, and no look at\n  \
              the bytes.\n\
-             - HAProxy and nginx use a thread for each core unless a row says otherwise; switchmaster has one worker on up to\n  \
-             two cores.\n\n",
+             - All but twemproxy use a thread for each core unless a row says otherwise.\n\n",
             machine()
         );
         for version in &self.versions {

@@ -264,10 +264,7 @@ async fn answers(target: &Target) -> Result<(), Failure> {
 
 /// How many workers ours has if it is left to choose.
 fn workers() -> usize {
-    match std::thread::available_parallelism().map_or(1, usize::from) {
-        ..=2 => 1,
-        cores => cores,
-    }
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// An address on which nobody listens.

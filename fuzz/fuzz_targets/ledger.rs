@@ -512,7 +512,7 @@ impl Model {
         self.requests.clear();
     }
 
-    fn compare(&self) {
+    fn compare(&mut self) {
         let unanswered = self.requests.iter().find(|request| request.answer.is_none());
         assert_eq!(self.ledger.len(), self.requests.len());
         assert_eq!(self.ledger.is_empty(), self.requests.is_empty());

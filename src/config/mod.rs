@@ -255,12 +255,9 @@ impl Default for Config {
 /// The port of a Sentinel that is named without one.
 pub const DEFAULT_SENTINEL_PORT: u16 = 26379;
 
-/// One thread per core, and one in all on the small machines where the application needs the other core.
+/// One thread per core.
 pub fn default_workers() -> usize {
-    match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 | 2 => 1,
-        cores => cores,
-    }
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn loopback(port: u16) -> SocketAddr {

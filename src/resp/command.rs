@@ -4,7 +4,7 @@
 //! at the arguments of those few commands whose class or shape depends on them.
 
 use super::request::{self, Args};
-use super::table::{SHORT, SLOTS, TABLE, UNKNOWN, packed, short_slot, slot};
+use super::table::{SHORT, SLOTS, TABLE, UNKNOWN, short_slot, slot};
 
 /// What is known of a command by its name.
 #[derive(Debug, PartialEq, Eq)]
@@ -156,11 +156,12 @@ pub fn lookup(name: &[u8]) -> &'static Command {
 
 /// What this whole request does. An empty one gets no reply, and is UNKNOWN.
 pub fn classify(request: &[u8]) -> Effect {
-    if let Some(command) = request::short_name(request).and_then(find_short) {
+    if let Some(name) = request::short_name(request)
+        && let Some(command) = find_short(name.packed)
         // SET with two arguments has no options to look at.
-        if command.look == Look::Nothing || (command.look == Look::Set && request[1] == b'3') {
-            return Effect::of(command);
-        }
+        && (command.look == Look::Nothing || (command.look == Look::Set && name.arguments == 3))
+    {
+        return Effect::of(command);
     }
     let mut args = Args::new(request);
     let Some(name) = args.next() else {
@@ -199,10 +200,9 @@ pub fn blocking_timeout(request: &[u8]) -> Option<(usize, Timeout)> {
     }
 }
 
-/// The line of a name of at most 8 bytes: one multiplication and one comparison.
+/// The line of a packed name: one multiplication and one comparison.
 #[inline]
-fn find_short(name: &[u8]) -> Option<&'static Command> {
-    let packed = packed(name);
+pub(super) fn find_short(packed: u64) -> Option<&'static Command> {
     let (known, line) = SHORT[short_slot(packed)];
     (known == packed).then(|| &TABLE[usize::from(line)])
 }

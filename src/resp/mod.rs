@@ -4,6 +4,7 @@
 
 pub mod command;
 mod length;
+pub mod ordinary;
 pub mod request;
 pub mod scanner;
 mod table;

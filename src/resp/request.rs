@@ -55,14 +55,30 @@ impl<'a> Iterator for Args<'a> {
     }
 }
 
-/// The name in a request of the shape that clients send: up to 9 arguments, a name of up to 8 bytes. `None` says
-/// nothing.
+/// The head of a request of the shape that clients send: up to 9 arguments, a name of up to 8 bytes.
+pub(super) struct ShortName {
+    /// The name in upper case, as `table::packed` packs it.
+    pub packed: u64,
+    /// With the name.
+    pub arguments: u64,
+    /// Where the name ends.
+    pub end: usize,
+}
+
+/// The head of `request`, if it is of that shape; `None` says nothing.
 #[inline]
-pub(super) fn short_name(request: &[u8]) -> Option<&[u8]> {
-    let [b'*', b'1'..=b'9', b'\r', b'\n', b'$', length @ b'1'..=b'8', b'\r', b'\n', rest @ ..] = request else {
+pub(super) fn short_name(request: &[u8]) -> Option<ShortName> {
+    const SHAPE: u64 = u64::from_le_bytes(*b"*0\r\n$0\r\n");
+    // What is left after the xor are the two digits, in their places.
+    let digits = u64::from_le_bytes(*request.first_chunk()?) ^ SHAPE;
+    let (arguments, length) = (digits >> 8 & 0xff, digits >> 40);
+    if digits & !0xff00_0000_ff00 != 0 || !(1..=9).contains(&arguments) || !(1..=8).contains(&length) {
         return None;
-    };
-    rest.get(..usize::from(length - b'0'))
+    }
+    // The 8 bytes that end with the name.
+    let bytes = u64::from_be_bytes(*request.get(length as usize..)?.first_chunk()?);
+    let packed = bytes & 0xdfdf_dfdf_dfdf_dfdf & u64::MAX >> (64 - 8 * length);
+    Some(ShortName { packed, arguments, end: 8 + length as usize })
 }
 
 /// Whether the server answers this whole request. It does not answer `*0`, `*-1` and blank lines.

@@ -8,7 +8,7 @@ use super::length::{Length, Step, whole};
 /// The server's `PROTO_INLINE_MAX_SIZE`: an inline request may not be longer.
 const INLINE_LIMIT: u32 = 64 * 1024;
 /// The server's default `proto-max-bulk-len`.
-const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
+pub(super) const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
 /// What a scan may meet whole in one input; a longer value takes the general way.
 const VALUE_LIMIT: usize = u32::MAX as usize >> 1;
 /// The server's limit to the number of arguments.
@@ -34,10 +34,8 @@ pub enum Scan {
 pub struct RequestScanner {
     phase: RequestPhase,
     length: Length,
-    /// Arguments whose end was not seen yet.
+    /// Arguments whose end was not seen yet; of an inline request its bytes so far.
     pending: u32,
-    /// Bytes of this inline request so far.
-    inline: u32,
     /// Bytes of the body, with its CRLF, still to come.
     skip: u64,
 }
@@ -117,7 +115,7 @@ impl RequestScanner {
                 }
                 RequestPhase::Start => {
                     self.phase = RequestPhase::Inline;
-                    self.inline = 0;
+                    self.pending = 0;
                 }
                 RequestPhase::Count => {
                     at += 1;
@@ -168,10 +166,10 @@ impl RequestScanner {
                     // The server looks for the end with strchr: a NUL hides it.
                     let stop = rest.iter().position(|&byte| byte == b'\n' || byte == 0);
                     let taken = stop.unwrap_or(rest.len());
-                    if taken > (INLINE_LIMIT - self.inline) as usize {
+                    if taken > (INLINE_LIMIT - self.pending) as usize {
                         return self.broken("too big inline request");
                     }
-                    self.inline += taken as u32;
+                    self.pending += taken as u32;
                     at += taken;
                     match stop {
                         None => {}

@@ -575,7 +575,6 @@ pub(super) static SHORT: [(u64, u16); 1024] = {
 };
 
 /// A name of at most 8 bytes in upper case, as a number.
-#[inline]
 pub(super) const fn packed(name: &[u8]) -> u64 {
     let mut packed = 0;
     let mut at = 0;

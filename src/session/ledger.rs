@@ -5,25 +5,26 @@
 //! retention limits is marked not-replayable, never truncated.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::config::OnLostReply;
 use crate::resp::command::{Class, Duty, Effect};
 use crate::session::CloseReason;
 
+mod book;
 mod fate;
+mod retained;
 
+use book::{Answer, Book, Entry, Run};
 use fate::{Fates, ending, with_time_left, without_confirmed};
 pub use fate::{Judgement, UNKNOWN_RESULT, Verdict, no_replica, nothing};
+use retained::Retained;
 
 thread_local! {
     /// Emptied books, so that a request costs no allocation and an idle session keeps none.
     #[allow(clippy::vec_box, reason = "the box is what a ledger holds: it moves in and out without an allocation")]
     static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
-    /// Bytes that the ledgers of this thread retain.
-    static RETAINED: Cell<usize> = const { Cell::new(0) };
 }
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
@@ -31,66 +32,6 @@ const POOLED_BYTES: usize = 16 * 1024;
 /// The ledger of one session. Empty, it is one null pointer.
 #[derive(Debug, Default)]
 pub struct Ledger(Option<Box<Book>>);
-
-#[derive(Debug, Default)]
-struct Book {
-    entries: VecDeque<Entry>,
-    /// The retained bytes of all entries, in their order.
-    retained: VecDeque<u8>,
-    /// Length of the run of entries at the front that have an answer (withheld or made up); the entry behind it,
-    /// if any, is the one that the backend's next reply belongs to.
-    answered: usize,
-}
-
-impl Book {
-    fn unanswered_bytes(&self) -> u64 {
-        self.entries.iter().filter(|entry| !entry.is_answered()).map(|entry| entry.size).sum()
-    }
-
-    fn count_answered(&mut self) {
-        while self.entries.get(self.answered).is_some_and(Entry::is_answered) {
-            self.answered += 1;
-        }
-    }
-}
-
-/// One request.
-#[derive(Debug)]
-struct Entry {
-    effect: Effect,
-    /// Bytes of the request, retained or not.
-    size: u64,
-    /// Bytes of it in `retained`; 0 when it exceeded the limits.
-    kept: u32,
-    replays: u8,
-    /// The client has sent all of it.
-    whole: bool,
-    /// It was sent inside MULTI: the server queues it.
-    queued: bool,
-    /// Replies still owed: several for SUBSCRIBE; 0 when that is known only at its turn (UNSUBSCRIBE without names).
-    owed: u32,
-    /// When a blocking command was sent: it goes on with the time that is left.
-    since: Option<Instant>,
-    answer: Option<Box<Answer>>,
-}
-
-impl Entry {
-    fn is_answered(&self) -> bool {
-        !matches!(self.answer.as_deref(), None | Some(Answer::Part(_)))
-    }
-}
-
-#[derive(Debug)]
-enum Answer {
-    /// Some of the several replies that are owed, held back behind others.
-    Part(Vec<u8>),
-    /// Deliver it as soon as it is at the front.
-    Ready(Vec<u8>),
-    /// The server's reply, held back until it is known whether the next master has the write.
-    Withheld { reply: Vec<u8>, at: Instant, refused: bool },
-    /// Deliver what is ahead, then close the connection.
-    Close(CloseReason),
-}
 
 /// The request at the front, ready for its client.
 #[derive(Debug)]
@@ -118,7 +59,7 @@ impl Ledger {
 
     /// Requests whose replies are owed.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |book| book.entries.len())
+        self.0.as_ref().map_or(0, |book| book.entries.len() + book.run.owed)
     }
 
     /// Bytes retained for replay.
@@ -128,7 +69,7 @@ impl Ledger {
 
     /// The same, of all ledgers of this thread.
     pub fn retained_by_thread() -> usize {
-        RETAINED.get()
+        Retained::by_thread()
     }
 
     /// Bytes retained of the request noted last.
@@ -141,7 +82,7 @@ impl Ledger {
         let book = self.0.as_ref()?;
         let last = book.entries.back().filter(|last| last.whole && u64::from(last.kept) == last.size)?;
         let start = book.retained.len() - last.kept as usize;
-        Some((last.effect, book.retained.range(start..).copied().collect()))
+        Some((last.effect, book.retained.all()[start..].to_vec()))
     }
 
     /// A request that MULTI queues was too large to keep.
@@ -159,8 +100,7 @@ impl Ledger {
     pub fn clear(&mut self) {
         if let Some(book) = &mut self.0 {
             book.entries.clear();
-            release_retained(book.retained.len());
-            book.retained.clear();
+            book.run = Run::default();
             self.recycle();
         }
     }
@@ -168,22 +108,41 @@ impl Ledger {
     /// Notes a request on its way. `keep` is false when the limits forbid retaining it.
     pub fn push(&mut self, effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) {
         let book = self.0.get_or_insert_with(|| POOL.with_borrow_mut(Vec::pop).unwrap_or_default());
+        book.spell_out();
         if keep {
-            book.retained.extend(request);
-            RETAINED.set(RETAINED.get() + request.len());
+            book.retained.push(request);
         }
-        book.entries.push_back(Entry {
-            effect,
-            size: request.len() as u64,
-            kept: if keep { request.len() as u32 } else { 0 },
-            replays: 0,
-            whole,
-            queued,
-            owed: 1,
-            // Inside MULTI nothing blocks.
-            since: (effect.class == Class::Blocking && !queued).then(Instant::now),
-            answer: None,
-        });
+        book.entries.push_back(Entry::new(effect, request, whole, queued, keep));
+    }
+
+    /// Notes ordinary requests on their way, as [`ordinary::run`](crate::resp::ordinary::run) finds them. The hot path.
+    pub fn push_run(&mut self, bytes: &[u8], requests: usize) {
+        let book = self.0.get_or_insert_with(|| POOL.with_borrow_mut(Vec::pop).unwrap_or_default());
+        book.retained.push(bytes);
+        book.run.owed += requests;
+        book.run.bytes += bytes.len();
+    }
+
+    /// How many of the backend's next replies belong to ordinary requests.
+    #[inline]
+    pub fn ordinary(&self) -> usize {
+        self.0.as_ref().map_or(0, |book| if book.entries.is_empty() { book.run.owed } else { 0 })
+    }
+
+    /// The replies to the next so many ordinary requests were delivered. The hot path.
+    #[inline]
+    pub fn settle_ordinary(&mut self, replies: usize) {
+        let Some(book) = &mut self.0 else { return };
+        book.run.owed -= replies;
+        book.run.settled += replies;
+        self.recycle();
+    }
+
+    /// Lets go of what is retained of requests that were settled.
+    pub fn trim(&mut self) {
+        if let Some(book) = &mut self.0 {
+            book.trim();
+        }
     }
 
     /// The request noted last gets this many replies; 0: as many as there are subscriptions at its turn.
@@ -210,22 +169,18 @@ impl Ledger {
         last.whole = whole;
         if last.kept > 0 {
             if keep {
-                book.retained.extend(bytes);
-                RETAINED.set(RETAINED.get() + bytes.len());
+                book.retained.push(bytes);
                 last.kept += bytes.len() as u32;
             } else {
-                let length = book.retained.len() - last.kept as usize;
-                book.retained.truncate(length);
-                release_retained(last.kept as usize);
+                book.retained.drop_back(last.kept as usize);
                 last.kept = 0;
             }
         }
     }
 
     /// What the next reply of the backend answers: the effect, and whether MULTI queued it.
-    pub fn expected(&self) -> Option<(Effect, bool)> {
-        let book = self.0.as_ref()?;
-        book.entries.get(book.answered).map(|entry| (entry.effect, entry.queued))
+    pub fn expected(&mut self) -> Option<(Effect, bool)> {
+        self.0.as_mut()?.unanswered().map(|entry| (entry.effect, entry.queued))
     }
 
     /// True while an answer is held back or made up: then nothing may overtake it.
@@ -235,15 +190,15 @@ impl Ledger {
 
     /// A request still waits for the backend's reply.
     pub fn awaits_backend(&self) -> bool {
-        self.0.as_ref().is_some_and(|book| book.answered < book.entries.len())
+        self.0.as_ref().is_some_and(|book| book.answered < book.entries.len() || book.run.owed > 0)
     }
 
-    /// The reply to the front request was delivered whole: forget it. The hot path.
+    /// The reply to the front request was delivered whole: forget it.
     pub fn settle(&mut self) {
         let Some(book) = &mut self.0 else { return };
+        book.unanswered();
         if let Some(entry) = book.entries.pop_front() {
-            book.retained.drain(..entry.kept as usize);
-            release_retained(entry.kept as usize);
+            book.retained.drop_front(entry.kept as usize);
         }
         book.count_answered();
         self.recycle();
@@ -252,7 +207,9 @@ impl Ledger {
     /// One of the replies that the next unanswered request is owed has come; `count` tells how many there will be if
     /// that was not known before. Returns true if it was the last, and the request has been forgotten.
     pub fn settle_one(&mut self, count: impl FnOnce() -> u32) -> bool {
-        let Some(entry) = self.0.as_mut().and_then(|book| book.entries.front_mut()) else { return false };
+        let Some(book) = &mut self.0 else { return false };
+        book.unanswered();
+        let Some(entry) = book.entries.front_mut() else { return false };
         if entry.owed == 0 {
             entry.owed = count();
         }
@@ -265,10 +222,11 @@ impl Ledger {
     }
 
     /// The front request's retained bytes.
-    pub fn front_request(&self) -> Vec<u8> {
-        let Some(book) = &self.0 else { return Vec::new() };
+    pub fn front_request(&mut self) -> Vec<u8> {
+        let Some(book) = &mut self.0 else { return Vec::new() };
+        book.unanswered();
         let kept = book.entries.front().map_or(0, |entry| entry.kept as usize);
-        book.retained.iter().take(kept).copied().collect()
+        book.retained.all()[..kept].to_vec()
     }
 
     /// Holds back the backend's reply to the next unanswered request.
@@ -279,7 +237,7 @@ impl Ledger {
     /// The same for one of the several replies that are owed; see [`Ledger::settle_one`].
     pub fn withhold_one(&mut self, reply: &[u8], at: Instant, count: impl FnOnce() -> u32) {
         let Some(book) = &mut self.0 else { return };
-        let Some(entry) = book.entries.get_mut(book.answered) else { return };
+        let Some(entry) = book.unanswered() else { return };
         if entry.owed == 0 {
             entry.owed = count();
         }
@@ -312,6 +270,7 @@ impl Ledger {
     /// Takes back the refusals, if there is nothing else in the ledger, and returns the requests to send again.
     pub fn retry_refused(&mut self) -> Option<Vec<u8>> {
         let book = self.0.as_mut()?;
+        book.spell_out();
         let refused = |entry: &Entry| {
             matches!(entry.answer.as_deref(), Some(Answer::Withheld { refused: true, .. }))
                 && u64::from(entry.kept) == entry.size
@@ -323,12 +282,12 @@ impl Ledger {
             entry.answer = None;
         }
         book.answered = 0;
-        Some(book.retained.iter().copied().collect())
+        Some(book.retained.all().to_vec())
     }
 
     fn answer(&mut self, answer: Answer) {
         let Some(book) = &mut self.0 else { return };
-        if let Some(entry) = book.entries.get_mut(book.answered) {
+        if let Some(entry) = book.unanswered() {
             entry.answer = Some(Box::new(answer));
             book.count_answered();
         }
@@ -369,8 +328,8 @@ impl Ledger {
         }
         let entry = book.entries.pop_front()?;
         book.answered -= 1;
-        let request: Vec<u8> = book.retained.drain(..entry.kept as usize).collect();
-        release_retained(request.len());
+        let request = book.retained.all()[..entry.kept as usize].to_vec();
+        book.retained.drop_front(request.len());
         let front = match entry.answer.map(|answer| *answer) {
             Some(Answer::Ready(reply)) => Front::Reply { reply, effect: entry.effect, request, queued: entry.queued },
             Some(Answer::Close(reason)) => Front::Close(reason),
@@ -385,8 +344,8 @@ impl Ledger {
     pub fn judge(&mut self, judgement: Judgement) -> Verdict {
         let mut verdict = Verdict::default();
         let Some(book) = &mut self.0 else { return verdict };
-        let retained: Vec<u8> = book.retained.drain(..).collect();
-        release_retained(retained.len());
+        book.spell_out();
+        let retained = book.retained.take();
         let total = book.unanswered_bytes();
         let entries = std::mem::take(&mut book.entries);
         let mut fates = Fates::new(judgement, total);
@@ -421,8 +380,7 @@ impl Ledger {
             }
             // What was confirmed stays confirmed: its names are not sent again.
             entry.answer = answer.map(Box::new).or(part);
-            book.retained.extend(request.iter());
-            RETAINED.set(RETAINED.get() + request.len());
+            book.retained.push(&request);
             book.entries.push_back(entry);
         }
         book.answered = 0;
@@ -435,6 +393,7 @@ impl Ledger {
     /// many replies are lost. `unsent` is as in [`Judgement`].
     pub fn fail(&mut self, error: &[u8], policy: OnLostReply, unsent: u64, resp3: bool) -> u64 {
         let Some(book) = &mut self.0 else { return 0 };
+        book.spell_out();
         let mut sent = book.unanswered_bytes().saturating_sub(unsent);
         let mut lost = 0;
         for entry in &mut book.entries {
@@ -462,9 +421,10 @@ impl Ledger {
     }
 
     fn recycle(&mut self) {
-        if self.0.as_ref().is_some_and(|book| book.entries.is_empty()) {
+        if self.0.as_ref().is_some_and(|book| book.is_empty()) {
             let mut book = self.0.take().expect("just seen");
             book.retained.clear();
+            book.run = Run::default();
             book.answered = 0;
             POOL.with_borrow_mut(|pool| {
                 if pool.len() < POOL_SIZE && book.retained.capacity() <= POOLED_BYTES {
@@ -475,10 +435,6 @@ impl Ledger {
     }
 }
 
-fn release_retained(bytes: usize) {
-    RETAINED.set(RETAINED.get() - bytes);
-}
-
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.clear();
@@ -486,62 +442,4 @@ impl Drop for Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resp::command::classify;
-
-    fn judgement(now: Instant) -> Judgement {
-        Judgement {
-            replicated_until: None,
-            now,
-            resp3: false,
-            policy: OnLostReply::Error,
-            unsent: 0,
-            partly_delivered: false,
-            watching: false,
-            half_closed: false,
-        }
-    }
-
-    #[test]
-    fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
-        let (mut ledger, now) = (Ledger::default(), Instant::now());
-        let (incr, multi) = (&b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..], &b"*1\r\n$5\r\nMULTI\r\n"[..]);
-        ledger.push(classify(incr), incr, true, false, true);
-        ledger.push(classify(multi), multi, true, false, true);
-        ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
-        ledger.withhold(b"+OK\r\n", now, false);
-        let verdict = ledger.judge(judgement(now));
-        assert_eq!(verdict.again, [incr, multi].concat(), "else what follows MULTI would run by itself");
-        assert_eq!((verdict.replayed, verdict.lost), (2, 0));
-        assert!(!ledger.has_answers());
-    }
-
-    #[test]
-    fn confirmed_subscriptions_are_not_asked_for_again_behind_a_refusal() {
-        let (mut ledger, now) = (Ledger::default(), Instant::now());
-        let incr = &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..];
-        let subscribe = b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n";
-        ledger.push(classify(incr), incr, true, false, true);
-        ledger.push(classify(subscribe), subscribe, true, false, true);
-        ledger.owe(2);
-        ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
-        ledger.withhold_one(b"(a)", now, || 0);
-        ledger.withhold_one(b"(b)", now, || 0);
-        assert_eq!(ledger.judge(judgement(now)).again, incr);
-        ledger.settle();
-        assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b"(a)(b)"));
-    }
-
-    #[test]
-    fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
-        for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
-            let (mut ledger, now) = (Ledger::default(), Instant::now());
-            let request = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n1\r\n";
-            ledger.push(classify(request), request, true, false, true);
-            ledger.withhold(reply, now, false);
-            ledger.judge(judgement(now));
-            assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
-        }
-    }
-}
+mod tests;

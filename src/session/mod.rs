@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod client;
 mod close;
+mod lane;
 pub mod ledger;
 pub mod pipe;
 mod pool;
@@ -25,37 +26,32 @@ pub mod scripts;
 pub mod state;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::config::OnLostReply;
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
-use crate::topology::{Entry, Phase, Report, Topology};
+use crate::topology::{Entry, Phase, Topology};
 
 pub use close::CloseReason;
 
-use backend::{AttachError, Attached};
 use client::Client;
+use lane::Lane;
 use ledger::{Judgement, Ledger};
-use pipe::{Socket, Unsent};
+use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
-/// What a client that caches is told after a move: some invalidations were missed, so nothing cached is sure.
-const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
 const OK: &[u8] = b"+OK\r\n";
-const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
 /// How long the rest of a message may take that the old master has begun.
 const FINISH: Duration = Duration::from_secs(1);
 /// How long a client that we close may take to notice.
@@ -92,18 +88,24 @@ pub struct Worker {
     pub learn_credentials: bool,
 }
 
-/// Serves one client until its session ends.
-pub async fn serve(client: Client, worker: Arc<Worker>) -> CloseReason {
+/// Serves one client until its session ends, and counts why it did; then drops `held`.
+///
+/// The future is the session itself and little more: it is what an idle client costs.
+pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
     let mut session = Session::new(client, worker);
-    let reason = poll_fn(|cx| session.poll(cx)).await;
-    if reason != CloseReason::ClientClosed {
-        session.lane = Lane::None;
-        Box::pin(linger(&mut session.client)).await;
-    } else if let Some((stream, term)) = session.take_reusable() {
-        drop(session);
-        Box::pin(pool::give_back(stream, term)).await;
+    async move {
+        let _held = &held;
+        let reason = poll_fn(|cx| session.poll(cx)).await;
+        let worker = session.worker.clone();
+        if reason != CloseReason::ClientClosed {
+            session.lane = Lane::None;
+            Box::pin(linger(&mut session.client)).await;
+        } else if let Some((stream, term)) = session.end_lane() {
+            drop(session);
+            Box::pin(pool::give_back(stream, term)).await;
+        }
+        worker.relay.close(reason as usize);
     }
-    reason
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
@@ -137,7 +139,7 @@ struct Session {
     /// Bytes of the client that were not begun: held, or the beginning of a small request.
     inbox: Vec<u8>,
     /// How many of them the scanner has seen.
-    inbox_scanned: usize,
+    inbox_scanned: u32,
     /// Bytes of the backend that belong to a reply that must be whole before it is judged; all scanned.
     reply_tail: Vec<u8>,
     to_backend: Unsent,
@@ -148,20 +150,34 @@ struct Session {
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
     reply_mode: ReplyMode,
+    drain_round: u32,
+    outage: Option<Box<Outage>>,
+    flags: Flags,
+}
+
+/// What outages made of a session; most never see one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outage {
     /// When this session last left a master for another.
     moved_at: Option<Instant>,
-    drain_round: u32,
     /// Until when the rest of a half delivered message is waited for before the session moves.
     finish_by: Option<Instant>,
     /// Since when requests of this client wait for the gate.
     held_since: Option<Instant>,
-    flags: Flags,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.end_hold();
     }
+}
+
+/// What the turns of one poll share.
+struct Round {
+    scratch: Scratch,
+    /// There was nothing to read: the socket wakes this session, and need not be asked again in this poll.
+    client_drained: bool,
+    backend_drained: bool,
 }
 
 /// Small facts about the bytes in flight; each holds independently of the phase.
@@ -215,31 +231,6 @@ enum Gate {
     Failing,
 }
 
-/// The session's backend.
-enum Lane {
-    /// None yet, or given back: made at the next request.
-    None,
-    Attaching(Attaching),
-    Up(TcpStream),
-    /// The node closed it: what that means is not known yet.
-    Lost {
-        at: Instant,
-    },
-}
-
-type Attaching = Pin<Box<dyn Future<Output = Result<Attached, AttachError>> + Send>>;
-
-impl std::fmt::Debug for Lane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Lane::None => "None",
-            Lane::Attaching(_) => "Attaching",
-            Lane::Up(_) => "Up",
-            Lane::Lost { .. } => "Lost",
-        })
-    }
-}
-
 impl Session {
     fn new(client: Client, worker: Arc<Worker>) -> Session {
         let entry = worker.topology.current();
@@ -263,10 +254,8 @@ impl Session {
             tunnel: None,
             closing: None,
             reply_mode: ReplyMode::On,
-            moved_at: None,
             drain_round: 0,
-            finish_by: None,
-            held_since: None,
+            outage: None,
             flags: Flags::default(),
             worker,
         }
@@ -276,8 +265,9 @@ impl Session {
         if self.ticket.is_none() {
             self.ticket = Some(Ticket::new(cx.waker().clone()));
         }
+        let mut round = Round { scratch: Scratch::take(), client_drained: false, backend_drained: false };
         for _ in 0..TURNS {
-            match self.turn(cx) {
+            match self.turn(cx, &mut round) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.set_urgency();
@@ -292,9 +282,12 @@ impl Session {
     }
 
     /// One turn of everything; true when something moved.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    fn turn(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         self.observe()?;
-        Ok(self.pump_replies(cx)? | self.attach(cx)? | self.pump_requests(cx)?)
+        let replied = self.pump_replies(cx, round)?;
+        let attached = self.attach(cx)?;
+        round.backend_drained &= !attached;
+        Ok(replied | attached | self.pump_requests(cx, round)?)
     }
 
     fn set_urgency(&self) {
@@ -313,9 +306,9 @@ impl Session {
     /// Counts a hold when it begins and when it ends.
     fn note_hold(&mut self) {
         let held = self.gate != Gate::Open && !self.inbox.is_empty();
-        match (self.held_since, held) {
+        match (self.outage().held_since, held) {
             (None, true) => {
-                self.held_since = Some(Instant::now());
+                self.outage_mut().held_since = Some(Instant::now());
                 self.worker.relay.held.add(1);
             }
             (Some(_), false) => self.end_hold(),
@@ -323,8 +316,16 @@ impl Session {
         }
     }
 
+    fn outage(&self) -> Outage {
+        self.outage.as_deref().copied().unwrap_or_default()
+    }
+
+    fn outage_mut(&mut self) -> &mut Outage {
+        self.outage.get_or_insert_default()
+    }
+
     fn end_hold(&mut self) {
-        if let Some(since) = self.held_since.take() {
+        if let Some(since) = self.outage.as_mut().and_then(|outage| outage.held_since.take()) {
             self.worker.relay.released.add(1);
             ::metrics::histogram!(metrics::HOLD_SECONDS).record(since.elapsed());
         }
@@ -357,31 +358,12 @@ impl Session {
         Ok(())
     }
 
-    /// The lane, if a RESET makes it as good as new: nothing is owed there, and nothing was done that would stay.
-    fn take_reusable(&mut self) -> Option<(TcpStream, u64)> {
-        let flags = &self.flags;
-        let is_clean = self.worker.reuse_backends
-            && !(flags.lasting || flags.listening || flags.half_closed || flags.streaming || flags.partly_delivered)
-            && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
-            && self.ledger.is_empty()
-            && self.to_backend.is_empty()
-            && self.refused_at.is_none()
-            && self.reply_mode == ReplyMode::On
-            && self.tunnel.or(self.state.untracked()).is_none()
-            && self.replies.at_boundary();
-        match std::mem::replace(&mut self.lane, Lane::None) {
-            Lane::Up(stream) if is_clean => Some((stream, self.term)),
-            _ => None,
-        }
-    }
-
     /// The old master lives, and the rest of a message that was half delivered is on its way from there: the session
     /// moves behind it, or when it has waited long enough.
     fn finishes_message(&mut self, entry: &Entry) -> bool {
         let is_planned = entry.term != self.term && entry.replicated_until.is_some();
         if !(is_planned && self.flags.passing_unasked && matches!(self.lane, Lane::Up(_))) {
-            self.finish_by = None;
+            self.outage.iter_mut().for_each(|outage| outage.finish_by = None);
             return false;
         }
         // A client that does not take what it was sent keeps the rest from being read: its time is not the master's.
@@ -389,7 +371,7 @@ impl Session {
             self.finish_by = None;
         }
         let ticket = &self.ticket;
-        let by = *self.finish_by.get_or_insert_with(|| {
+        let by = *self.outage.get_or_insert_default().finish_by.get_or_insert_with(|| {
             ticket.iter().for_each(|ticket| ticket.wake_in(FINISH));
             Instant::now() + FINISH
         });
@@ -469,26 +451,12 @@ impl Session {
         self.to_backend.push(&verdict.again);
         self.flags.resending = true;
         self.flags.nothing_written = verdict.replayed == 0;
-        self.moved_at = Some(Instant::now());
+        self.outage_mut().moved_at = Some(Instant::now());
         let relay = &self.worker.relay;
         relay.moved.add(1);
         relay.replayed.add(verdict.replayed);
         relay.lost.add(verdict.lost);
         Ok(())
-    }
-
-    /// Nothing more is read from or sent to the present backend.
-    fn drop_lane(&mut self) {
-        self.lane = Lane::None;
-        self.replies = ReplyScanner::default();
-        self.reply_tail = Vec::new();
-        self.to_backend.clear();
-        self.refused_at = None;
-        self.flags.half_closed = false;
-        self.flags.partly_delivered = false;
-        self.flags.passing_unasked = false;
-        self.flags.too_few_replicas = false;
-        self.state.backend_lost();
     }
 
     /// There is no master and there was none until the deadline.
@@ -511,73 +479,6 @@ impl Session {
         let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }
-
-    /// Makes a backend when there is something to send and somewhere to send it.
-    fn attach(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if let Lane::None = self.lane {
-            let wanted = !self.inbox.is_empty()
-                || !self.to_backend.is_empty()
-                || self.ledger.awaits_backend()
-                || (self.flags.listening && self.state.is_listening());
-            // The state is what the client was told: answers that wait for its socket come first.
-            if self.gate != Gate::Open || self.closing.is_some() || !wanted || self.ledger.has_answers() {
-                return Ok(false);
-            }
-            let entry = self.worker.topology.current();
-            let Some(master) = entry.master.as_ref().filter(|_| entry.generation == self.generation) else {
-                cx.waker().wake_by_ref(); // just changed: look again
-                return Ok(false);
-            };
-            let mut restore = self.state.restore(&self.worker.scripts.missing(self.term));
-            if self.reply_mode == ReplyMode::SkipNext {
-                restore.requests.extend_from_slice(SKIP);
-            }
-            // What is ready is for clients that come; those that move would only empty it.
-            if restore.requests.is_empty()
-                && self.moved_at.is_none()
-                && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
-            {
-                self.lane = Lane::Up(stream);
-                return Ok(true);
-            }
-            let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
-            self.lane = Lane::Attaching(Box::pin(attaching));
-        }
-        let Lane::Attaching(attaching) = &mut self.lane else { return Ok(false) };
-        match attaching.as_mut().poll(cx) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(Attached { stream, unasked })) => {
-                self.lane = Lane::Up(stream);
-                if self.state.is_tracking() {
-                    self.to_client.push(INVALIDATE_ALL);
-                }
-                if !unasked.is_empty() {
-                    self.pass_replies(cx, &unasked)?;
-                }
-                Ok(true)
-            }
-            Poll::Ready(Err(error)) => Err(match error {
-                AttachError::Unreachable(_) => CloseReason::Unreachable,
-                AttachError::AuthRefused(_) => CloseReason::AuthRefused,
-                AttachError::NotRestored(_) => CloseReason::NotRestored,
-            }),
-        }
-    }
-
-    /// The backend's socket is at its end, or broken.
-    fn lose_lane(&mut self) -> Result<(), CloseReason> {
-        if self.flags.half_closed && self.ledger.is_empty() {
-            self.closing.get_or_insert(CloseReason::ClientClosed);
-        } else if self.tunnel.is_some() {
-            self.closing.get_or_insert(CloseReason::UpstreamClosed);
-        }
-        self.lane = Lane::Lost { at: Instant::now() };
-        self.worker.topology.report(Report::Eof { term: self.term });
-        if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
-            return Err(reason);
-        }
-        Ok(())
-    }
 }
 
 fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
@@ -590,5 +491,21 @@ fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
         Phase::Stable if entry.master.is_some() => Gate::Open,
         Phase::Switching => Gate::Held { withhold: true },
         Phase::Stable | Phase::Suspect | Phase::Paused => Gate::Held { withhold: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_result<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        // With what tokio adds it is 512, four of the pairs of cache lines to which tokio aligns a task.
+        let size = size_of_result(serve::<[usize; 2]>);
+        assert!(size <= 432, "{size} bytes");
     }
 }

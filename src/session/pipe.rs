@@ -81,7 +81,11 @@ impl Socket for TcpStream {
 
 /// What a socket did not take yet.
 #[derive(Debug, Default)]
-pub struct Unsent {
+pub struct Unsent(Option<Box<Waiting>>);
+
+/// Not empty.
+#[derive(Debug, Default)]
+struct Waiting {
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -89,22 +93,24 @@ pub struct Unsent {
 impl Unsent {
     /// Everything was taken.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     /// Bytes not taken yet.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.0.as_ref().map_or(0, |waiting| waiting.bytes.len() - waiting.sent)
     }
 
     /// Adds to what is to be sent.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.0.get_or_insert_default().bytes.extend_from_slice(bytes);
+        }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        *self = Unsent::default();
+        self.0 = None;
     }
 
     /// Sends `bytes` behind what waits already, at once as far as the socket takes them; the rest waits.
@@ -123,8 +129,10 @@ impl Unsent {
 
     /// Sends what waits.
     pub fn poll_flush(&mut self, stream: &mut impl Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            self.sent += ready!(stream.poll_write(cx, &self.bytes[self.sent..]))?;
+        if let Some(waiting) = &mut self.0 {
+            while waiting.sent < waiting.bytes.len() {
+                waiting.sent += ready!(stream.poll_write(cx, &waiting.bytes[waiting.sent..]))?;
+            }
         }
         self.clear();
         Poll::Ready(Ok(()))
@@ -141,13 +149,19 @@ pub struct Passed {
 
 impl Passed {
     /// `data[start..end]` goes out.
+    #[inline]
     pub fn pass(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
         if !self.copied && start == self.end {
             self.end = end;
         } else {
-            self.leave_out(unsent, data);
-            unsent.push(&data[start..end]);
+            self.copy(unsent, data, start, end);
         }
+    }
+
+    #[cold]
+    fn copy(&mut self, unsent: &mut Unsent, data: &[u8], start: usize, end: usize) {
+        self.leave_out(unsent, data);
+        unsent.push(&data[start..end]);
     }
 
     /// `instead` goes out in the place of what comes next in `data`.

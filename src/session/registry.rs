@@ -23,7 +23,7 @@ const ROUND: Duration = Duration::from_secs(1);
 
 struct Slots {
     slots: Vec<Option<Slot>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 struct Slot {
@@ -45,7 +45,7 @@ pub enum Urgency {
 
 /// A session's place in the registry; dropping it leaves.
 #[derive(Debug)]
-pub struct Ticket(usize);
+pub struct Ticket(u32);
 
 impl Ticket {
     /// Enters the registry of this thread.
@@ -54,12 +54,12 @@ impl Ticket {
             let slot = Some(Slot { waker, urgency: Urgency::Idle });
             match all.free.pop() {
                 Some(index) => {
-                    all.slots[index] = slot;
+                    all.slots[index as usize] = slot;
                     Ticket(index)
                 }
                 None => {
                     all.slots.push(slot);
-                    Ticket(all.slots.len() - 1)
+                    Ticket(all.slots.len() as u32 - 1)
                 }
             }
         })
@@ -68,7 +68,7 @@ impl Ticket {
     /// Says how urgent this session's waking is from now on.
     pub fn set_urgency(&self, urgency: Urgency) {
         SLOTS.with_borrow_mut(|all| {
-            if let Some(slot) = &mut all.slots[self.0] {
+            if let Some(slot) = &mut all.slots[self.0 as usize] {
                 slot.urgency = urgency;
             }
         });
@@ -76,7 +76,7 @@ impl Ticket {
 
     /// Wakes this session after a while, if it is still there.
     pub fn wake_in(&self, delay: Duration) {
-        let waker = SLOTS.with_borrow(|all| all.slots[self.0].as_ref().map(|slot| slot.waker.clone()));
+        let waker = SLOTS.with_borrow(|all| all.slots[self.0 as usize].as_ref().map(|slot| slot.waker.clone()));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             if let Some(waker) = waker {
@@ -89,7 +89,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         SLOTS.with_borrow_mut(|all| {
-            all.slots[self.0] = None;
+            all.slots[self.0 as usize] = None;
             all.free.push(self.0);
         });
     }

@@ -7,9 +7,10 @@ use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::lane::Lane;
 use super::ledger::{Front, nothing};
-use super::pipe::{Passed, Scratch, Socket};
-use super::{CloseReason, Gate, Lane, OK, Session, backend};
+use super::pipe::{Passed, Socket};
+use super::{CloseReason, Gate, OK, Round, Session, backend};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -36,28 +37,36 @@ enum Frame {
 
 impl Session {
     /// Backend to client.
-    pub(super) fn pump_replies(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    pub(super) fn pump_replies(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if !self.to_client.is_empty() {
             match self.to_client.poll_flush(&mut self.client, cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(sent) => sent.map_err(|_| CloseReason::ClientClosed)?,
             }
         }
+        if round.backend_drained && self.closing.is_none() && !self.ledger.has_answers() {
+            return Ok(false);
+        }
         let mut moved = self.deliver_answers(cx)?;
         if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
             return Err(reason);
         }
         let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
+        if round.backend_drained {
+            return Ok(moved);
+        }
         let held_back = self.ledger.has_answers() || self.gate == Gate::Held { withhold: true };
         if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
             return Ok(moved);
         }
-        let mut scratch = Scratch::take();
-        match backend.poll_read(cx, &mut scratch) {
-            Poll::Pending => return Ok(moved),
+        match backend.poll_read(cx, &mut round.scratch) {
+            Poll::Pending => {
+                round.backend_drained = true;
+                return Ok(moved);
+            }
             Poll::Ready(Ok(read)) if read > 0 => {
                 self.worker.relay.bytes_down.add(read as u64);
-                self.pass_replies(cx, &scratch[..read])?;
+                self.pass_replies(cx, &round.scratch[..read])?;
             }
             Poll::Ready(_) => self.lose_lane()?,
         }
@@ -113,10 +122,19 @@ impl Session {
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
         let mut replies = 0;
+        // Ordinary replies at hand that the ledger was not told of yet.
+        let mut ordinary = 0;
         while at < data.len() && self.tunnel.is_none() {
             match self.replies.scan(&data[at..]) {
                 Scan::Frame(length) => {
                     at += length;
+                    if self.is_ordinary(ordinary) {
+                        out.pass(&mut self.to_client, data, start, at);
+                        start = at;
+                        ordinary += 1;
+                        continue;
+                    }
+                    replies += self.settle_ordinary(&mut ordinary);
                     match self.sort(&data[start..at]) {
                         Frame::Reply(effect, queued) => {
                             replies += 1;
@@ -135,7 +153,7 @@ impl Session {
                         Frame::Unasked => {
                             self.flags.passing_unasked = false;
                             out.pass(&mut self.to_client, data, start, at);
-                            if self.finish_by.is_some() && self.ledger.is_empty() {
+                            if self.outage().finish_by.is_some() && self.ledger.is_empty() {
                                 start = data.len(); // what follows is of the gap
                                 break;
                             }
@@ -145,6 +163,7 @@ impl Session {
                 }
                 Scan::Partial => {
                     at = data.len();
+                    replies += self.settle_ordinary(&mut ordinary);
                     if self.must_be_whole(&data[start..]) {
                         self.reply_tail = data[start..].to_vec();
                     } else {
@@ -161,6 +180,7 @@ impl Session {
         if start < data.len() {
             out.pass(&mut self.to_client, data, start, data.len()); // the tunnel
         }
+        replies += self.settle_ordinary(&mut ordinary);
         self.worker.relay.replies.add(replies);
         if self.ledger.is_empty() {
             self.flags.barrier = false;
@@ -176,8 +196,24 @@ impl Session {
         sent.map_err(|_| CloseReason::ClientClosed)
     }
 
+    /// Tells the ledger of ordinary replies, and returns how many they are.
+    fn settle_ordinary(&mut self, ordinary: &mut usize) -> u64 {
+        let replies = std::mem::take(ordinary);
+        self.ledger.settle_ordinary(replies);
+        replies as u64
+    }
+
+    /// The frame at hand is a reply that needs no look, as nearly all are; so many before it are not settled yet.
+    #[inline]
+    fn is_ordinary(&self, unsettled: usize) -> bool {
+        !matches!(self.replies.kind(), b'-' | b'>')
+            && self.ledger.ordinary() > unsettled
+            && !(self.flags.listening || self.flags.partly_delivered)
+            && self.gate != Gate::Held { withhold: true }
+    }
+
     /// What the frame at hand is; of a longer one at least the first element is there.
-    fn sort(&self, frame: &[u8]) -> Frame {
+    fn sort(&mut self, frame: &[u8]) -> Frame {
         let kind = self.replies.kind();
         let Some((effect, queued)) = self.ledger.expected() else { return Frame::Unasked };
         if !self.flags.listening || self.flags.partly_delivered {
@@ -239,7 +275,7 @@ impl Session {
     }
 
     /// The beginning of a reply at the end of a read: keep it until the rest is there?
-    fn must_be_whole(&self, tail: &[u8]) -> bool {
+    fn must_be_whole(&mut self, tail: &[u8]) -> bool {
         if self.flags.partly_delivered || self.flags.passing_unasked {
             return false;
         }
@@ -304,7 +340,7 @@ impl Session {
     /// Just after a switch the replicas of the new master are still on their way (`min-replicas-to-write`): a refused
     /// write is sent again, unless something behind it may have run.
     fn may_wait_for_replicas(&self) -> bool {
-        self.moved_at.is_some_and(|at| at.elapsed() < REPLICAS_RETURN) && self.ledger.len() == 1
+        self.outage().moved_at.is_some_and(|at| at.elapsed() < REPLICAS_RETURN) && self.ledger.len() == 1
     }
 
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.

@@ -3,13 +3,16 @@
 //! No request is begun unless the gate is open, and none is sent after a newer generation was seen. What cannot be
 //! begun waits in the inbox, which is bounded.
 
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
-use super::pipe::{Passed, Scratch, Socket};
-use super::{CloseReason, Gate, Lane, OK, ReplyMode, Session};
+use super::pipe::{Passed, Socket};
+use super::{CloseReason, Gate, OK, ReplyMode, Round, Session};
 use crate::resp::command::{Class, Duty, Effect, Shape, classify};
+use crate::resp::ordinary::{self, Run};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
 
@@ -39,30 +42,30 @@ enum Admission {
 
 impl Session {
     /// Client to backend.
-    pub(super) fn pump_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if self.closing.is_some() {
+    pub(super) fn pump_requests(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
+        let nothing_new = round.client_drained && self.inbox.is_empty() && self.to_backend.is_empty();
+        if self.closing.is_some() || (nothing_new && !self.flags.client_eof) {
             return Ok(false);
         }
         if !self.flush_to_backend(cx)? {
-            return self.read_ahead(cx);
+            return self.read_ahead(cx, round);
         }
         if self.gate == Gate::Failing {
-            return Ok(self.refuse_inbox() | self.read_ahead(cx)?);
+            return Ok(self.refuse_inbox() | self.read_ahead(cx, round)?);
         }
         if !matches!(self.lane, Lane::Up(_)) || !(self.may_begin() || self.flags.streaming) {
-            return self.read_ahead(cx);
+            return self.read_ahead(cx, round);
         }
-        if self.inbox_scanned < self.inbox.len() {
+        if (self.inbox_scanned as usize) < self.inbox.len() {
             let data = std::mem::take(&mut self.inbox);
-            let scanned = std::mem::take(&mut self.inbox_scanned);
+            let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
             self.begin_requests(cx, &data, scanned)?;
             return Ok(true);
         }
         if self.flags.client_eof {
             return self.pass_eof(cx);
         }
-        let mut scratch = Scratch::take();
-        match self.client.poll_read(cx, &mut scratch) {
+        match self.poll_client(cx, round, usize::MAX) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
@@ -72,16 +75,27 @@ impl Session {
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
                 if self.inbox.is_empty() {
-                    self.begin_requests(cx, &scratch[..read], 0)?;
+                    self.begin_requests(cx, &round.scratch[..read], 0)?;
                 } else {
                     let mut data = std::mem::take(&mut self.inbox);
-                    let scanned = std::mem::take(&mut self.inbox_scanned);
-                    data.extend_from_slice(&scratch[..read]);
+                    let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
+                    data.extend_from_slice(&round.scratch[..read]);
                     self.begin_requests(cx, &data, scanned)?;
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Reads once from the client, at most this much, into the scratch.
+    fn poll_client(&mut self, cx: &mut Context<'_>, round: &mut Round, most: usize) -> Poll<io::Result<usize>> {
+        if round.client_drained {
+            return Poll::Pending;
+        }
+        let most = most.min(round.scratch.len());
+        let read = self.client.poll_read(cx, &mut round.scratch[..most]);
+        round.client_drained = read.is_pending();
+        read
     }
 
     /// Sends what the backend did not take yet; false while something is left.
@@ -105,7 +119,7 @@ impl Session {
     }
 
     /// Nothing can be sent now: reads a little ahead, to notice when the client goes away.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    fn read_ahead(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
             let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
             return if nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
@@ -113,13 +127,12 @@ impl Session {
         if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
             return Ok(false);
         }
-        let mut scratch = Scratch::take();
-        match self.client.poll_read(cx, &mut scratch[..HELD_BYTES]) {
+        match self.poll_client(cx, round, HELD_BYTES) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
-                if self.held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
+                if self.outage().held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
                     // It has given up: what it had not sent on must not run late.
                     self.inbox = Vec::new();
                     self.inbox_scanned = 0;
@@ -128,7 +141,7 @@ impl Session {
             }
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
-                self.inbox.extend_from_slice(&scratch[..read]);
+                self.inbox.extend_from_slice(&round.scratch[..read]);
                 Ok(true)
             }
         }
@@ -147,6 +160,7 @@ impl Session {
     }
 
     /// A new request may be begun.
+    #[inline]
     fn may_begin(&self) -> bool {
         let open = match self.gate {
             Gate::Open => true,
@@ -162,15 +176,25 @@ impl Session {
     fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) -> Result<(), CloseReason> {
         if self.worker.topology.generation() != self.generation {
             self.inbox = data.to_vec();
-            self.inbox_scanned = scanned;
+            self.inbox_scanned = scanned as u32;
             return Ok(());
         }
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
         let mut requests = 0;
         while at < data.len() && self.tunnel.is_none() {
-            if start == at && !self.flags.streaming && !self.may_begin() {
-                break;
+            if start == at && !self.flags.streaming {
+                if !self.may_begin() {
+                    break;
+                }
+                let run = self.begin_run(&data[start..]);
+                if run.requests > 0 {
+                    at = start + run.bytes;
+                    out.pass(&mut self.to_backend, data, start, at);
+                    start = at;
+                    requests += run.requests as u64;
+                    continue;
+                }
             }
             match self.requests.scan(&data[at..]) {
                 Scan::Frame(length) => {
@@ -221,9 +245,25 @@ impl Session {
         self.worker.relay.requests.add(requests);
         if start < data.len() {
             self.inbox = data[start..].to_vec();
-            self.inbox_scanned = at.max(start) - start;
+            self.inbox_scanned = (at.max(start) - start) as u32;
         }
         self.send_to_backend(cx, out.run(data))
+    }
+
+    /// Notes the ordinary requests that `data` starts with, as far as they may be retained.
+    fn begin_run(&mut self, data: &[u8]) -> Run {
+        if self.reply_mode != ReplyMode::On || self.flags.multi || self.flags.listening {
+            return Run::default();
+        }
+        self.ledger.trim();
+        let room = self.worker.retain_bytes.saturating_sub(self.ledger.retained());
+        let room = room.min(self.worker.retain_total.saturating_sub(Ledger::retained_by_thread()));
+        let run = ordinary::run(data, MOST_IN_FLIGHT - self.ledger.len(), room);
+        if run.requests > 0 {
+            self.flags.nothing_written &= !run.writes;
+            self.ledger.push_run(&data[..run.bytes], run.requests);
+        }
+        run
     }
 
     fn send_to_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), CloseReason> {
@@ -248,10 +288,10 @@ impl Session {
 
     /// A whole request is about to be sent on: notes it, or says why not.
     fn admit(&mut self, bytes: &[u8]) -> Admission {
-        if !request::expects_reply(bytes) {
+        let effect = classify(bytes);
+        if effect.command.name.is_empty() && !request::expects_reply(bytes) {
             return Admission::Send;
         }
-        let effect = classify(bytes);
         if effect.duty == Duty::Client && is_reply_mode(effect) {
             return self.set_reply_mode(effect, bytes);
         }

@@ -21,7 +21,6 @@ pub struct State {
     /// EXEC must answer nil: the keys it was to watch are unwatched since the last move.
     watch_broken: bool,
     watching: bool,
-    untracked: Option<&'static str>,
     /// MONITOR was accepted.
     monitoring: bool,
     /// CLIENT REPLY OFF is in force.
@@ -32,6 +31,8 @@ pub struct State {
 
 #[derive(Debug, Default)]
 struct Rare {
+    /// Why the session cannot be moved.
+    untracked: Option<&'static str>,
     credentials: Option<Credentials>,
     /// CLIENT SETNAME, SETINFO and the like: the last request of each kind, sent again as it was.
     client: Vec<(Vec<u8>, Vec<u8>)>,
@@ -96,7 +97,7 @@ impl State {
 
     /// Why this session cannot be moved, if it cannot.
     pub fn untracked(&self) -> Option<&'static str> {
-        self.untracked
+        self.rare.as_ref()?.untracked
     }
 
     /// Why the open transaction cannot be queued again elsewhere.
@@ -106,7 +107,7 @@ impl State {
 
     /// From now on this session cannot be moved.
     pub fn give_up(&mut self, why: &'static str) {
-        self.untracked.get_or_insert(why);
+        self.rare().untracked.get_or_insert(why);
     }
 
     /// Whether MULTI is open.
@@ -331,13 +332,12 @@ impl State {
 
     fn reset(&mut self) {
         // RESET keeps the library's name and version (networking.c, resetCommand).
-        let kept = self.rare.take().map(|rare| rare.client).unwrap_or_default();
-        let kept: Vec<_> = kept.into_iter().filter(|(kind, _)| kind.starts_with(b"SETINFO")).collect();
+        let rare = self.rare.take().map(|mut rare| {
+            rare.client.retain(|(kind, _)| kind.starts_with(b"SETINFO"));
+            Box::new(Rare { untracked: rare.untracked, client: rare.client, ..Rare::default() })
+        });
         // What CLIENT REPLY said after it has been sent already.
-        *self = State { untracked: self.untracked, silent: self.silent, ..State::default() };
-        if !kept.is_empty() {
-            self.rare().client = kept;
-        }
+        *self = State { silent: self.silent, rare, ..State::default() };
     }
 
     fn rare(&mut self) -> &mut Rare {

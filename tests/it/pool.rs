@@ -14,6 +14,7 @@ use crate::support::proxy::{LIMIT, spec, start_as, view, wait_stable};
 async fn start(cluster: &Cluster, warm: &str, reuse: &str) -> Proxy {
     let mut spec = spec(cluster);
     spec.set("SWITCHMASTER_WARM_BACKENDS", warm).set("SWITCHMASTER_REUSE_BACKENDS", reuse);
+    spec.set("SWITCHMASTER_WORKERS", "1"); // what is ready waits in one of them
     let proxy = start_as(&spec).await;
     wait_stable(&proxy).await;
     proxy
@@ -152,6 +153,31 @@ async fn a_first_request_travels_on_a_connection_that_was_there_before_its_clien
     })
     .await
     .unwrap();
+}
+
+/// Connections to `server` that are closed and keep a port for a minute (TIME_WAIT is 06; proc(5)).
+fn lingering(server: std::net::SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", server.port());
+    let lingers = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2).is_some_and(|remote| remote.ends_with(&port)) && fields.get(3) == Some(&"06")
+    };
+    table.lines().filter(lingers).count()
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_use_up_no_ports() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let proxy = start(&cluster, "0", "false").await;
+    let before = lingering(cluster.node_addr(0));
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+        say(&mut client, b"PING\r\n", "+PONG").await;
+    }
+    all_have_left(&proxy).await;
+    let after = lingering(cluster.node_addr(0));
+    assert!(after < before + 25, "{before} before, {after} after");
 }
 
 /// A server that closes what waits: those connections are not lent.

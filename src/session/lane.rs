@@ -1,0 +1,156 @@
+//! The session's backend as the session has it: made when it is needed, lost, and given up at the end.
+//!
+//! One is made only in the term of the session, while the gate is open; see `backend` for how.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::backend::{self, AttachError, Attached};
+use super::{CloseReason, Gate, ReplyMode, Session, pool};
+use crate::resp::scanner::ReplyScanner;
+use crate::topology::Report;
+
+/// What a client that caches is told after a move: some invalidations were missed, so nothing cached is sure.
+const INVALIDATE_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+const SKIP: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n";
+
+/// The session's backend.
+pub(super) enum Lane {
+    /// None yet, or given back: made at the next request.
+    None,
+    Attaching(Attaching),
+    Up(TcpStream),
+    /// The node closed it: what that means is not known yet.
+    Lost {
+        at: Instant,
+    },
+}
+
+type Attaching = Pin<Box<dyn Future<Output = Result<Attached, AttachError>> + Send>>;
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lane::None => "None",
+            Lane::Attaching(_) => "Attaching",
+            Lane::Up(_) => "Up",
+            Lane::Lost { .. } => "Lost",
+        })
+    }
+}
+
+impl Session {
+    /// Makes a backend when there is something to send and somewhere to send it.
+    pub(super) fn attach(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if let Lane::None = self.lane {
+            let wanted = !self.inbox.is_empty()
+                || !self.to_backend.is_empty()
+                || self.ledger.awaits_backend()
+                || (self.flags.listening && self.state.is_listening());
+            // The state is what the client was told: answers that wait for its socket come first.
+            if self.gate != Gate::Open || self.closing.is_some() || !wanted || self.ledger.has_answers() {
+                return Ok(false);
+            }
+            let entry = self.worker.topology.current();
+            let Some(master) = entry.master.as_ref().filter(|_| entry.generation == self.generation) else {
+                cx.waker().wake_by_ref(); // just changed: look again
+                return Ok(false);
+            };
+            let mut restore = self.state.restore(&self.worker.scripts.missing(self.term));
+            if self.reply_mode == ReplyMode::SkipNext {
+                restore.requests.extend_from_slice(SKIP);
+            }
+            // What is ready is for clients that come; those that move would only empty it.
+            if restore.requests.is_empty()
+                && self.outage().moved_at.is_none()
+                && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
+            {
+                self.lane = Lane::Up(stream);
+                return Ok(true);
+            }
+            let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
+            self.lane = Lane::Attaching(Box::pin(attaching));
+        }
+        let Lane::Attaching(attaching) = &mut self.lane else { return Ok(false) };
+        match attaching.as_mut().poll(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(Attached { stream, unasked })) => {
+                self.lane = Lane::Up(stream);
+                if self.state.is_tracking() {
+                    self.to_client.push(INVALIDATE_ALL);
+                }
+                if !unasked.is_empty() {
+                    self.pass_replies(cx, &unasked)?;
+                }
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(match error {
+                AttachError::Unreachable(_) => CloseReason::Unreachable,
+                AttachError::AuthRefused(_) => CloseReason::AuthRefused,
+                AttachError::NotRestored(_) => CloseReason::NotRestored,
+            }),
+        }
+    }
+
+    /// The backend's socket is at its end, or broken.
+    pub(super) fn lose_lane(&mut self) -> Result<(), CloseReason> {
+        if self.flags.half_closed && self.ledger.is_empty() {
+            self.closing.get_or_insert(CloseReason::ClientClosed);
+        } else if self.tunnel.is_some() {
+            self.closing.get_or_insert(CloseReason::UpstreamClosed);
+        }
+        self.lane = Lane::Lost { at: Instant::now() };
+        self.worker.topology.report(Report::Eof { term: self.term });
+        if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
+            return Err(reason);
+        }
+        Ok(())
+    }
+
+    /// Nothing more is read from or sent to the present backend.
+    pub(super) fn drop_lane(&mut self) {
+        self.lane = Lane::None;
+        self.replies = ReplyScanner::default();
+        self.reply_tail = Vec::new();
+        self.to_backend.clear();
+        self.refused_at = None;
+        self.flags.half_closed = false;
+        self.flags.partly_delivered = false;
+        self.flags.passing_unasked = false;
+        self.flags.too_few_replicas = false;
+        self.state.backend_lost();
+    }
+
+    /// The session has ended: gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing
+    /// is owed there, and nothing was done that would stay.
+    pub(super) fn end_lane(&mut self) -> Option<(TcpStream, u64)> {
+        let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
+        let flags = &self.flags;
+        let nothing_owed = self.ledger.is_empty()
+            && self.to_backend.is_empty()
+            && self.tunnel.is_none()
+            && !(flags.unanswered || flags.streaming || flags.half_closed);
+        let is_clean = self.worker.reuse_backends
+            && nothing_owed
+            && !(flags.lasting || flags.listening || flags.partly_delivered)
+            && self.gate == Gate::Open
+            && self.worker.topology.generation() == self.generation
+            && self.refused_at.is_none()
+            && self.reply_mode == ReplyMode::On
+            && self.state.untracked().is_none()
+            && self.replies.at_boundary();
+        if is_clean {
+            return Some((stream, self.term));
+        }
+        if nothing_owed {
+            // The server has answered everything, so there is nothing that a reset could lose. A FIN would keep one of
+            // this host's ports for a minute each time.
+            let _ = stream.set_zero_linger();
+        }
+        None
+    }
+}

@@ -1,0 +1,142 @@
+//! What a ledger holds while it holds anything: requests in their order, each spelt out or only counted, and their bytes.
+//!
+//! Spelt out stand those of which more must be known than that their replies are passed on; before all that are counted.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::retained::Retained;
+use crate::resp::command::{Class, Effect, classify};
+use crate::resp::scanner::{RequestScanner, Scan};
+use crate::session::CloseReason;
+
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub(super) entries: VecDeque<Entry>,
+    /// The retained bytes of all entries, in their order.
+    pub(super) retained: Retained,
+    /// Length of the run of entries at the front that have an answer (withheld or made up); the entry behind it,
+    /// if any, is the one that the backend's next reply belongs to.
+    pub(super) answered: usize,
+    /// Behind all entries.
+    pub(super) run: Run,
+}
+
+/// Ordinary requests in flight are only counted. What they were is read from their bytes by who needs to know, and that
+/// is when something has gone wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Run {
+    /// Replies still to come.
+    pub(super) owed: usize,
+    /// Requests before those whose bytes are still there; then there are no entries.
+    pub(super) settled: usize,
+    /// Bytes of all these, at the end of the retained.
+    pub(super) bytes: usize,
+}
+
+impl Book {
+    pub(super) fn unanswered_bytes(&self) -> u64 {
+        self.entries.iter().filter(|entry| !entry.is_answered()).map(|entry| entry.size).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.run.owed == 0
+    }
+
+    /// Lets go of the bytes of settled requests.
+    pub(super) fn trim(&mut self) {
+        for _ in 0..std::mem::take(&mut self.run.settled) {
+            let length = first_request(self.retained.all());
+            self.retained.drop_front(length);
+            self.run.bytes -= length;
+        }
+    }
+
+    /// Makes entries of the run.
+    #[cold]
+    pub(super) fn spell_out(&mut self) {
+        self.trim();
+        let run = std::mem::take(&mut self.run);
+        let mut rest = &self.retained.all()[self.retained.len() - run.bytes..];
+        for _ in 0..run.owed {
+            let (request, after) = rest.split_at(first_request(rest));
+            self.entries.push_back(Entry::new(classify(request), request, true, false, true));
+            rest = after;
+        }
+    }
+
+    /// The request that the backend's next reply belongs to.
+    pub(super) fn unanswered(&mut self) -> Option<&mut Entry> {
+        if self.answered == self.entries.len() {
+            self.spell_out();
+        }
+        self.entries.get_mut(self.answered)
+    }
+
+    pub(super) fn count_answered(&mut self) {
+        while self.entries.get(self.answered).is_some_and(Entry::is_answered) {
+            self.answered += 1;
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) effect: Effect,
+    /// Bytes of the request, retained or not.
+    pub(super) size: u64,
+    /// Bytes of it in `retained`; 0 when it exceeded the limits.
+    pub(super) kept: u32,
+    pub(super) replays: u8,
+    /// The client has sent all of it.
+    pub(super) whole: bool,
+    /// It was sent inside MULTI: the server queues it.
+    pub(super) queued: bool,
+    /// Replies still owed: several for SUBSCRIBE; 0 when that is known only at its turn (UNSUBSCRIBE without names).
+    pub(super) owed: u32,
+    /// When a blocking command was sent: it goes on with the time that is left.
+    pub(super) since: Option<Instant>,
+    pub(super) answer: Option<Box<Answer>>,
+}
+
+impl Entry {
+    pub(super) fn new(effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) -> Entry {
+        Entry {
+            effect,
+            size: request.len() as u64,
+            kept: if keep { request.len() as u32 } else { 0 },
+            replays: 0,
+            whole,
+            queued,
+            owed: 1,
+            // Inside MULTI nothing blocks.
+            since: (effect.class == Class::Blocking && !queued).then(Instant::now),
+            answer: None,
+        }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        !matches!(self.answer.as_deref(), None | Some(Answer::Part(_)))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Some of the several replies that are owed, held back behind others.
+    Part(Vec<u8>),
+    /// Deliver it as soon as it is at the front.
+    Ready(Vec<u8>),
+    /// The server's reply, held back until it is known whether the next master has the write.
+    Withheld { reply: Vec<u8>, at: Instant, refused: bool },
+    /// Deliver what is ahead, then close the connection.
+    Close(CloseReason),
+}
+
+/// The length of the first of whole requests.
+fn first_request(bytes: &[u8]) -> usize {
+    match RequestScanner::default().scan(bytes) {
+        Scan::Frame(length) => length,
+        Scan::Partial | Scan::Invalid(_) => unreachable!("it was whole when it was noted"),
+    }
+}

@@ -1,0 +1,144 @@
+//! What a ledger makes of the requests that a failover finds in flight, and that a run is no different from entries.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::resp::command::classify;
+use crate::resp::request::encode;
+
+fn judgement(now: Instant) -> Judgement {
+    Judgement {
+        replicated_until: None,
+        now,
+        resp3: false,
+        policy: OnLostReply::Error,
+        unsent: 0,
+        partly_delivered: false,
+        watching: false,
+        half_closed: false,
+    }
+}
+
+#[test]
+fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    let (incr, multi) = (&b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..], &b"*1\r\n$5\r\nMULTI\r\n"[..]);
+    ledger.push(classify(incr), incr, true, false, true);
+    ledger.push(classify(multi), multi, true, false, true);
+    ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
+    ledger.withhold(b"+OK\r\n", now, false);
+    let verdict = ledger.judge(judgement(now));
+    assert_eq!(verdict.again, [incr, multi].concat(), "else what follows MULTI would run by itself");
+    assert_eq!((verdict.replayed, verdict.lost), (2, 0));
+    assert!(!ledger.has_answers());
+}
+
+#[test]
+fn confirmed_subscriptions_are_not_asked_for_again_behind_a_refusal() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    let incr = &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..];
+    let subscribe = b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n";
+    ledger.push(classify(incr), incr, true, false, true);
+    ledger.push(classify(subscribe), subscribe, true, false, true);
+    ledger.owe(2);
+    ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
+    ledger.withhold_one(b"(a)", now, || 0);
+    ledger.withhold_one(b"(b)", now, || 0);
+    assert_eq!(ledger.judge(judgement(now)).again, incr);
+    ledger.settle();
+    assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b"(a)(b)"));
+}
+
+#[test]
+fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
+    for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let request = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n1\r\n";
+        ledger.push(classify(request), request, true, false, true);
+        ledger.withhold(reply, now, false);
+        ledger.judge(judgement(now));
+        assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Push,
+    Run(usize),
+    Settle(usize),
+    Withhold,
+    Release,
+    TakeFront,
+    Trim,
+    Judge,
+    Fail,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Push),
+        4 => (1..5usize).prop_map(Step::Run),
+        4 => (1..4usize).prop_map(Step::Settle),
+        1 => Just(Step::Withhold),
+        1 => Just(Step::Release),
+        1 => Just(Step::TakeFront),
+        1 => Just(Step::Trim),
+        1 => Just(Step::Judge),
+        1 => Just(Step::Fail),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_run_is_what_its_requests_would_be_one_by_one(steps in prop::collection::vec(step(), 0..30)) {
+        let (mut counted, mut spelt) = (Ledger::default(), Ledger::default());
+        let now = Instant::now();
+        for (number, step) in steps.into_iter().enumerate() {
+            let request = |kind: usize| {
+                let name: &[u8] = [&b"GET"[..], b"SET", b"INCR"][kind % 3];
+                encode(&[name, number.to_string().as_bytes(), kind.to_string().as_bytes()])
+            };
+            match step {
+                Step::Push => {
+                    let select = encode(&[b"SELECT", b"1"]);
+                    counted.push(classify(&select), &select, true, false, true);
+                    spelt.push(classify(&select), &select, true, false, true);
+                }
+                Step::Run(requests) => {
+                    let requests: Vec<Vec<u8>> = (0..requests).map(request).collect();
+                    counted.push_run(&requests.concat(), requests.len());
+                    requests.iter().for_each(|request| spelt.push(classify(request), request, true, false, true));
+                }
+                Step::Settle(_) if counted.has_answers() => {}
+                Step::Settle(most) => {
+                    let ordinary = counted.ordinary().min(most);
+                    match ordinary {
+                        0 => counted.settle(),
+                        _ => counted.settle_ordinary(ordinary),
+                    }
+                    (0..ordinary.max(1)).for_each(|_| spelt.settle());
+                }
+                Step::Withhold => [&mut counted, &mut spelt].into_iter().for_each(|it| it.withhold(b"+OK\r\n", now, false)),
+                Step::Release => [&mut counted, &mut spelt].into_iter().for_each(Ledger::release),
+                Step::TakeFront => {
+                    prop_assert_eq!(format!("{:?}", counted.take_front()), format!("{:?}", spelt.take_front()));
+                }
+                Step::Trim => counted.trim(),
+                Step::Judge => {
+                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.judge(judgement(now)));
+                    prop_assert_eq!((a.again, a.replayed, a.lost), (b.again, b.replayed, b.lost));
+                }
+                Step::Fail => {
+                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.fail(b"-E\r\n", OnLostReply::Error, 0, false));
+                    prop_assert_eq!(a, b);
+                }
+            }
+            prop_assert_eq!((counted.len(), counted.is_empty()), (spelt.len(), spelt.is_empty()));
+            prop_assert_eq!((counted.has_answers(), counted.awaits_backend()), (spelt.has_answers(), spelt.awaits_backend()));
+        }
+        prop_assert_eq!(counted.expected(), spelt.expected());
+        prop_assert_eq!((counted.front_request(), counted.retained()), (spelt.front_request(), spelt.retained()));
+        drop((counted, spelt));
+        prop_assert_eq!(Ledger::retained_by_thread(), 0);
+    }
+}
