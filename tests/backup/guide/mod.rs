@@ -33,6 +33,8 @@ const PASSWORD: &str = "YOUR_STRONG_REDIS_PASSWORD";
 const MOMENT: &str = "2026-11-20T03:14:00Z";
 /// How long something may take to be as the page says.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The metric of what `backup follow` has in the store.
+const SHIPPED: &str = "switchmaster_backup_stream_shipped_timestamp_seconds";
 const INSIDE: &str = "GUIDE_INSIDE";
 
 /// Starts itself again in a network of its own, where the hosts' bridge is.
@@ -243,10 +245,14 @@ impl Guide {
             self.wait_redis("app-1", "SET user:1 broken", "OK");
             self.wait_redis("app-1", "SET other:1 later", "OK");
         } else if step.text.contains(" --to ") {
-            // The follower has begun; then data, a moment, and the accident.
-            let metrics = "curl -fsS http://127.0.0.1:9379/metrics | grep -v '^#'";
-            let follows = || self.told("app-2", metrics).contains("switchmaster_backup_stream_").then_some(());
-            hosts::until("the follower to have begun", follows);
+            // The follower has shipped something; then data, a moment, and the accident.
+            let metrics = "curl -fsS http://127.0.0.1:9379/metrics";
+            let shipped = || {
+                let told = self.told("app-2", metrics);
+                let line = told.lines().find(|line| line.starts_with(SHIPPED))?;
+                line.rsplit(' ').next()?.parse::<f64>().ok().filter(|at| *at > 0.0)
+            };
+            hosts::until("the follower to have begun", shipped);
             self.wait_redis("app-1", "SET user:2 precious", "OK");
             thread::sleep(Duration::from_secs(1));
             self.moment = Some(self.told("app-1", "date -u +%Y-%m-%dT%H:%M:%SZ"));
