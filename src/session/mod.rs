@@ -366,12 +366,12 @@ impl Session {
             self.outage.iter_mut().for_each(|outage| outage.finish_by = None);
             return false;
         }
+        let (ticket, outage) = (&self.ticket, self.outage.get_or_insert_default());
         // A client that does not take what it was sent keeps the rest from being read: its time is not the master's.
         if !self.to_client.is_empty() {
-            self.finish_by = None;
+            outage.finish_by = None;
         }
-        let ticket = &self.ticket;
-        let by = *self.outage.get_or_insert_default().finish_by.get_or_insert_with(|| {
+        let by = *outage.finish_by.get_or_insert_with(|| {
             ticket.iter().for_each(|ticket| ticket.wake_in(FINISH));
             Instant::now() + FINISH
         });
