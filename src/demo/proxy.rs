@@ -128,7 +128,9 @@ impl Proxy {
             .spawn()?;
         let mut proxy = Proxy { child, listen, admin, dir };
         let started = Instant::now();
-        while TcpStream::connect(listen).await.is_err() {
+        let sockets = spec.also_listen.iter().filter_map(|at| at.strip_prefix("unix:"));
+        let sockets: Vec<&Path> = sockets.map(|at| Path::new(at.split('?').next().unwrap_or_default())).collect();
+        while !sockets.iter().all(|path| path.exists()) || TcpStream::connect(listen).await.is_err() {
             if proxy.child.try_wait()?.is_some() || started.elapsed() > Duration::from_secs(10) {
                 return Err(ProxyError::NotServing(proxy.log()));
             }
