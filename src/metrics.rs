@@ -53,6 +53,7 @@ names! {
     READY "gauge" "switchmaster_ready" "1 when /ready would answer 200."
     AUTH_NOT_NEEDED "counter" "switchmaster_auth_not_needed_total" "Times a node without any password took a client that sent one."
     BACKENDS_WARM "counter" "switchmaster_backends_warm_total" "Sessions that got a connection to Redis that was ready before they asked."
+    BACKENDS_DETACHED "counter" "switchmaster_backends_detached_total" "Connections to Redis that sessions gave back after being idle for detach_idle_after."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
     BACKUP_LAST_RUN "gauge" "switchmaster_backup_last_run_timestamp_seconds" "When `backup create` last ended, well or not, in seconds since the Unix epoch; 0: never."
@@ -200,6 +201,8 @@ pub struct Relay {
     pub dials: Counter,
     /// Sessions that got a connection that was ready.
     pub warm: Counter,
+    /// Connections that idle sessions gave back.
+    pub detached: Counter,
     /// Dials to backends that failed.
     pub dial_failures: Counter,
 }

@@ -164,7 +164,13 @@ impl Server {
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
-            let work = work(topology.clone(), listeners, config.max_clients, drain_watch.clone());
+            let work = work(
+                topology.clone(),
+                listeners,
+                config.max_clients,
+                config.backends.detach_idle_after,
+                drain_watch.clone(),
+            );
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -247,7 +253,13 @@ impl Drop for Server {
 }
 
 /// Everything on one worker thread.
-async fn work(topology: Arc<Topology>, listeners: Vec<(Arc<Worker>, Bound)>, max_clients: usize, drain: drain::Watch) {
+async fn work(
+    topology: Arc<Topology>,
+    listeners: Vec<(Arc<Worker>, Bound)>,
+    max_clients: usize,
+    detach_after: Duration,
+    drain: drain::Watch,
+) {
     for (worker, listener) in listeners {
         let listener = match listener {
             Bound::Tcp(listener) => Listener::tcp(listener),
@@ -257,7 +269,7 @@ async fn work(topology: Arc<Topology>, listeners: Vec<(Arc<Worker>, Bound)>, max
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
-    tokio::spawn(registry::drain_rounds(drain));
+    tokio::spawn(registry::rounds(detach_after, drain));
     registry::herald(&topology).await;
 }
 

@@ -180,7 +180,7 @@ impl Targets {
     }
 
     fn naked(&mut self, name: &str, part: Part, workers: usize, redis: SocketAddr) -> Result<(), Failure> {
-        let (addr, path) = (free()?, self._dir.path().join(format!("naked-{workers}.sock")));
+        let (addr, path) = (free()?, self._dir.path().join(format!("{}.sock", name.replace([' ', ','], "-"))));
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("naked").arg(addr.to_string()).arg(&path).arg(redis.to_string()).arg(workers.to_string());
         self.peer(name, part, Peer { tcp: addr, unix: Some(path), child: Killed::spawn(&mut command)? });

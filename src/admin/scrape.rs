@@ -46,6 +46,7 @@ pub fn traffic(relays: &[std::sync::Arc<Relay>], reasons: &[&str]) -> Traffic {
         withheld: sum(|relay| &relay.withheld),
         dials: sum(|relay| &relay.dials),
         warm: sum(|relay| &relay.warm),
+        detached: sum(|relay| &relay.detached),
         dial_failures: sum(|relay| &relay.dial_failures),
         requests_per_second: 0.0,
         bytes_per_second: 0.0,
@@ -96,6 +97,7 @@ pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) 
     counter!(names::REPLIES_WITHHELD).absolute(traffic.withheld);
     counter!(names::BACKEND_DIALS).absolute(traffic.dials);
     counter!(names::BACKENDS_WARM).absolute(traffic.warm);
+    counter!(names::BACKENDS_DETACHED).absolute(traffic.detached);
     counter!(names::BACKEND_DIAL_FAILURES).absolute(traffic.dial_failures);
 
     let counters = &view.counters;

@@ -221,6 +221,7 @@ pub struct Traffic {
     pub withheld: u64,
     pub dials: u64,
     pub warm: u64,
+    pub detached: u64,
     pub dial_failures: u64,
     /// Requests per second, over the last seconds.
     pub requests_per_second: f64,

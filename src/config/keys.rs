@@ -220,6 +220,19 @@ pub static KEYS: &[Key] = &[
         |d| Some(d.config.backends.reuse.to_string()),
     ),
     key(
+        "detach_idle_after",
+        |d, raw| {
+            let after = match raw.duration(seconds(0, 604_800)) {
+                Ok(short) if !short.is_zero() && short < Duration::from_millis(100) => {
+                    Err(format!("expected \"0s\" or a duration from 100ms to 7d, found {}", show_duration(short)))
+                }
+                after => after,
+            };
+            put(&mut d.config.backends.detach_idle_after, after)
+        },
+        |d| Some(quote(&show_duration(d.config.backends.detach_idle_after))),
+    ),
+    key(
         "minority",
         |d, raw| put(&mut d.config.sentinel.minority, raw.one_of(MINORITY)),
         |d| Some(name_of(MINORITY, d.config.sentinel.minority)),

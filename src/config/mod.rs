@@ -135,6 +135,8 @@ pub struct BackendConfig {
     pub warm: usize,
     /// A connection serves another session after a RESET.
     pub reuse: bool,
+    /// A session gives its connection back when it was idle for this long, at the latest for twice as long; zero: never.
+    pub detach_idle_after: Duration,
 }
 
 /// How long requests are held in one outage.
@@ -244,7 +246,7 @@ impl Default for Config {
                 // abort with its verdict within 2 s. Beyond 5 s it is no planned failover any more.
                 planned_hold_limit: Duration::from_secs(5),
             },
-            backends: BackendConfig { warm: 8, reuse: false },
+            backends: BackendConfig { warm: 8, reuse: false, detach_idle_after: Duration::ZERO },
             backup: BackupConfig::default(),
             state_dir: None,
             log: LogConfig { level: tracing::Level::INFO, json: false },

@@ -125,32 +125,61 @@ impl Session {
         self.state.backend_lost();
     }
 
-    /// The session has ended: gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing
-    /// is owed there, and nothing was done that would stay.
-    pub(super) fn end_lane(&mut self) -> Option<(TcpStream, u64)> {
-        let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
+    /// The session has been idle for long: gives its backend back, and attaches again at its next request, if all that
+    /// the client made of the connection can be restored.
+    pub(super) fn detach(&mut self) {
         let flags = &self.flags;
-        let nothing_owed = self.ledger.is_empty()
-            && self.to_backend.is_empty()
-            && self.tunnel.is_none()
-            && !(flags.unanswered || flags.streaming || flags.half_closed);
-        let is_clean = self.worker.reuse_backends
-            && nothing_owed
-            && !(flags.lasting || flags.listening || flags.partly_delivered)
-            && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
-            && self.refused_at.is_none()
-            && self.reply_mode == ReplyMode::On
-            && self.state.untracked().is_none()
-            && self.replies.at_boundary();
+        let is_idle = matches!(self.lane, Lane::Up(_))
+            && self.is_settled()
+            && self.inbox.is_empty()
+            && self.to_client.is_empty()
+            && self.closing.is_none()
+            && !(flags.pinned || flags.client_eof || flags.multi)
+            && !(self.state.in_transaction() || self.state.is_watching());
+        if !is_idle {
+            return;
+        }
+        if let Some((stream, term)) = self.end_lane() {
+            tokio::spawn(pool::give_back(stream, term));
+        }
+        self.drop_lane();
+        self.flags.nothing_written = true; // on the next one
+        self.worker.relay.detached.add(1);
+    }
+
+    /// Gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing is owed there, and
+    /// nothing was done that would stay.
+    pub(super) fn end_lane(&mut self) -> Option<(TcpStream, u64)> {
+        let is_clean = self.worker.reuse_backends && !self.flags.lasting && self.is_settled();
+        let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
         if is_clean {
             return Some((stream, self.term));
         }
-        if nothing_owed {
+        if self.is_owed_nothing() {
             // The server has answered everything, so there is nothing that a reset could lose. A FIN would keep one of
             // this host's ports for a minute each time.
             let _ = stream.set_zero_linger();
         }
         None
+    }
+
+    /// Between two requests, under a master that nobody doubts.
+    fn is_settled(&self) -> bool {
+        self.is_owed_nothing()
+            && !(self.flags.listening || self.flags.partly_delivered)
+            && self.gate == Gate::Open
+            && self.worker.topology.generation() == self.generation
+            && self.refused_at.is_none()
+            && self.reply_mode == ReplyMode::On
+            && self.state.untracked().is_none()
+            && self.replies.at_boundary()
+    }
+
+    /// Every request was sent on whole, and the backend has answered it.
+    fn is_owed_nothing(&self) -> bool {
+        self.ledger.is_empty()
+            && self.to_backend.is_empty()
+            && self.tunnel.is_none()
+            && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed)
     }
 }

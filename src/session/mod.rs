@@ -150,7 +150,7 @@ struct Session {
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
     reply_mode: ReplyMode,
-    drain_round: u32,
+    round: u32,
     outage: Option<Box<Outage>>,
     flags: Flags,
 }
@@ -201,6 +201,8 @@ struct Flags {
     passing_unasked: bool,
     /// Something was done on the backend that outlasts a RESET, or might: CLIENT, what the table does not know.
     lasting: bool,
+    /// Something was done that ties the session to its backend: an idle one does not give it back.
+    pinned: bool,
     /// The server speaks unasked, or may: each frame is looked at.
     listening: bool,
     /// Some requests got no reply because the client wanted none: the bytes in flight cannot be counted by them.
@@ -211,7 +213,7 @@ struct Flags {
     too_few_replicas: bool,
     /// `to_backend` holds requests that are sent again: they wait for an open gate as new ones do.
     resending: bool,
-    /// A request was begun since the last round of the drain.
+    /// A request was begun since the last round.
     active: bool,
 }
 
@@ -254,7 +256,7 @@ impl Session {
             tunnel: None,
             closing: None,
             reply_mode: ReplyMode::On,
-            drain_round: 0,
+            round: 0,
             outage: None,
             flags: Flags::default(),
             worker,
@@ -333,7 +335,7 @@ impl Session {
 
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
     fn observe(&mut self) -> Result<(), CloseReason> {
-        self.observe_drain()?;
+        self.observe_round()?;
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
             || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
@@ -402,14 +404,21 @@ impl Session {
         }
     }
 
-    /// While draining, a session that did nothing for a whole round ends.
-    fn observe_drain(&mut self) -> Result<(), CloseReason> {
-        let round = registry::drain_round();
-        if round == self.drain_round {
+    /// A session that did nothing for a whole round gives its backend back; while draining, it ends.
+    fn observe_round(&mut self) -> Result<(), CloseReason> {
+        let round = registry::round();
+        if round == self.round {
             return Ok(());
         }
-        let was_active = std::mem::take(&mut self.flags.active) || self.drain_round == 0;
-        self.drain_round = round;
+        let was_active = std::mem::take(&mut self.flags.active);
+        let before = std::mem::replace(&mut self.round, round);
+        if round < registry::DRAIN {
+            if !was_active {
+                self.detach();
+            }
+            return Ok(());
+        }
+        let was_active = was_active || before < registry::DRAIN;
         let idle = self.ledger.is_empty()
             && self.inbox.is_empty()
             && self.to_client.is_empty()

@@ -11,7 +11,7 @@ use crate::topology::Topology;
 
 thread_local! {
     static SLOTS: RefCell<Slots> = const { RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }) };
-    static DRAIN_ROUND: Cell<u32> = const { Cell::new(0) };
+    static ROUND: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Sessions woken before others get a turn.
@@ -19,7 +19,7 @@ const BATCH: usize = 64;
 /// How often held sessions look at the clock.
 const TICK: Duration = Duration::from_millis(100);
 /// While draining, a session that was idle for this long ends.
-const ROUND: Duration = Duration::from_secs(1);
+const DRAIN_ROUND: Duration = Duration::from_secs(1);
 
 struct Slots {
     slots: Vec<Option<Slot>>,
@@ -95,10 +95,13 @@ impl Drop for Ticket {
     }
 }
 
-/// How many drain rounds there were; 0 while the process is not draining. A session that was idle for a whole
-/// round while draining ends.
-pub fn drain_round() -> u32 {
-    DRAIN_ROUND.get()
+/// Rounds from this one on are of the drain.
+pub const DRAIN: u32 = 1 << 31;
+
+/// The number of the present round. What a session does that was idle for a whole one depends on whether that was of
+/// the drain.
+pub fn round() -> u32 {
+    ROUND.get()
 }
 
 /// Wakes this thread's sessions when the topology changes. One per worker thread; runs for ever.
@@ -120,28 +123,42 @@ pub async fn herald(topology: &Topology) {
     }
 }
 
-/// Once the drain is asked for, counts the rounds in which idle sessions end. One per worker thread; runs for ever.
-pub async fn drain_rounds(mut drain: drain::Watch) {
-    drain.draining().await;
-    drop(drain);
+/// Counts rounds of `detach_after`, if that is not zero, in which idle sessions give their backends back; and once the
+/// drain is asked for, those in which they end. One per worker thread; runs for ever.
+pub async fn rounds(detach_after: Duration, mut drain: drain::Watch) {
     loop {
-        DRAIN_ROUND.set(DRAIN_ROUND.get() + 1);
+        tokio::select! {
+            () = drain.draining() => break,
+            () = tokio::time::sleep(detach_after), if !detach_after.is_zero() => {}
+        }
+        ROUND.set((ROUND.get() + 1) % DRAIN);
+        wake_all(Urgency::Idle).await;
+    }
+    drop(drain);
+    ROUND.set(DRAIN);
+    loop {
         wake(Urgency::Idle).await;
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(DRAIN_ROUND).await;
+        ROUND.set(ROUND.get() + 1);
     }
 }
 
-/// Wakes all sessions of at least this urgency, the most urgent first, and lets them run between batches.
+/// Wakes all sessions of at least this urgency, the most urgent first.
 async fn wake(least: Urgency) {
     for urgency in [Urgency::Attached, Urgency::Waiting, Urgency::Idle] {
         if urgency < least {
             return;
         }
-        let mut next = 0;
-        while let Some(after) = wake_batch(urgency, next) {
-            next = after;
-            tokio::task::yield_now().await;
-        }
+        wake_all(urgency).await;
+    }
+}
+
+/// Wakes all sessions of this urgency, and lets others run between batches.
+async fn wake_all(urgency: Urgency) {
+    let mut next = 0;
+    while let Some(after) = wake_batch(urgency, next) {
+        next = after;
+        tokio::task::yield_now().await;
     }
 }
 

@@ -303,12 +303,14 @@ impl Session {
         if self.reply_mode != ReplyMode::On {
             return self.admit_unanswered(effect, bytes);
         }
+        let pins = pins(effect);
+        self.flags.pinned |= pins;
+        self.flags.lasting |= pins || effect.duty == Duty::Client;
         if self.state.is_watch_broken() && ends_watch(effect.duty) {
             // Whether the next EXEC must answer nil is known when this has been answered.
             self.flags.barrier = true;
         }
         match effect.duty {
-            Duty::None => self.flags.lasting |= effect.class == Class::Never || effect.shape == Shape::Unknown,
             Duty::Auth | Duty::Hello => {
                 // A refused AUTH gets no reply unless nothing else is pending (redis#15640).
                 if !self.ledger.is_empty() {
@@ -334,14 +336,8 @@ impl Session {
                 self.ledger.answer_last(no_replica(effect));
                 return Admission::Answered;
             }
-            Duty::Client => {
-                self.flags.lasting = true;
-                self.flags.listening |= effect.command.name == "CLIENT|TRACKING";
-            }
-            Duty::Eval | Duty::Script => {
-                self.flags.lasting |= effect.class == Class::Never;
-                self.learn_script(effect, bytes);
-            }
+            Duty::Client => self.flags.listening |= effect.command.name == "CLIENT|TRACKING",
+            Duty::Eval | Duty::Script => self.learn_script(effect, bytes),
             Duty::Replication => return self.tunnel("replication"),
             duty if (duty.is_pubsub() || duty == Duty::Monitor) && self.flags.multi => {
                 return self.tunnel("a subscription inside MULTI");
@@ -363,7 +359,7 @@ impl Session {
 
     /// CLIENT REPLY: OFF and SKIP get no reply themselves.
     fn set_reply_mode(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
-        self.flags.lasting = true;
+        (self.flags.lasting, self.flags.pinned) = (true, true);
         let mode = Args::new(bytes).nth(2).map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
         if self.flags.multi || self.flags.listening {
             return self.tunnel("CLIENT REPLY in another mode");
@@ -422,8 +418,9 @@ impl Session {
         }
         self.flags.nothing_written &= effect.writes_nothing();
         self.flags.streaming = true;
-        self.flags.lasting |=
-            effect.duty != Duty::None || effect.class == Class::Never || effect.shape == Shape::Unknown;
+        let pins = effect.duty != Duty::None || pins(effect);
+        self.flags.lasting |= pins;
+        self.flags.pinned |= pins;
         if self.reply_mode != ReplyMode::On {
             self.flags.streaming_unanswered = true;
             self.admit_unanswered(effect, head);
@@ -496,6 +493,20 @@ impl Session {
             self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0
+    }
+}
+
+/// What no other backend would know, so that the session keeps this one: its number, what WAIT waits for, whatever the
+/// table does not know.
+fn pins(effect: Effect) -> bool {
+    const RESTORED: [&str; 6] =
+        ["CLIENT|SETNAME", "CLIENT|GETNAME", "CLIENT|SETINFO", "CLIENT|NO-EVICT", "CLIENT|NO-TOUCH", "CLIENT|CAPA"];
+    match effect.duty {
+        Duty::None => effect.class == Class::Never || effect.shape == Shape::Unknown,
+        Duty::Eval | Duty::Script => effect.class == Class::Never,
+        Duty::Client => !RESTORED.contains(&effect.command.name),
+        Duty::Wait => true,
+        _ => false,
     }
 }
 

@@ -266,7 +266,10 @@ impl State {
             if request.is_empty() || transaction.requests.len() > TRANSACTION_BYTES {
                 transaction.untracked = Some("a transaction too large to keep");
                 transaction.requests = Vec::new();
-            } else if !matches!(effect.duty, Duty::None | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script) {
+            } else if !matches!(
+                effect.duty,
+                Duty::None | Duty::Ping | Duty::Select | Duty::Eval | Duty::Evalsha | Duty::Script
+            ) {
                 self.give_up("a command inside MULTI that changes the connection");
             }
         } else {

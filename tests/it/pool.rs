@@ -12,8 +12,13 @@ use tokio::time::timeout;
 use crate::support::proxy::{LIMIT, spec, start_as, view, wait_stable};
 
 async fn start(cluster: &Cluster, warm: &str, reuse: &str) -> Proxy {
+    start_detaching(cluster, warm, reuse, "0s").await
+}
+
+async fn start_detaching(cluster: &Cluster, warm: &str, reuse: &str, idle_after: &str) -> Proxy {
     let mut spec = spec(cluster);
     spec.set("SWITCHMASTER_WARM_BACKENDS", warm).set("SWITCHMASTER_REUSE_BACKENDS", reuse);
+    spec.set("SWITCHMASTER_DETACH_IDLE_AFTER", idle_after);
     spec.set("SWITCHMASTER_WORKERS", "1"); // what is ready waits in one of them
     let proxy = start_as(&spec).await;
     wait_stable(&proxy).await;
@@ -230,4 +235,71 @@ async fn a_failover_leaves_none_behind() {
         assert_eq!(stored.text(), Some(count.to_string().as_str()), "of client {number}");
     }
     assert!(view(&proxy).await.traffic.warm > 100);
+}
+
+/// A client's name, what it does, what it hears last; what it says after a while, and what it hears then.
+type Doing = (&'static str, &'static [u8], &'static str, &'static [u8], &'static str);
+
+/// No other connection would do.
+const KEEPS: [Doing; 7] = [
+    ("queueing", b"MULTI\r\nINCR n\r\n", "+QUEUED", b"EXEC\r\n", ":1"),
+    ("watching", b"WATCH w\r\n", "+OK\r\n+OK", b"MULTI\r\nPING\r\nEXEC\r\n", "+PONG"),
+    ("subscribed", b"SUBSCRIBE news\r\n", "news\r\n:1", b"PING\r\n", "pong"),
+    ("tracking", b"HELLO 3\r\nCLIENT TRACKING ON\r\n", "*0\r\n+OK", b"PING\r\n", "+PONG"),
+    ("numbered", b"CLIENT ID\r\n", ":", b"PING\r\n", "+PONG"),
+    ("unknown", b"NO-SUCH-COMMAND\r\n", "-ERR unknown", b"PING\r\n", "+PONG"),
+    ("blocked", b"BLPOP nothing 0\r\n", "+OK", b"", ""),
+];
+const GIVES_BACK: [Doing; 5] = [
+    (
+        "named",
+        b"SELECT 3\r\nSET k v\r\n",
+        "+OK\r\n+OK\r\n+OK",
+        b"CLIENT GETNAME\r\nGET k\r\n",
+        "$5\r\nnamed\r\n$1\r\nv",
+    ),
+    ("user", b"AUTH app app-secret\r\nSELECT 3\r\n", "+OK\r\n+OK\r\n+OK", b"ACL WHOAMI\r\nGET k\r\n", "app\r\n$1\r\nv"),
+    ("modern", b"HELLO 3\r\n", "modules", b"HGETALL none\r\n", "%0"),
+    ("done", b"MULTI\r\nPING\r\nEXEC\r\n", "+PONG", b"PING\r\n", "+PONG"),
+    ("scripted", b"EVAL return(1) 0\r\n", ":1", b"PING\r\n", "+PONG"),
+];
+
+async fn idle_clients_give_their_connections_back(reuse: &str) {
+    let user = Some(("app".into(), "app-secret".into(), "~* &* +@all".into()));
+    let spec = ClusterSpec { replicas: 0, sentinels: 1, acl_user: user, ..ClusterSpec::default() };
+    let cluster = Cluster::start(spec).await.unwrap();
+    let proxy = start_detaching(&cluster, "0", reuse, "200ms").await;
+    let mut clients = Vec::new();
+    // Those that keep theirs come first: once the others have given theirs back, these could have too.
+    for (name, doing, last_words, ..) in KEEPS.iter().chain(&GIVES_BACK) {
+        let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+        let request = [format!("CLIENT SETNAME {name}\r\n").as_bytes(), doing].concat();
+        say(&mut client, &request, last_words).await;
+        clients.push(client);
+    }
+    until("the idle ones to give their connections back", LIMIT, async || {
+        let list = cluster.ask_node(0, &["CLIENT", "LIST"]).await.map_err(|error| error.to_string())?.to_string();
+        let is_there = |doing: &&Doing| list.contains(&format!(" name={} ", doing.0));
+        assert_eq!(KEEPS.iter().filter(is_there).count(), KEEPS.len(), "{list}");
+        match GIVES_BACK.iter().find(is_there) {
+            None => Ok(()),
+            Some((name, ..)) => Err(format!("{name} has one")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(view(&proxy).await.traffic.detached, GIVES_BACK.len() as u64);
+    for (client, (.., then, answer)) in clients.iter_mut().zip(KEEPS.iter().chain(&GIVES_BACK)) {
+        say(client, then, answer).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_clients_give_their_connections_back_to_be_closed() {
+    idle_clients_give_their_connections_back("false").await;
+}
+
+#[tokio::test]
+async fn idle_clients_give_their_connections_back_to_be_reused() {
+    idle_clients_give_their_connections_back("true").await;
 }
