@@ -273,6 +273,12 @@ impl ReplyScanner {
         }
     }
 
+    /// So many bytes of the present body passed by unseen, fewer than [`ReplyScanner::body_remaining`].
+    pub fn skip_body(&mut self, bytes: u64) {
+        debug_assert!(bytes < self.body_remaining());
+        self.skip -= bytes;
+    }
+
     /// The first byte of the frame in progress or just ended; of a reply that has an attribute
     /// its own first byte once that is known, else `|`. 0 before the first frame.
     pub fn kind(&self) -> u8 {

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
 use super::pipe::Socket;
+use super::splice::Pipe;
 use crate::socket;
 
 /// A client's connection.
@@ -38,7 +39,18 @@ impl Unix {
         Ok(Unix { stream: socket::watch(stream, Interest::READABLE)?, writable: None })
     }
 
-    fn poll_write_again(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Sends once: at once if that is possible, else when the socket is writable.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut send: impl FnMut(&UnixStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.writable.is_none() {
+            match send(self.stream.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
         let writable = match &self.writable {
             Some(writable) => writable,
             None => {
@@ -48,7 +60,7 @@ impl Unix {
         };
         loop {
             let mut guard = ready!(writable.poll_write_ready(cx))?;
-            if let Ok(written) = guard.try_io(|stream| stream.get_ref().write(bytes)) {
+            if let Ok(written) = guard.try_io(|stream| send(stream.get_ref())) {
                 self.writable = None;
                 return Poll::Ready(written);
             }
@@ -74,11 +86,14 @@ impl Socket for Client {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Client::Tcp(stream) => stream.poll_write(cx, bytes),
-            Client::Unix(unix) if unix.writable.is_some() => unix.poll_write_again(cx, bytes),
-            Client::Unix(unix) => match unix.stream.get_ref().write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => unix.poll_write_again(cx, bytes),
-                written => Poll::Ready(written),
-            },
+            Client::Unix(unix) => unix.poll_send(cx, |mut stream| stream.write(bytes)),
+        }
+    }
+
+    fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        match self {
+            Client::Tcp(stream) => stream.poll_empty(cx, pipe),
+            Client::Unix(unix) => unix.poll_send(cx, |stream| pipe.empty(stream)),
         }
     }
 

@@ -23,6 +23,7 @@ pub mod registry;
 mod replies;
 mod requests;
 pub mod scripts;
+pub mod splice;
 pub mod state;
 
 use std::future::poll_fn;

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::splice::Pipe;
+
 /// One read takes at most this much.
 const SCRATCH: usize = 128 * 1024;
 
@@ -59,6 +61,9 @@ pub trait Socket {
     /// Writes once.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// Writes once from a pipe that holds something.
+    fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>>;
+
     /// Says that no more bytes will come, and leaves the other direction open.
     fn shutdown(&mut self, cx: &mut Context<'_>);
 }
@@ -74,6 +79,10 @@ impl Socket for TcpStream {
         AsyncWrite::poll_write(Pin::new(self), cx, bytes)
     }
 
+    fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        pipe.poll_empty(cx, self)
+    }
+
     fn shutdown(&mut self, cx: &mut Context<'_>) {
         let _ = AsyncWrite::poll_shutdown(Pin::new(self), cx);
     }
@@ -86,6 +95,8 @@ pub struct Unsent(Option<Box<Waiting>>);
 /// Not empty.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Goes first.
+    pipe: Option<Pipe>,
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -98,7 +109,15 @@ impl Unsent {
 
     /// Bytes not taken yet.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.bytes.len() - waiting.sent)
+        self.0
+            .as_ref()
+            .map_or(0, |waiting| waiting.pipe.as_ref().map_or(0, Pipe::held) + waiting.bytes.len() - waiting.sent)
+    }
+
+    /// Sends what is in the pipe, when nothing waits.
+    pub fn push_pipe(&mut self, pipe: Pipe) {
+        debug_assert!(self.is_empty());
+        self.0.get_or_insert_default().pipe = Some(pipe);
     }
 
     /// Adds to what is to be sent.
@@ -130,6 +149,12 @@ impl Unsent {
     /// Sends what waits.
     pub fn poll_flush(&mut self, stream: &mut impl Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(waiting) = &mut self.0 {
+            if let Some(pipe) = &mut waiting.pipe {
+                while !pipe.is_empty() {
+                    ready!(stream.poll_empty(cx, pipe))?;
+                }
+                waiting.pipe.take().into_iter().for_each(Pipe::give_back);
+            }
             while waiting.sent < waiting.bytes.len() {
                 waiting.sent += ready!(stream.poll_write(cx, &waiting.bytes[waiting.sent..]))?;
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
+use super::splice::{LEAST, Pipe};
 use super::{CloseReason, Gate, OK, Round, Session, backend};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
@@ -51,14 +52,19 @@ impl Session {
         if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
             return Err(reason);
         }
-        let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
-        if round.backend_drained {
+        if round.backend_drained || !matches!(self.lane, Lane::Up(_)) {
             return Ok(moved);
         }
         let held_back = self.ledger.has_answers() || self.gate == Gate::Held { withhold: true };
         if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
             return Ok(moved);
         }
+        if let Some(most) = self.splices()
+            && let Ok(pipe) = Pipe::take()
+        {
+            return Ok(self.splice_body(cx, round, pipe, most)? | moved);
+        }
+        let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
         match backend.poll_read(cx, &mut round.scratch) {
             Poll::Pending => {
                 round.backend_drained = true;
@@ -72,6 +78,43 @@ impl Session {
         }
         moved = true;
         Ok(moved)
+    }
+
+    /// How many of the backend's next bytes go to the client whatever they are, if they are many: all but the last of a
+    /// body whose beginning was delivered.
+    #[inline]
+    fn splices(&self) -> Option<usize> {
+        let most = self.replies.body_remaining() as usize;
+        let is_passed = self.flags.partly_delivered && self.tunnel.is_none() && self.reply_tail.is_empty();
+        (most > LEAST && is_passed).then(|| most - 1)
+    }
+
+    /// Moves the body of a large value without a look at it.
+    fn splice_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        round: &mut Round,
+        mut pipe: Pipe,
+        most: usize,
+    ) -> Result<bool, CloseReason> {
+        let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
+        match pipe.poll_fill(cx, backend, most) {
+            Poll::Pending => {
+                pipe.give_back();
+                round.backend_drained = true;
+                return Ok(false);
+            }
+            Poll::Ready(Ok(filled)) if filled > 0 => {
+                self.worker.relay.bytes_down.add(filled as u64);
+                self.replies.skip_body(filled as u64);
+                self.to_client.push_pipe(pipe);
+                if let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx) {
+                    return Err(CloseReason::ClientClosed);
+                }
+            }
+            Poll::Ready(_) => self.lose_lane()?,
+        }
+        Ok(true)
     }
 
     /// Delivers the answers at the front of the ledger: released, or made up for lost replies.

@@ -168,6 +168,13 @@ async fn large_values_pass_unchanged_and_a_slow_reader_costs_no_memory() {
     timeout(LIMIT, slow.read_exact(&mut heard)).await.expect("5 MiB").unwrap();
     assert!(heard == reply, "the value came back changed");
 
+    let bulk = &reply[..];
+    let several = [b"*3\r\n", bulk, b"$-1\r\n", bulk, b"+PONG\r\n", bulk, b"+PONG\r\n"].concat();
+    slow.write_all(b"MGET large none large\r\nPING\r\nGET large\r\nPING\r\n").await.unwrap();
+    let mut all = vec![0; several.len()];
+    timeout(LIMIT, slow.read_exact(&mut all)).await.expect("15 MiB").unwrap();
+    assert!(all == several, "something among others came back changed");
+
     let before = resident(&proxy);
     let asked = 40;
     slow.write_all(&ask.repeat(asked)).await.unwrap();
