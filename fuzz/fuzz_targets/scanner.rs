@@ -6,6 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use switchmaster::resp::command::{blocking_timeout, classify};
+use switchmaster::resp::ordinary;
 use switchmaster::resp::request::{Args, encode, expects_reply, with_arg};
 use switchmaster::resp::scanner::{ReplyScanner, RequestScanner, Scan};
 
@@ -17,6 +18,9 @@ fuzz_target!(|input: &[u8]| {
     let requests = scan_requests(&[bytes]);
     let replies = scan_replies(&[bytes]);
     assert_eq!(requests.ends, plain_request_ends(bytes), "requests in {}", bytes.escape_ascii());
+    let run = ordinary::run(bytes, usize::MAX, usize::MAX);
+    let run_ends = requests.ends.iter().take(run.requests).next_back().copied().unwrap_or_default();
+    assert_eq!(run.bytes, run_ends, "the ordinary requests at the start of {}", bytes.escape_ascii());
     let same = |pieces: &[&[u8]]| {
         assert_eq!(scan_requests(pieces), requests, "requests in {}", show(pieces));
         assert_eq!(scan_replies(pieces), replies, "replies in {}", show(pieces));
