@@ -137,7 +137,8 @@ pub enum Verb {
         switchmaster backup list\n  switchmaster backup verify latest\n\n\
         Exit codes besides those of the other verbs: 75 another host makes a backup, 80 no node may be the source, \
         81 the stream ended early, 82 not a whole and sound backup, 83 the store refused, 84 no room in the spool \
-        folder, 85 no such backup, 86 the restore was given up, 130 ended by a signal.")]
+        folder, 85 no such backup, 86 the restore was given up, 87 a format newer than this switchmaster, 130 ended by a \
+        signal.")]
     Backup(Box<BackupArgs>),
     /// Start a throwaway cluster, put load on it and fail it over before your eyes
     #[command(

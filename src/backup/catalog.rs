@@ -1,19 +1,21 @@
 //! Which backups a store holds: those that have a manifest, and only those.
 //!
-//! The names are `MASTER/ID.rdb.zst[.age]` (the data), `MASTER/ID.manifest.json`, and `MASTER/ID.verified.json` once a
-//! check found it whole. The store's list is the only index: nothing else can be out of date.
+//! The names are `MASTER/ID.rdb.zst[.age]` (the data), `MASTER/ID.manifest.json`, and `MASTER/ID.verified.json` or
+//! `MASTER/ID.damaged.json` once a check found it whole or damaged. The store's list is the only index: nothing else can
+//! be out of date, and data that is gone or cut off is seen without reading it.
 
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Object, Store};
-use super::{Error, Manifest};
+use super::{Error, Manifest, show};
 
 /// What the id of a safety backup ends with.
 pub const SAFETY: &str = "-safety";
 const MANIFEST: &str = ".manifest.json";
 const VERIFIED: &str = ".verified.json";
+const DAMAGED: &str = ".damaged.json";
 /// What the name of a data object contains behind the id.
 const DATA: &str = ".rdb";
 /// Manifests are small; this many are asked for at once.
@@ -30,8 +32,10 @@ pub struct Backup {
     pub id: String,
     /// Its manifest, or why it cannot be used.
     pub manifest: Result<Manifest, String>,
-    /// When a check last found it whole, by the store's clock.
+    /// When a check last found it whole, by the store's clock; `None` also when it is damaged now.
     pub verified: Option<Timestamp>,
+    /// What is known to be wrong with its data, as a part of a sentence.
+    pub damage: Option<String>,
 }
 
 /// The object `….verified.json`.
@@ -41,6 +45,17 @@ pub struct Verified {
     pub at: Timestamp,
     /// Whether a redis-server loaded it too.
     pub drill: bool,
+    /// The version of the switchmaster that checked.
+    pub tool: String,
+}
+
+/// The object `….damaged.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// When, by the clock of the host that checked.
+    pub at: Timestamp,
+    /// What the check found.
+    pub why: String,
     /// The version of the switchmaster that checked.
     pub tool: String,
 }
@@ -55,9 +70,14 @@ pub fn manifest_name(master_name: &str, id: &str) -> String {
     format!("{master_name}/{id}{MANIFEST}")
 }
 
-/// The name of the mark that a check leaves.
+/// The name of the mark that a check leaves which found it whole.
 pub fn verified_name(master_name: &str, id: &str) -> String {
     format!("{master_name}/{id}{VERIFIED}")
+}
+
+/// The name of the mark that a check leaves which found it damaged.
+pub fn damaged_name(master_name: &str, id: &str) -> String {
+    format!("{master_name}/{id}{DAMAGED}")
 }
 
 /// The id of a backup taken at `at` from the stream `replid` at `offset`.
@@ -92,16 +112,26 @@ pub async fn objects(store: &Store, master_name: Option<&str>) -> Result<Vec<Obj
     Ok(objects)
 }
 
-/// The backups among `objects`, the oldest first.
+/// The newest usable backup of `master_name` that was made for its own sake, and is not known to be damaged.
+pub async fn newest(store: &Store, master_name: &str) -> Result<Option<Backup>, Error> {
+    let objects = objects(store, Some(master_name)).await?;
+    last(store, &objects, &names(&objects), |backup| backup.damage.is_none() && backup.manifest.is_ok()).await
+}
+
+/// The backups among `objects`, which are in the order of their names, the oldest first.
 pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>, Error> {
     let manifests = objects.iter().filter_map(|object| split(&object.name, MANIFEST));
     let reading = manifests.map(|(master_name, id)| async move {
         let name = manifest_name(master_name, id);
         let Some(bytes) = store.get(&name).await? else { return Ok::<_, Error>(None) };
-        let verified = verified_name(master_name, id);
-        let verified = objects.iter().find(|object| object.name == verified).map(|object| object.modified);
         let manifest = parse(&bytes, master_name, id);
-        Ok(Some(Backup { master_name: master_name.to_owned(), id: id.to_owned(), manifest, verified }))
+        let when = |mark: String| find(objects, &mark).map(|object| object.modified);
+        let verified = when(verified_name(master_name, id));
+        // Of two marks the younger counts: the other one is about to be deleted.
+        let found = when(damaged_name(master_name, id)).filter(|found| verified.is_none_or(|whole| whole <= *found));
+        let damage = manifest.as_ref().ok().and_then(|manifest| damage(objects, manifest, found));
+        let verified = verified.filter(|_| damage.is_none());
+        Ok(Some(Backup { master_name: master_name.to_owned(), id: id.to_owned(), manifest, verified, damage }))
     });
     let mut backups: Vec<Backup> = futures_util::stream::iter(reading)
         .buffered(AT_ONCE)
@@ -112,14 +142,14 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
     Ok(backups)
 }
 
-/// The one backup that `wanted` means: its id, the beginning of one, or `latest`.
+/// The one backup that `wanted` means: its id, the beginning of one, or `latest`, which passes over what is known to be
+/// damaged (with a warning) as long as there is another one.
 ///
 /// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
 /// manifest cannot be used.
 pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> Result<Backup, Error> {
     let objects = objects(store, master_name).await?;
-    let mut names: Vec<(&str, &str)> = objects.iter().filter_map(|object| split(&object.name, MANIFEST)).collect();
-    names.sort_by_key(|(_, id)| *id);
+    let names = names(&objects);
     let whose = master_name.map(|name| format!(" of {name}")).unwrap_or_default();
     let none = |what: String| Error::NotFound(format!("{}: there is no backup{whose}{what}", store.location()));
     let matching: Vec<(&str, &str)> = match wanted {
@@ -149,9 +179,21 @@ pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> 
         [] if names.is_empty() => Err(none(String::new())),
         [] => Err(none(format!(" {wanted}; `switchmaster backup list` shows what there is"))),
         [(master_name, id)] => {
-            let name = object_name(master_name, id);
-            let ours: Vec<Object> = objects.iter().filter(|object| object.name.starts_with(&name)).cloned().collect();
-            let found = of_objects(store, &ours).await?.into_iter().find(|backup| backup.id == *id);
+            let sound = |backup: &Backup| {
+                if let Some(damage) = &backup.damage {
+                    let id = &backup.id;
+                    tracing::warn!(
+                        "passed over {id}, which is damaged: {damage} (`switchmaster backup verify {id}` looks again)"
+                    );
+                }
+                backup.damage.is_none()
+            };
+            let latest = match wanted {
+                "latest" => last(store, &objects, &names, sound).await?,
+                _ => None,
+            };
+            // Where all are damaged, whoever reads it will hear why.
+            let found = if latest.is_some() { latest } else { load(store, &objects, master_name, id).await? };
             found.ok_or_else(|| none(format!(" {id} any more")))
         }
         several => {
@@ -170,15 +212,58 @@ impl Backup {
 
 /// Objects with the data of a backup that have no manifest, one folder deep: what an interrupted run left.
 pub fn orphans(objects: &[Object]) -> impl Iterator<Item = &Object> {
-    let has_manifest = |master_name: &str, id: &str| {
-        let name = manifest_name(master_name, id);
-        objects.binary_search_by(|object| object.name.as_str().cmp(&name)).is_ok()
-    };
+    let has_manifest = |master_name: &str, id: &str| find(objects, &manifest_name(master_name, id)).is_some();
     objects.iter().filter(move |object| {
         let data = object.name.split_once('/').and_then(|(master, file)| Some((master, file.split_once(DATA)?.0)));
-        let mark = split(&object.name, VERIFIED);
+        let mark = split(&object.name, VERIFIED).or(split(&object.name, DAMAGED));
         data.or(mark).is_some_and(|(master, id)| is_id(id) && !has_manifest(master, id))
     })
+}
+
+/// Master name and id of everything that has a manifest, the oldest first.
+fn names(objects: &[Object]) -> Vec<(&str, &str)> {
+    let mut names: Vec<(&str, &str)> = objects.iter().filter_map(|object| split(&object.name, MANIFEST)).collect();
+    names.sort_by_key(|(_, id)| *id);
+    names
+}
+
+/// The last of `names` that fits and is there to be restored for its own sake; older ones are not read.
+async fn last(
+    store: &Store,
+    objects: &[Object],
+    names: &[(&str, &str)],
+    fits: impl Fn(&Backup) -> bool,
+) -> Result<Option<Backup>, Error> {
+    for (master_name, id) in names.iter().rev().filter(|(_, id)| !is_safety(id)) {
+        let found = load(store, objects, master_name, id).await?;
+        if found.as_ref().is_some_and(&fits) {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+async fn load(store: &Store, objects: &[Object], master_name: &str, id: &str) -> Result<Option<Backup>, Error> {
+    let name = object_name(master_name, id);
+    let ours: Vec<Object> = objects.iter().filter(|object| object.name.starts_with(&name)).cloned().collect();
+    Ok(of_objects(store, &ours).await?.into_iter().find(|backup| backup.id == id))
+}
+
+/// What is wrong with the data as the list has it; or else, if a check `found` it damaged, that.
+fn damage(objects: &[Object], manifest: &Manifest, found: Option<Timestamp>) -> Option<String> {
+    match find(objects, &object_name(&manifest.master_name, &manifest.object)) {
+        None => Some("its data is gone".to_owned()),
+        Some(data) if data.bytes != manifest.stored_bytes => {
+            Some(format!("its data has {} bytes instead of {}", data.bytes, manifest.stored_bytes))
+        }
+        Some(_) => found.map(|at| format!("found by a check at {}", show::seconds(at))),
+    }
+}
+
+/// The object of this name; they are in the order of their names.
+fn find<'a>(objects: &'a [Object], name: &str) -> Option<&'a Object> {
+    let at = objects.binary_search_by(|object| object.name.as_str().cmp(name)).ok()?;
+    objects.get(at)
 }
 
 /// `MASTER/IDsuffix` as its two parts.
@@ -247,6 +332,7 @@ mod tests {
             format!("m/{a}.manifest.json"),
             format!("m/{b}.rdb.zst.age"),
             format!("m/{b}.verified.json"),
+            format!("m/{b}.damaged.json"),
             "m/follow/x.rdb.zst".to_owned(),
             "m/notes.rdb".to_owned(),
             format!("{b}.rdb.zst"),
@@ -256,6 +342,7 @@ mod tests {
         .collect();
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         let found: Vec<&str> = orphans(&objects).map(|object| object.name.as_str()).collect();
-        assert_eq!(found, [format!("m/{b}.rdb.zst.age"), format!("m/{b}.verified.json")]);
+        let names = ["damaged.json", "rdb.zst.age", "verified.json"].map(|name| format!("m/{b}.{name}"));
+        assert_eq!(found, names);
     }
 }

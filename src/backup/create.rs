@@ -122,7 +122,7 @@ async fn locked(
     interrupted: impl Future<Output = ()>,
 ) -> Result<Outcome, Error> {
     let recipients = recipients(args, config)?;
-    if let Some(young) = young_enough(args, store, name).await? {
+    if let Some(young) = young_enough(args, newest(store, name).await?.as_ref()) {
         return Ok(young);
     }
     let guard = lock::acquire(store, name, lock::TTL, Some(keeper(config, lone))).await?;
@@ -162,20 +162,16 @@ fn keeper(config: &Config, lone: Option<SocketAddr>) -> lock::Master {
     })
 }
 
-/// The newest usable backup that was made for its own sake.
+/// The newest backup that is not known to be damaged.
 async fn newest(store: &Store, name: &str) -> Result<Option<Manifest>, Error> {
-    let backups = catalog::list(store, Some(name)).await?;
-    let backups = backups.into_iter().rev().filter(|backup| !catalog::is_safety(&backup.id));
-    Ok(backups.filter_map(|backup| backup.manifest.ok()).next())
+    Ok(catalog::newest(store, name).await?.and_then(|backup| backup.manifest.ok()))
 }
 
 /// The newest backup, if `--if-older-than` says that it will do.
-async fn young_enough(args: &CreateArgs, store: &Store, name: &str) -> Result<Option<Outcome>, Error> {
-    let Some(age) = args.if_older_than else { return Ok(None) };
-    let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
-    let newest = newest(store, name).await?;
-    let young = newest.filter(|newest| Timestamp::now().duration_since(newest.created) < age);
-    Ok(young.map(|young| Outcome::YoungEnough { id: young.id }))
+fn young_enough(args: &CreateArgs, newest: Option<&Manifest>) -> Option<Outcome> {
+    let age = SignedDuration::try_from(args.if_older_than?).unwrap_or(SignedDuration::MAX);
+    let young = newest.filter(|newest| Timestamp::now().duration_since(newest.created) < age)?;
+    Some(Outcome::YoungEnough { id: young.id.clone() })
 }
 
 struct Run<'a> {
@@ -202,11 +198,11 @@ struct Taken {
 impl Run<'_> {
     async fn make(&mut self) -> Result<Outcome, Error> {
         let began = Instant::now();
+        let before = newest(self.store, self.name).await?;
         // Another host may have been faster while the lock was waited for.
-        if let Some(young) = young_enough(self.args, self.store, self.name).await? {
+        if let Some(young) = young_enough(self.args, before.as_ref()) {
             return Ok(young);
         }
-        let before = newest(self.store, self.name).await?;
         let taken = match self.lone {
             Some(addr) => self.stream(&self.ask(addr).await?).await?,
             None => self.take().await?,

@@ -22,6 +22,8 @@ pub enum Error {
     Unsound(String),
     /// The store could not be written or read.
     Store(String),
+    /// Data in a format that only a newer version of this program knows.
+    Newer(String),
     /// The spool folder of this host cannot hold the data.
     Spool(String),
     /// There is no such backup.
@@ -52,6 +54,7 @@ impl Error {
             Error::Spool(_) => 84,
             Error::NotFound(_) => 85,
             Error::Restore(_) => 86,
+            Error::Newer(_) => 87,
             Error::Interrupted(_) => 130,
         }
     }
@@ -68,6 +71,7 @@ impl fmt::Display for Error {
             | Error::Truncated(text)
             | Error::Unsound(text)
             | Error::Store(text)
+            | Error::Newer(text)
             | Error::Spool(text)
             | Error::NotFound(text)
             | Error::Restore(text)

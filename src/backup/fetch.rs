@@ -196,8 +196,8 @@ fn told(manifest: &Manifest, files: &[&Path], json: bool, out: &mut dyn Write) -
         json!({ "id": manifest.id, "files": files, "plain_bytes": manifest.plain_bytes, "keys": manifest.counts.keys() })
             .to_string()
     } else {
-        let keys = manifest.counts.keys();
-        format!("{}  {}, {keys} keys: {}", manifest.id, show::size(manifest.plain_bytes), files.join(", "))
+        let keys = show::count(manifest.counts.keys(), "key");
+        format!("{}  {}, {keys}: {}", manifest.id, show::size(manifest.plain_bytes), files.join(", "))
     };
     show::line(out, &line)
 }

@@ -90,7 +90,7 @@ pub struct DbCounts {
     pub keys: u64,
     /// Keys with an expiry.
     pub expires: u64,
-    /// Keys by type: `string`, `list`, `set`, `zset`, `hash`, `stream`, `module`.
+    /// Keys by type: `string`, `list`, `set`, `zset`, `hash`, `stream`, `array`, `module`.
     pub types: BTreeMap<String, u64>,
 }
 

@@ -187,14 +187,14 @@ pub struct Unpacker<R: Read> {
 impl<R: Read> Unpacker<R> {
     /// Begins with the first stored bytes: `stored` is the object that `manifest` is about.
     ///
-    /// Fails with [`Error::Usage`] when no identity reads it, [`Error::Unsound`] when it is not what was stored,
-    /// and with whatever `stored` fails with.
+    /// Fails with [`Error::Usage`] when no identity reads it, [`Error::Newer`] when it is packed in a way that is not
+    /// known, [`Error::Unsound`] when it is not what was stored, and with whatever `stored` fails with.
     pub fn new(stored: R, manifest: &Manifest, identities: &Identities) -> Result<Unpacker<R>, Error> {
         let packing = &manifest.packing;
         let known = matches!(packing.encryption.as_deref(), None | Some("age")) && packing.compression == "zstd";
         if !known {
             let how = packing.encryption.as_deref().map(|name| format!(" and {name}")).unwrap_or_default();
-            return Err(Error::Usage(format!(
+            return Err(Error::Newer(format!(
                 "backup {} is packed with {}{how}: that needs a newer switchmaster",
                 manifest.id, packing.compression
             )));

@@ -1,8 +1,9 @@
 //! Which backups may go ([`plan`], which decides without the store), and their deletion.
 //!
-//! The newest backup, the newest one that a check found whole, and one whose manifest cannot be read always stay.
-//! Safety backups stay for a week, and stand for no other. The
-//! manifest goes first: from then on it is no backup any more, and what is left of it is found as an orphan.
+//! The newest backup, the newest one that a check found whole, and one whose manifest cannot be read always stay. What
+//! is known to be damaged stands for no other, and goes once a newer one is sound. Safety backups stay for a week, and
+//! stand for no other either. The manifest goes first: from then on it is no backup any more, and what is left of it is
+//! found as an orphan.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -32,6 +33,8 @@ pub struct Candidate {
     pub verified: bool,
     /// Whether its manifest can be read by this program.
     pub readable: bool,
+    /// Whether its data is known to be damaged.
+    pub damaged: bool,
     /// Whether it is there to undo a restore.
     pub safety: bool,
 }
@@ -39,27 +42,32 @@ pub struct Candidate {
 /// Why each backup stays, in the order of `backups` (the oldest first, all of one master name); none: it may go.
 pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec<&'static str>> {
     let mut reasons = vec![Vec::new(); backups.len()];
-    let readable = || backups.iter().enumerate().rev().filter(|(_, backup)| backup.readable && !backup.safety);
+    let counts = |backup: &Candidate| backup.readable && !backup.damaged && !backup.safety;
+    let sound = || backups.iter().enumerate().rev().filter(|(_, backup)| counts(backup));
     // A backup from the future (a wrong clock) is younger than anything.
     let age = |created: Timestamp| Duration::try_from(now.duration_since(created)).unwrap_or_default();
     let safety = backups.iter().enumerate().filter(|(_, backup)| backup.safety);
     for (at, _) in safety.filter(|(_, backup)| age(backup.created) < SAFETY_KEPT) {
         reasons[at].push("a safety backup of this week");
     }
-    for (at, _) in readable().take(1) {
+    for (at, _) in sound().take(1) {
         reasons[at].push("the newest");
     }
-    for (at, _) in readable().filter(|(_, backup)| backup.verified).take(1) {
+    let newest = sound().next().map_or(0, |(at, _)| at);
+    for (at, _) in backups.iter().enumerate().skip(newest).filter(|(_, backup)| backup.damaged) {
+        reasons[at].push("damaged, and no newer one is sound");
+    }
+    for (at, _) in sound().filter(|(_, backup)| backup.verified).take(1) {
         reasons[at].push("the last verified");
     }
     for (at, _) in backups.iter().enumerate().filter(|(_, backup)| !backup.readable) {
         reasons[at].push("its manifest cannot be read");
     }
-    for (at, _) in readable().take(rules.keep_last) {
+    for (at, _) in sound().take(rules.keep_last) {
         reasons[at].push("last");
     }
     if let Some(within) = rules.keep_within {
-        for (at, _) in readable().filter(|(_, backup)| age(backup.created) < within) {
+        for (at, _) in sound().filter(|(_, backup)| age(backup.created) < within) {
             reasons[at].push("within");
         }
     }
@@ -80,7 +88,7 @@ pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec
     ];
     for (reason, count, period) in periods {
         let mut seen = BTreeSet::new();
-        for (at, backup) in readable() {
+        for (at, backup) in sound() {
             if seen.len() < count && seen.insert(period(backup.created)) {
                 reasons[at].push(reason);
             }
@@ -119,15 +127,12 @@ pub async fn prune(
             let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
             let line = if json {
                 json!({ "id": backup.id, "master_name": name, "kept": !reasons.is_empty(), "reasons": reasons,
-                    "stored_bytes": bytes, "dry_run": rules.dry_run })
+                    "damaged": backup.damage, "stored_bytes": bytes, "dry_run": rules.dry_run })
                 .to_string()
             } else if reasons.is_empty() {
-                format!(
-                    "{}  {}  {}",
-                    if rules.dry_run { "would delete" } else { "deleted" },
-                    backup.id,
-                    show::size(bytes)
-                )
+                let did = if rules.dry_run { "would delete" } else { "deleted" };
+                let damage = backup.damage.as_ref().map(|damage| format!("  damaged: {damage}")).unwrap_or_default();
+                format!("{did}  {}  {}{damage}", backup.id, show::size(bytes))
             } else {
                 format!("kept  {}  {}", backup.id, reasons.join(", "))
             };
@@ -181,11 +186,14 @@ pub async fn prune(
         .to_string()
     } else {
         let uploads = match uploads {
-            Some(count) if count > 0 => format!(", {count} unfinished uploads aborted"),
+            Some(count) if count > 0 => format!(", {} aborted", show::count(count as u64, "unfinished upload")),
             _ => String::new(),
         };
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
-        let stream = if segments > 0 { format!(", {segments} segments of the stream {did}") } else { String::new() };
+        let stream = match segments {
+            0 => String::new(),
+            _ => format!(", {} of the stream {did}", show::count(segments, "segment")),
+        };
         format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
     };
     show::line(out, &summary)
@@ -196,7 +204,8 @@ async fn delete(store: &Store, backup: &Backup) -> Result<(), Error> {
     let name = &backup.master_name;
     store.delete(&catalog::manifest_name(name, &backup.id)).await?;
     store.delete(&catalog::object_name(name, &manifest.object)).await?;
-    store.delete(&catalog::verified_name(name, &backup.id)).await
+    store.delete(&catalog::verified_name(name, &backup.id)).await?;
+    store.delete(&catalog::damaged_name(name, &backup.id)).await
 }
 
 fn candidate(backup: &Backup) -> Candidate {
@@ -205,6 +214,7 @@ fn candidate(backup: &Backup) -> Candidate {
         created,
         verified: backup.verified.is_some(),
         readable: backup.manifest.is_ok(),
+        damaged: backup.damage.is_some(),
         safety: catalog::is_safety(&backup.id),
     }
 }
@@ -226,7 +236,7 @@ mod tests {
     fn candidates(times: &[&str]) -> Vec<Candidate> {
         times
             .iter()
-            .map(|time| Candidate { created: at(time), verified: false, readable: true, safety: false })
+            .map(|time| Candidate { created: at(time), verified: false, readable: true, damaged: false, safety: false })
             .collect()
     }
 
@@ -292,11 +302,35 @@ mod tests {
         assert_eq!(kept(&rules, &backups), [1, 3, 4]);
     }
 
+    #[test]
+    fn a_damaged_one_stands_for_no_other_and_goes_once_a_newer_one_is_sound() {
+        let mut backups = candidates(&[
+            "2026-11-16T03:00:00Z",
+            "2026-11-17T03:00:00Z", // 1: damaged
+            "2026-11-18T03:00:00Z",
+            "2026-11-19T03:00:00Z", // 3: damaged
+            "2026-11-20T03:00:00Z", // 4: damaged, and was found whole before
+        ]);
+        for at in [1, 3, 4] {
+            backups[at].damaged = true;
+        }
+        backups[4].verified = true;
+        backups[0].verified = true;
+        assert_eq!(kept(&PruneArgs { keep_last: 1, ..PruneArgs::default() }, &backups), [0, 2, 3, 4]);
+        assert_eq!(kept(&PruneArgs { keep_daily: 2, ..PruneArgs::default() }, &backups), [0, 2, 3, 4]);
+        let within = PruneArgs { keep_within: Some(Duration::from_secs(90 * 3600)), ..PruneArgs::default() };
+        assert_eq!(kept(&within, &backups), [0, 2, 3, 4]);
+        for backup in &mut backups {
+            backup.damaged = true;
+        }
+        assert_eq!(kept(&PruneArgs { keep_last: 1, ..PruneArgs::default() }, &backups), [0, 1, 2, 3, 4]);
+    }
+
     proptest! {
         #[test]
         fn more_rules_keep_more(
             hours in proptest::collection::vec(0_i64..20_000, 1..40),
-            marks in proptest::collection::vec((any::<bool>(), any::<bool>()), 40),
+            marks in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 40),
             (last, daily, weekly, monthly) in (0_usize..5, 0_usize..9, 0_usize..5, 0_usize..5),
         ) {
             let mut hours = hours;
@@ -304,13 +338,15 @@ mod tests {
             let backups: Vec<Candidate> = hours
                 .iter()
                 .zip(&marks)
-                .map(|(hour, (verified, readable))| Candidate {
+                .map(|(hour, (verified, readable, damaged))| Candidate {
                     created: Timestamp::from_second(1_700_000_000 + hour * 3600).unwrap(),
                     verified: *verified,
                     readable: *readable,
+                    damaged: *readable && *damaged,
                     safety: false,
                 })
                 .collect();
+            let sound = |backup: &Candidate| backup.readable && !backup.damaged;
             let rules = PruneArgs { keep_last: last, keep_daily: daily, keep_weekly: weekly, keep_monthly: monthly,
                 ..PruneArgs::default() };
             let few = PruneArgs { keep_last: last, ..PruneArgs::default() };
@@ -320,12 +356,17 @@ mod tests {
                 prop_assert!(few[at].is_empty() || !many[at].is_empty());
                 prop_assert!(backup.readable || !many[at].is_empty());
             }
-            let newest = backups.iter().rposition(|backup| backup.readable);
+            let newest = backups.iter().rposition(sound);
             prop_assert!(newest.is_none_or(|at| !many[at].is_empty()));
-            let verified = backups.iter().rposition(|backup| backup.readable && backup.verified);
+            let verified = backups.iter().rposition(|backup| sound(backup) && backup.verified);
             prop_assert!(verified.is_none_or(|at| !many[at].is_empty()));
             let kept = many.iter().filter(|reasons| reasons.contains(&"last")).count();
-            prop_assert_eq!(kept, last.min(backups.iter().filter(|backup| backup.readable).count()));
+            prop_assert_eq!(kept, last.min(backups.iter().filter(|backup| sound(backup)).count()));
+            // What is damaged changes nothing for the others.
+            let others: Vec<Candidate> = backups.iter().filter(|backup| !backup.damaged).cloned().collect();
+            let without = plan(&rules, &others, now);
+            let with: Vec<_> = many.iter().zip(&backups).filter(|(_, backup)| !backup.damaged).collect();
+            prop_assert!(with.iter().map(|(reasons, _)| *reasons).eq(&without));
         }
     }
 }

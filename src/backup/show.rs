@@ -36,7 +36,10 @@ pub async fn list(store: &Store, master_name: Option<&str>, json: bool, out: &mu
             Ok(manifest) => {
                 let (keys, plain, stored) =
                     (manifest.counts.keys().to_string(), size(manifest.plain_bytes), size(manifest.stored_bytes));
-                let verified = backup.verified.map_or_else(|| "never".to_owned(), seconds);
+                let verified = match &backup.damage {
+                    Some(damage) => format!("damaged: {damage}"),
+                    None => backup.verified.map_or_else(|| "never".to_owned(), seconds),
+                };
                 line(out, &row([&backup.id, &backup.master_name, &keys, &plain, &stored, &verified]))?;
             }
             Err(why) => {
@@ -73,10 +76,11 @@ fn fields(store: &Store, backup: &Backup, manifest: &Manifest, mark: Option<&Ver
         Some(name) => format!("{name}, for {}", packing.recipients.join(", ")),
         None => "none".to_owned(),
     };
-    let verified = match (backup.verified, mark) {
-        (Some(at), Some(mark)) if mark.drill => format!("{} (a redis-server loaded it)", seconds(at)),
-        (Some(at), _) => seconds(at),
-        (None, _) => format!("never: `switchmaster backup verify {}`", backup.id),
+    let verified = match (backup.verified, mark, &backup.damage) {
+        (.., Some(damage)) => format!("damaged: {damage}"),
+        (Some(at), Some(mark), _) if mark.drill => format!("{} (a redis-server loaded it)", seconds(at)),
+        (Some(at), ..) => seconds(at),
+        (None, ..) => format!("never: `switchmaster backup verify {}`", backup.id),
     };
     let mut fields = vec![
         ("id", manifest.id.clone()),
@@ -118,7 +122,9 @@ fn fields(store: &Store, backup: &Backup, manifest: &Manifest, mark: Option<&Ver
     let mut fields: Vec<(String, String)> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     for (number, db) in &manifest.counts.databases {
         let types: Vec<String> = db.types.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        fields.push((format!("db {number}"), format!("{} keys, {} expire: {}", db.keys, db.expires, types.join(", "))));
+        let expire = if db.expires == 1 { "expires" } else { "expire" };
+        let (keys, types) = (count(db.keys, "key"), types.join(", "));
+        fields.push((format!("db {number}"), format!("{keys}, {} {expire}: {types}", db.expires)));
     }
     fields
 }
@@ -130,6 +136,7 @@ fn object(store: &Store, backup: &Backup) -> Value {
             object["url"] = json!(store.url(&catalog::object_name(&backup.master_name, &manifest.object)));
             object["keys"] = json!(manifest.counts.keys());
             object["verified"] = json!(backup.verified);
+            object["damaged"] = json!(backup.damage);
             object
         }
         Err(why) => {
@@ -141,6 +148,12 @@ fn object(store: &Store, backup: &Backup) -> Value {
 /// A time to the second.
 pub(super) fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// So many of these: `1 key`, `2 keys`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// Bytes for people.

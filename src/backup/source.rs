@@ -20,7 +20,7 @@ use crate::sentinel::report::SentinelAnswer;
 use crate::sentinel::word::{self, Word};
 
 pub(in crate::backup) use node::refused;
-pub use node::{Node, Role, dial};
+pub use node::{AskError, Node, Role, dial};
 
 /// For connecting to a Sentinel or a node, and for each answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ pub struct Candidate {
     /// Mapped and resolved.
     pub addr: SocketAddr,
     /// What it says of itself, or why it could not be asked.
-    pub node: Result<Node, String>,
+    pub node: Result<Node, AskError>,
 }
 
 impl Topology {
@@ -73,6 +73,8 @@ pub struct Refusal {
     pub reason: String,
     /// It may be otherwise in a moment: a link that comes back, a save that ends.
     pub passing: bool,
+    /// It does not take our credentials.
+    pub denied: bool,
 }
 
 /// The node that a backup disturbs least: one that is never promoted (`replica-priority 0`) before others, then the
@@ -91,7 +93,10 @@ pub fn choose<'a>(
     for candidate in &topology.candidates {
         match judge(topology, candidate, allow_master) {
             Ok(node) => eligible.push(node),
-            Err((passing, reason)) => refusals.push(Refusal { addr: candidate.addr, reason, passing }),
+            Err((passing, reason)) => {
+                let denied = candidate.node.as_ref().is_err_and(|error| error.denied);
+                refusals.push(Refusal { addr: candidate.addr, reason, passing, denied });
+            }
         }
     }
     let offset = topology.master_node().map_or(0, |master| master.offset);
@@ -103,7 +108,7 @@ pub fn choose<'a>(
 }
 
 fn judge<'a>(topology: &Topology, candidate: &'a Candidate, allow_master: bool) -> Result<&'a Node, (bool, String)> {
-    let node = candidate.node.as_ref().map_err(|reason| (true, reason.clone()))?;
+    let node = candidate.node.as_ref().map_err(|error| (!error.denied, error.reason.clone()))?;
     let passing = |reason: String| Err((true, reason));
     match &node.role {
         Role::Master if candidate.addr != topology.master => {
@@ -132,7 +137,8 @@ fn judge<'a>(topology: &Topology, candidate: &'a Candidate, allow_master: bool) 
     }
 }
 
-/// The error for a topology in which no node may serve.
+/// The error for a topology in which no node may serve: [`Error::Unavailable`] when credentials are in the way and
+/// nothing that passes, else [`Error::NoSource`].
 pub fn no_source(topology: &Topology, refusals: &[Refusal]) -> Error {
     let mut text = format!("no node of {} may serve as the source:", topology.name);
     for Refusal { addr, reason, .. } in refusals {
@@ -141,7 +147,8 @@ pub fn no_source(topology: &Topology, refusals: &[Refusal]) -> Error {
     if topology.candidates.len() < 2 {
         text += "\n  the Sentinels know no replica: add one, or take the master by --allow-master";
     }
-    Error::NoSource(text)
+    let denied = refusals.iter().any(|refusal| refusal.denied) && !refusals.iter().any(|refusal| refusal.passing);
+    if denied { Error::Unavailable(text) } else { Error::NoSource(text) }
 }
 
 /// Asks the Sentinels of the configuration and those that they know, then every node that they name.

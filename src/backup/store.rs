@@ -400,8 +400,9 @@ fn open_folder(folder: &FilePath) -> Result<LocalFileSystem, Error> {
 /// The next part; shorter than `part` only at the end of the file.
 async fn read_part(file: &mut File, part: u64) -> Result<Vec<u8>, Error> {
     let source = file.try_clone();
+    // Made here: each thread of the pool would keep the memory of its own parts, however few there are at a time.
+    let mut bytes = Vec::with_capacity(part as usize);
     let read = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::with_capacity(part as usize);
         source?.take(part).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
     });

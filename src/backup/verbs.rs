@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::pack::Identities;
 use super::store::Store;
 use super::{Error, catalog, create, fetch, follow, prune, report, restore, show, verify};
-use crate::cli::{BackupAction, BackupArgs, Identity, Which};
+use crate::cli::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
 /// Runs one verb to its end; the text or JSON for the user goes to standard output.
@@ -37,14 +37,21 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
             Ok(())
         }
         BackupAction::Prune(rules) => prune::prune(&open()?, master_name, &rules, json, out).await,
+        BackupAction::Fetch(FetchArgs { output: None, aof: None, .. }) => Err(Error::Usage(
+            "fetch where to? --output FILE writes a plain RDB; --aof DIR writes what a Redis with appendonly yes loads \
+             from its data directory"
+                .to_owned(),
+        )),
         BackupAction::Fetch(args) => {
             let (store, identities) = (open()?, identities(&args.identity, &config.backup)?);
             let backup = find(&store, &args.which).await?;
-            match (args.output, args.aof) {
-                (Some(file), _) => fetch::to_file(&store, &backup, &identities, &file, json, out).await,
-                (None, Some(dir)) => fetch::to_aof(&store, &backup, &identities, &dir, json, out).await,
-                (None, None) => Err(Error::Usage("fetch needs --output FILE or --aof DIR".to_owned())),
+            if let Some(file) = &args.output {
+                fetch::to_file(&store, &backup, &identities, file, json, out).await?;
             }
+            if let Some(dir) = &args.aof {
+                fetch::to_aof(&store, &backup, &identities, dir, json, out).await?;
+            }
+            Ok(())
         }
         BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
         BackupAction::Restore(args) => {

@@ -1,16 +1,17 @@
 //! `backup verify`: whether a stored backup is still, to the byte, what was published.
 //!
 //! All of it is read again: the stored bytes against their hash, through decryption and decompression, the plain bytes
-//! against theirs, and a walk over the whole RDB against the counts. What was found whole is marked beside the manifest;
-//! an older mark goes when the backup is found damaged.
+//! against theirs, and a walk over the whole RDB against the counts. What was found is marked beside the manifest, and an
+//! older mark that says otherwise goes. A mark that cannot be written is no failure: a store may be read-only.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::json;
 
-use super::catalog::{self, Backup, Verified};
+use super::catalog::{self, Backup, Damaged, Verified};
 use super::pack::{Identities, Unpacker};
 use super::rdb::Summary;
 use super::store::Store;
@@ -19,7 +20,8 @@ use crate::config::Config;
 
 /// Checks `backups` one after the other, marks each and says so on `out`.
 ///
-/// Fails with [`Error::Unsound`] when any is damaged, after having looked at all; with the first other error at once.
+/// Fails with [`Error::Unsound`] when any is damaged or not loaded by the drill's server, after having looked at all;
+/// with the first other error at once.
 pub async fn verify(
     store: &Store,
     backups: &[Backup],
@@ -29,62 +31,112 @@ pub async fn verify(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut damaged = Vec::new();
+    let mut bad = Vec::new();
     for backup in backups {
-        let result = match backup.usable() {
-            Ok(manifest) if drill => drilled(store, manifest, identities, config).await,
-            Ok(manifest) => check(store, manifest, identities).await,
-            Err(error) => Err(error),
+        let found = match backup.usable() {
+            Ok(manifest) => look(store, manifest, identities, drill, config).await?,
+            // Nothing is known of its data, and perhaps a newer switchmaster can read it: it is not marked.
+            Err(error) => Found::Damaged(error.to_string()),
         };
-        let name = catalog::verified_name(&backup.master_name, &backup.id);
-        let line = match result {
-            Ok(()) => {
-                let mark = Verified { at: Timestamp::now(), drill, tool: env!("CARGO_PKG_VERSION").to_owned() };
-                let bytes = serde_json::to_vec(&mark).map_err(|error| Error::Internal(error.to_string()))?;
-                store.put_over(&name, bytes).await?;
-                match json {
-                    true => json!({ "id": backup.id, "sound": true, "drill": mark.drill }).to_string(),
-                    false if drill => format!("sound  {}, and a server has loaded it", backup.id),
-                    false => format!("sound  {}", backup.id),
-                }
+        let at = Timestamp::now();
+        let tool = env!("CARGO_PKG_VERSION").to_owned();
+        match &found {
+            Found::Sound => mark(store, backup, true, &Verified { at, drill, tool }).await,
+            Found::Damaged(why) if backup.manifest.is_ok() => {
+                mark(store, backup, false, &Damaged { at, why: why.clone(), tool }).await;
             }
-            Err(Error::Unsound(why)) => {
-                store.delete(&name).await?;
-                let line = match json {
-                    true => json!({ "id": backup.id, "sound": false, "error": why }).to_string(),
-                    false => format!("DAMAGED  {why}"),
-                };
-                damaged.push(why);
-                line
+            Found::Damaged(_) | Found::NotLoaded(_) => {}
+        }
+        let line = match (&found, json) {
+            (Found::Sound, true) => json!({ "id": backup.id, "sound": true, "drill": drill }).to_string(),
+            (Found::Sound, false) if drill => format!("sound  {}, and a server has loaded it", backup.id),
+            (Found::Sound, false) => format!("sound  {}", backup.id),
+            (Found::Damaged(why) | Found::NotLoaded(why), true) => {
+                json!({ "id": backup.id, "sound": false, "error": why }).to_string()
             }
-            Err(error) => return Err(error),
+            (Found::Damaged(why), false) => format!("DAMAGED  {why}"),
+            (Found::NotLoaded(why), false) => format!("NOT LOADED  {why}"),
         };
         show::line(out, &line)?;
+        match found {
+            Found::Sound => {}
+            Found::Damaged(why) | Found::NotLoaded(why) => bad.push(why),
+        }
     }
-    match damaged.as_slice() {
+    match bad.as_slice() {
         [] => Ok(()),
         [why] if backups.len() == 1 => Err(Error::Unsound(why.clone())),
-        several => Err(Error::Unsound(format!("{} of {} backups are damaged", several.len(), backups.len()))),
+        [_] => Err(Error::Unsound(format!("1 of {} backups is not sound", backups.len()))),
+        several => Err(Error::Unsound(format!("{} of {} backups are not sound", several.len(), backups.len()))),
     }
 }
 
-/// The same as [`check`], and a throwaway server loads it and holds what the manifest says.
-async fn drilled(store: &Store, manifest: &Manifest, identities: &Identities, config: &Config) -> Result<(), Error> {
+/// What came of looking at one backup.
+enum Found {
+    Sound,
+    /// It is not what was published.
+    Damaged(String),
+    /// It is what was published, and the drill's server does not load it: it may be too old, or lack a module.
+    NotLoaded(String),
+}
+
+async fn look(
+    store: &Store,
+    manifest: &Manifest,
+    identities: &Identities,
+    drill: bool,
+    config: &Config,
+) -> Result<Found, Error> {
+    let checked = match drill {
+        true => fetched(store, manifest, identities, config).await.map(Some),
+        false => check(store, manifest, identities).await.map(|()| None),
+    };
+    let rdb = match checked {
+        Ok(Some(rdb)) => rdb,
+        Ok(None) => return Ok(Found::Sound),
+        Err(Error::Unsound(why)) => return Ok(Found::Damaged(why)),
+        Err(error) => return Err(error),
+    };
+    match drill::drill(&rdb, &manifest.counts).await {
+        Ok(drilled) => {
+            let (keys, seconds) = (drilled.keys, drilled.took.as_secs_f64());
+            tracing::info!(keys, seconds, server = drilled.version, "a server has loaded backup {}", manifest.id);
+            Ok(Found::Sound)
+        }
+        Err(Error::Unsound(why)) => Ok(Found::NotLoaded(format!("backup {}: {why}", manifest.id))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes what was found beside the manifest, and takes the mark away that says otherwise.
+async fn mark(store: &Store, backup: &Backup, sound: bool, mark: &impl Serialize) {
+    let (master_name, id) = (&backup.master_name, &backup.id);
+    let (verified, damaged) = (catalog::verified_name(master_name, id), catalog::damaged_name(master_name, id));
+    let (new, old) = if sound { (verified, damaged) } else { (damaged, verified) };
+    let marking = async {
+        let bytes = serde_json::to_vec(mark).map_err(|error| Error::Internal(error.to_string()))?;
+        store.put_over(&new, bytes).await?;
+        match store.head(&old).await? {
+            Some(_) => store.delete(&old).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = marking.await {
+        let found = if sound { "sound" } else { "damaged" };
+        tracing::warn!("{id} is {found}, and could not be marked so; `list` and `prune` do not know it: {error}");
+    }
+}
+
+/// The same as [`check`]: the plain RDB.
+async fn fetched(store: &Store, manifest: &Manifest, identities: &Identities, config: &Config) -> Result<File, Error> {
     let rdb = fetch::fetch_to_spool(store, manifest, identities, &config.backup).await?;
-    let rdb = walked(rdb, manifest.clone()).await?;
-    let drilled = drill::drill(&rdb, &manifest.counts).await.map_err(|error| match error {
-        Error::Unsound(why) => Error::Unsound(format!("backup {}: {why}", manifest.id)),
-        error => error,
-    })?;
-    let (keys, seconds) = (drilled.keys, drilled.took.as_secs_f64());
-    tracing::info!(keys, seconds, server = drilled.version, "a server has loaded backup {}", manifest.id);
-    Ok(())
+    walked(rdb, manifest.clone()).await
 }
 
 /// Walks over the plain file and gives it back at its beginning.
 async fn walked(mut file: File, manifest: Manifest) -> Result<File, Error> {
     let walking = tokio::task::spawn_blocking(move || {
-        let walked = rdb::walk(&file, &mut |_| {}).map_err(|malformed| unsound(&manifest, &malformed.to_string()))?;
+        let walked = rdb::walk(&file, &mut |_| {}).map_err(|malformed| malformed.of(&manifest.id))?;
         agree(&manifest, &walked)?;
         file.rewind().map_err(|error| Error::Spool(error.to_string()))?;
         Ok(file)
@@ -103,7 +155,7 @@ pub async fn check(store: &Store, manifest: &Manifest, identities: &Identities) 
         let walked = rdb::walk(&mut watched, &mut |_| {});
         // Of a damaged object the walk may have seen anything: what the hashes say comes first.
         watched.unpacker.finish()?;
-        agree(&manifest, &walked.map_err(|malformed| unsound(&manifest, &malformed.to_string()))?)
+        agree(&manifest, &walked.map_err(|malformed| malformed.of(&manifest.id))?)
     });
     checking.await.map_err(|error| Error::Internal(error.to_string()))?
 }

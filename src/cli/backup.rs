@@ -35,7 +35,8 @@ pub enum BackupAction {
     Show(Which),
     /// Read a stored backup again and check every byte of it
     #[command(after_help = "Examples:\n  switchmaster backup verify latest\n  \
-        switchmaster backup verify latest --drill     a throwaway redis-server loads it")]
+        switchmaster backup verify latest --drill     a throwaway redis-server loads it\n\n\
+        Exit codes: 0 sound (also when the store does not let it be marked), 82 damaged or not loaded.")]
     Verify(VerifyArgs),
     /// Delete backups that no rule keeps
     #[command(after_help = "Example:\n  switchmaster backup prune --keep-daily 7 --keep-weekly 4 --dry-run")]
@@ -137,7 +138,7 @@ pub struct FetchArgs {
     #[command(flatten)]
     pub which: Which,
     /// Write a plain RDB file here
-    #[arg(long, value_name = "FILE", required_unless_present = "aof", conflicts_with = "aof")]
+    #[arg(long, value_name = "FILE", conflicts_with = "aof")]
     pub output: Option<PathBuf>,
     /// Write an AOF base file with its manifest below this data directory
     #[arg(long, value_name = "DIR")]

@@ -4,7 +4,7 @@
 //! through how many failovers one cluster is taken.
 
 mod faults;
-mod site;
+pub mod site;
 
 use std::fs;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use switchmaster::backup::{Error, catalog, report};
 use switchmaster::cli::CreateArgs;
 use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::wire::{Reply, Wire};
+use tokio::time::timeout;
 
 use crate::it::proxy;
 use crate::lone::Lone;
@@ -78,9 +79,13 @@ async fn an_acl_user_needs_three_commands_and_is_told_which() {
     for part in ["NOPERM", "+psync +replconf +info"] {
         assert!(error.to_string().contains(part), "{error}");
     }
+    // Nobody waits for a password to become right.
     site.authenticate("backup", "wrong");
-    let error = site.topology_error().await;
-    assert!(error.contains("WRONGPASS") && error.contains("redis_password"), "{error}");
+    let error = timeout(Duration::from_secs(45), site.create()).await.expect("it ends at once").unwrap_err();
+    assert_eq!(error.exit_code(), 69, "{error}");
+    for part in ["WRONGPASS", "redis_password"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
     assert_eq!(site.objects().await, 2, "the one that was made");
 }
 
@@ -116,6 +121,30 @@ async fn one_of_several_hosts_makes_it_and_a_young_one_will_do() {
     site.fill(0, 1001).await;
     created(site.create_with(&args).await);
     assert_eq!(site.objects().await, 4);
+}
+
+#[tokio::test]
+async fn a_young_one_that_is_gone_or_damaged_will_not_do() {
+    let site = Site::start(ClusterSpec { replicas: 1, ..ClusterSpec::default() }).await;
+    let args = CreateArgs { if_older_than: Some(Duration::from_secs(3600)), ..CreateArgs::default() };
+    site.fill(0, 100).await;
+    let first = created(site.create_with(&args).await).manifest;
+    let whole = fs::read(site.stored(&first)).unwrap();
+
+    fs::write(site.stored(&first), &whole[..whole.len() / 2]).unwrap();
+    site.fill(0, 200).await;
+    let second = created(site.create_with(&args).await).manifest;
+    fs::remove_file(site.stored(&second)).unwrap();
+    // The first is the newest that is sound.
+    fs::write(site.stored(&first), &whole).unwrap();
+    let text = site.create_with(&args).await.unwrap().to_string();
+    assert!(text.contains(&first.id), "{text}");
+
+    let mark = catalog::damaged_name(&first.master_name, &first.id);
+    site.store.put_over(&mark, b"{}".to_vec()).await.unwrap();
+    site.fill(0, 300).await;
+    let third = created(site.create_with(&args).await);
+    assert_eq!((third.keys, third.keys_before), (300, None), "nothing to compare with");
 }
 
 #[tokio::test]

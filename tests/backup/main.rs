@@ -10,6 +10,7 @@ mod guide;
 mod it;
 mod lock;
 mod lone;
+mod measure;
 mod pack;
 mod rdb;
 mod restore;

@@ -1,5 +1,7 @@
 //! Backups that lie in a store, through the binary: listed, shown, checked, fetched, pruned; and damaged in every way.
 
+mod damaged;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,10 @@ impl Shelf {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
         command.env_clear().env("SWITCHMASTER_CONFIG", "/dev/null").env("SWITCHMASTER_LOG_LEVEL", "warn");
         command.env("SWITCHMASTER_BACKUP_STORE", self.store.location().to_string());
+        // For the drill.
+        for name in ["PATH", "REDIS_SERVER"] {
+            command.env(name, std::env::var_os(name).unwrap_or_default());
+        }
         if let Some(bucket) = &self.bucket {
             command.env("AWS_ENDPOINT_URL", format!("http://{}", bucket.addr));
             command.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
@@ -160,6 +166,8 @@ async fn a_manifest_that_cannot_be_used_is_told_and_never_deleted() {
     let checked = shelf.run(&["verify", "--all"]).await;
     assert!(checked.code == Some(82) && checked.told.contains("4 of 5"), "{checked:?}");
     assert!(checked.out.contains(&format!("sound  {}", good.id)), "{checked:?}");
+    let marks = shelf.store.list("").await.unwrap().into_iter().filter(|object| object.name.contains(".damaged."));
+    assert_eq!(marks.count(), 0, "nothing is known of their data");
 }
 
 #[tokio::test]
@@ -181,9 +189,23 @@ async fn what_was_checked_is_marked_until_it_is_damaged() {
         let damaged = shelf.run(&["verify", "--json"]).await;
         assert!(damaged.code == Some(82) && damaged.told.contains("not what was stored"), "{damaged:?}");
         assert_eq!(verified().await, Value::Null, "a mark of earlier days is gone");
+        let damage = async || shelf.run(&["list", "--json"]).await.json()[0]["damaged"].clone();
+        assert!(damage().await.as_str().unwrap().contains("found by a check at "));
+        for shown in [shelf.run(&["list"]).await, shelf.run(&["show"]).await] {
+            assert!(shown.code == Some(0) && shown.out.contains("damaged: found by a check"), "{shown:?}");
+        }
         fs::remove_file(&object).unwrap();
+        assert_eq!(damage().await, "its data is gone");
         let gone = shelf.run(&["verify"]).await;
         assert!(gone.code == Some(82) && gone.told.contains("its data is gone"), "{gone:?}");
+        fs::write(&object, &whole[1..]).unwrap();
+        let cut = format!("its data has {} bytes instead of {}", whole.len() - 1, whole.len());
+        assert_eq!(damage().await, cut.as_str());
+        fs::write(&object, &whole).unwrap();
+        assert!(damage().await.is_string(), "until a check finds it whole");
+        assert_eq!(shelf.run(&["verify"]).await.code, Some(0));
+        assert_eq!(damage().await, Value::Null);
+        assert!(verified().await.is_string());
     }
 }
 
@@ -286,6 +308,9 @@ async fn fetched_files_are_whole_private_and_overwrite_nothing() {
         assert!(nowhere.code == Some(84) && nowhere.told.contains("/nowhere"), "{nowhere:?}");
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["dump.rdb"], "nothing else is left");
+        let nothing = shelf.run(&["fetch"]).await;
+        assert!(nothing.code == Some(64) && nothing.told.contains("--output FILE"), "{nothing:?}");
+        assert!(nothing.told.contains("--aof DIR"), "{nothing:?}");
     }
 }
 

@@ -91,7 +91,7 @@ fn the_exit_codes_are_those_of_the_program() {
 #[test]
 fn the_exit_codes_of_backups_are_those_of_the_program() {
     use switchmaster::backup::Error;
-    let own: [fn(String) -> Error; 11] = [
+    let own: [fn(String) -> Error; 12] = [
         Error::Usage,
         Error::Unavailable,
         Error::Internal,
@@ -103,6 +103,7 @@ fn the_exit_codes_of_backups_are_those_of_the_program() {
         Error::Spool,
         Error::NotFound,
         Error::Restore,
+        Error::Newer,
     ];
     let codes: BTreeSet<String> = own.iter().map(|error| error(String::new()).exit_code().to_string()).collect();
     assert_eq!(codes.len(), own.len());

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::backup::Manifest;
 use crate::backup::report::{self, Record};
-use crate::backup::show::size;
+use crate::backup::show::{count, size};
 
 /// A run that is no failure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,8 +78,8 @@ impl fmt::Display for Outcome {
                 let Manifest { id, master_name, source, plain_bytes, stored_bytes, .. } = &created.manifest;
                 write!(
                     f,
-                    "{id}: {} keys of {master_name} from {} {}, {}, stored as {}, in {:.1} s",
-                    created.keys,
+                    "{id}: {} of {master_name} from {} {}, {}, stored as {}, in {:.1} s",
+                    count(created.keys, "key"),
                     source.role,
                     source.addr,
                     size(*plain_bytes),

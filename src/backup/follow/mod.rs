@@ -369,7 +369,7 @@ pub async fn read(store: &Store, master_name: &str, more: impl IntoIterator<Item
     let objects = store.list(master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
     // A safety backup may be that of another server, filed here because it was overwritten from here.
-    let bases = backups.iter().filter(|backup| !catalog::is_safety(&backup.id));
+    let bases = backups.iter().filter(|backup| !catalog::is_safety(&backup.id) && backup.damage.is_none());
     let bases = bases.filter_map(|backup| backup.manifest.as_ref().ok()).map(Base::from).collect();
     let stored = objects.iter().filter_map(|object| shipper::parse(master_name, &object.name)).chain(more);
     Ok(Timeline::new(bases, stored.collect()))

@@ -7,7 +7,7 @@ use std::mem;
 use std::ops::Range;
 
 use super::grammar::{TYPE_NAMES, Type};
-use super::{Magic, Summary};
+use super::{Cause, Magic, Summary};
 use crate::backup::{Counts, DbCounts};
 
 /// So many things that the writer says about itself are kept.
@@ -67,6 +67,16 @@ impl Found {
             _ => return Err(format!("\"{}\" is no version", digits.escape_ascii())),
         };
         Ok(())
+    }
+
+    /// Whether what cannot be walked is unsound, or only newer than this walk.
+    pub(super) fn judge(&self, what: String) -> (String, Cause) {
+        let (version, (known, whose)) = (self.version, self.magic.known());
+        if version <= known {
+            return (what, Cause::Unsound);
+        }
+        let newer = format!("RDB version {version} is newer than this switchmaster, which knows {known} ({whose})");
+        (format!("{what}; {newer}: update switchmaster"), Cause::Newer)
     }
 
     /// Something the writer says about itself.

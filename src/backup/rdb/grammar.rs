@@ -1,6 +1,8 @@
 //! What each record and each type of value consists of, as steps: the format itself, with nothing that acts.
 //!
-//! Sources: the saving and loading functions in `rdb.c` of Redis 2.4 to 8.0 and of Valkey to 9.
+//! Sources: the saving and loading functions in `rdb.c` of Redis 2.4 to 8.6 (redis/redis at 39518ac: type 26, opcode
+//! 243) and of Valkey to 9; for what Redis 8.8 added (types 27 and 28) Redis's own parser, redis/librdb at 51492ca:
+//! `elementStreamLP` and `elementArray` in `src/lib/parser.c`, versions in `src/redisver.h`.
 
 use super::Magic;
 use super::blob::Blob;
@@ -20,8 +22,12 @@ pub(super) enum Step {
     String(Content),
     /// A number, then as often all of these.
     Many(&'static [Step]),
+    /// A number, then once the first of these, then as often the second.
+    Headed(&'static [Step], &'static [Step]),
     /// A node of a list: 1 and a string, or 2 and a listpack.
     Node,
+    /// The value of an array's element: its tag and what that says.
+    Element,
     /// What a module wrote, item by item, to its end mark.
     Module,
     /// One item of it.
@@ -57,10 +63,11 @@ pub(super) enum Type {
     Hash,
     Stream,
     Module,
+    Array,
 }
 
 /// Their names.
-pub(super) const TYPE_NAMES: [&str; 7] = ["string", "list", "set", "zset", "hash", "stream", "module"];
+pub(super) const TYPE_NAMES: [&str; 8] = ["string", "list", "set", "zset", "hash", "stream", "module", "array"];
 
 /// The records that are no keys (`RDB_OPCODE_…`).
 pub(super) mod opcode {
@@ -82,7 +89,7 @@ pub(super) mod opcode {
     pub(in crate::backup::rdb) const EOF: u8 = 255;
 }
 
-use Step::{Bytes, Exactly, Many, Module, Node, Number, Score};
+use Step::{Bytes, Element, Exactly, Headed, Many, Module, Node, Number, Score};
 
 const ANY: Step = Step::String(Content::Any);
 const STREAM_ID: Step = Step::String(Content::StreamId);
@@ -157,6 +164,10 @@ pub(super) fn value(kind: u8, magic: Magic) -> Option<(Type, &'static [Step])> {
         // Redis 7.4: the earliest time to live first.
         24 if magic == Magic::Redis => (Type::Hash, &[Bytes(8), Many(&[Number, ANY, ANY])]),
         25 if magic == Magic::Redis => (Type::Hash, &[Bytes(8), LISTPACK_OF_3]),
+        26 if magic == Magic::Redis => (Type::Stream, STREAM_4),
+        27 if magic == Magic::Redis => (Type::Stream, STREAM_5),
+        // Where the next one is to be inserted, or nothing; then of each element its index and value.
+        28 if magic == Magic::Redis => (Type::Array, &[Headed(&[Many(&[Number])], &[Number, Element])]),
         _ => return None,
     })
 }
@@ -177,6 +188,15 @@ pub(super) fn node(container: u64) -> Option<&'static [Step]> {
     Some(match container {
         1 => &[Step::String(Content::NotEmpty)],
         2 => &[LISTPACK],
+        _ => return None,
+    })
+}
+
+/// The value of an array's element, by its tag: text, integer, floating point, short text.
+pub(super) fn element(tag: u64) -> Option<&'static [Step]> {
+    Some(match tag {
+        0 | 3 => &[ANY],
+        1 | 2 => &[Bytes(8)],
         _ => return None,
     })
 }
@@ -216,5 +236,47 @@ const STREAM_3: &[Step] = &[
     Number,
     Number,
     Number,
-    Many(&[ANY, Number, Number, Number, PENDING, Many(&[ANY, Bytes(8), Bytes(8), OWNED])]),
+    Many(&[ANY, Number, Number, Number, PENDING, Many(CONSUMER)]),
+];
+
+/// Of an idempotent producer: its ID, and each of its messages' IDs with the entry that it became.
+const PRODUCER: &[Step] = &[ANY, Many(&[ANY, Number, Number])];
+const CONSUMER: &[Step] = &[ANY, Bytes(8), Bytes(8), OWNED];
+
+/// And at the end how long and how many IDs of messages are remembered, those of each producer, and two counts of them.
+const STREAM_4: &[Step] = &[
+    Many(STREAM_NODE),
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Many(&[ANY, Number, Number, Number, PENDING, Many(CONSUMER)]),
+    Number,
+    Number,
+    Many(PRODUCER),
+    Number,
+    Number,
+];
+
+/// And of a group what was given back and belongs to no consumer.
+const STREAM_5: &[Step] = &[
+    Many(STREAM_NODE),
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Number,
+    Many(&[ANY, Number, Number, Number, PENDING, Many(CONSUMER), OWNED]),
+    Number,
+    Number,
+    Many(PRODUCER),
+    Number,
+    Number,
 ];

@@ -8,9 +8,9 @@
 //!   chunk ─▶ walker (records, counts, CRC) ─▶ grammar: the steps of each record and type
 //!                 └─▶ number (lengths), string (plain, integer, LZF) ─▶ blob (listpack, ziplist, intset, zipmap)
 //! ```
-//! Known: `REDIS0001` to `REDIS0012` (Redis 8.0) and `VALKEY080` (Valkey 9), all of it that their own loaders accept.
-//! A newer version is walked too; a type or opcode that is not known is an error, never skipped. Facts of the format
-//! are those of `rdb.h` and `rdb.c` of both projects.
+//! Known: `REDIS0001` to `REDIS0014` (Redis 8.8) and `VALKEY080` (Valkey 9), all of it that their own loaders accept.
+//! A newer version is walked too; a type or opcode that is not known is an error, never skipped, and told from damage.
+//! Facts of the format are those of `rdb.h` and `rdb.c` of both projects.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +50,8 @@ pub struct Entry<'a> {
     pub key_len: u64,
     /// The type byte of its value: type and encoding.
     pub kind: u8,
-    /// The type as TYPE names it: `string`, `list`, `set`, `zset`, `hash` or `stream`; `module` for any of a module.
+    /// The type as TYPE names it: `string`, `list`, `set`, `zset`, `hash`, `stream` or `array`; `module` for any of a
+    /// module.
     pub type_name: &'static str,
     /// When it expires, in milliseconds since 1970.
     pub expire_at_ms: Option<u64>,
@@ -111,6 +112,8 @@ pub struct Malformed {
 pub enum Cause {
     /// Its bytes are not those of an RDB.
     Unsound,
+    /// Its version is newer than those that are known, and it has what none of them has.
+    Newer,
     /// It is well so far and ends too early.
     Truncated,
     /// The file could not be read.
@@ -145,6 +148,14 @@ impl Magic {
             Magic::Valkey => "VALKEY",
         }
     }
+
+    /// The newest version that is known, and whose it is.
+    pub fn known(self) -> (u32, &'static str) {
+        match self {
+            Magic::Redis => (14, "Redis 8.8"),
+            Magic::Valkey => (80, "Valkey 9.0"),
+        }
+    }
 }
 
 impl fmt::Display for Magic {
@@ -165,11 +176,23 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+impl Malformed {
+    /// As an error about the backup `id`.
+    pub fn of(&self, id: &str) -> Error {
+        self.error(format!("backup {id}: {self}"))
+    }
+
+    fn error(&self, text: String) -> Error {
+        match self.cause {
+            Cause::Unsound | Cause::Truncated => Error::Unsound(text),
+            Cause::Newer => Error::Newer(text),
+            Cause::Unreadable => Error::Internal(text),
+        }
+    }
+}
+
 impl From<Malformed> for Error {
     fn from(malformed: Malformed) -> Error {
-        match malformed.cause {
-            Cause::Unsound | Cause::Truncated => Error::Unsound(malformed.to_string()),
-            Cause::Unreadable => Error::Internal(malformed.to_string()),
-        }
+        malformed.error(malformed.to_string())
     }
 }

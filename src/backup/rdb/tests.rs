@@ -90,7 +90,7 @@ fn intset(integers: &[i16]) -> Vec<u8> {
     blob
 }
 
-/// A stream of format 1, 2 or 3 with a group that has two pending entries and a consumer that owns one.
+/// A stream of format 1 to 5 with a group that has two pending entries and a consumer that owns one.
 fn stream(rdb: Rdb, format: u8) -> Rdb {
     let mut rdb = rdb.len(1).string(&[7; 16]).string(&listpack(&[b"1", b"0"])).len(1).len(1_700_000_000_000).len(0);
     if format >= 2 {
@@ -105,7 +105,26 @@ fn stream(rdb: Rdb, format: u8) -> Rdb {
     if format >= 3 {
         rdb = rdb.raw(&[9; 8]);
     }
-    rdb.len(1).raw(&[1; 16])
+    rdb = rdb.len(1).raw(&[1; 16]);
+    if format >= 5 {
+        rdb = rdb.len(1).raw(&[4; 16]);
+    }
+    if format >= 4 {
+        rdb = rdb.len(100).len(100).len(2).string(b"idle").len(0).string(b"producer").len(1).string(b"message");
+        rdb = rdb.len(1_700_000_000_000).len(0).len(7).len(1);
+    }
+    rdb
+}
+
+/// An array with a place for the next element or without, and an element of each kind.
+fn array(rdb: Rdb, next: Option<u64>) -> Rdb {
+    let rdb = rdb.len(4);
+    let rdb = match next {
+        Some(next) => rdb.len(1).len(next),
+        None => rdb.len(0),
+    };
+    let rdb = rdb.len(0).len(1).raw(&[1; 8]).len(7).len(2).raw(&1.5f64.to_le_bytes());
+    rdb.len(1 << 40).len(3).string(b"short").len(1 << 41).len(0).string(b"a longer text")
 }
 
 fn module(rdb: Rdb) -> Rdb {
@@ -113,9 +132,9 @@ fn module(rdb: Rdb) -> Rdb {
     items.len(5).string(b"of a module").len(0)
 }
 
-/// Everything that Redis 8 reads but for the modules of a release candidate.
+/// Everything that Redis 8.8 reads but for the modules of a release candidate.
 fn redis() -> Vec<u8> {
-    let mut rdb = Rdb::new("REDIS0012")
+    let mut rdb = Rdb::new("REDIS0014")
         .raw(&[250])
         .string(b"redis-ver")
         .string(b"8.0.0")
@@ -161,6 +180,9 @@ fn redis() -> Vec<u8> {
     rdb = rdb.key(23, "hx0").string(&listpack(&[b"f", b"v", b"0"]));
     rdb = rdb.key(24, "hm").raw(&[1; 8]).len(2).len(0).string(b"f").string(b"v").len(1).string(b"g").string(b"w");
     rdb = rdb.key(25, "hx").raw(&[1; 8]).string(&listpack(&[b"f", b"v", b"0"]));
+    rdb = stream(rdb.key(26, "x4"), 4);
+    rdb = stream(rdb.key(27, "x5"), 5);
+    rdb = array(array(rdb.key(28, "a1"), Some(1 << 42)).key(28, "a0"), None);
     module(rdb.raw(&[243]).len(1).raw(&[1; 4])).key(0, "with metadata").string(b"v").end()
 }
 
@@ -236,17 +258,17 @@ fn everything_is_known_and_counted() {
     .unwrap();
     assert_eq!(names[6], "12345");
     assert_eq!(names[7], "kekekekey");
-    assert_eq!((summary.magic, summary.version, summary.bytes), (Magic::Redis, 12, rdb.len() as u64));
+    assert_eq!((summary.magic, summary.version, summary.bytes), (Magic::Redis, 14, rdb.len() as u64));
     assert_eq!(summary.crc64.unwrap().to_le_bytes(), rdb[rdb.len() - 8..]);
     assert_eq!((summary.aux["redis-ver"].as_str(), summary.aux["redis-bits"].as_str()), ("8.0.0", "64"));
     assert_eq!((summary.counts.functions, summary.libraries.len()), (2, 2));
     assert_eq!(rdb[summary.libraries[0].start as usize], 245);
     let (zero, nine) = (&summary.counts.databases[&0], &summary.counts.databases[&9]);
     assert_eq!((zero.keys, zero.expires, zero.types["string"]), (10, 2, 10));
-    assert_eq!((nine.keys, nine.expires), (24, 0));
+    assert_eq!((nine.keys, nine.expires), (28, 0));
     let types: Vec<_> = nine.types.iter().map(|(name, keys)| (name.as_str(), *keys)).collect();
-    let hashes = ("hash", 8);
-    assert_eq!(types, [hashes, ("list", 4), ("module", 1), ("set", 3), ("stream", 3), ("string", 1), ("zset", 4)]);
+    let (arrays, hashes, lists, modules) = (("array", 2), ("hash", 8), ("list", 4), ("module", 1));
+    assert_eq!(types, [arrays, hashes, lists, modules, ("set", 3), ("stream", 5), ("string", 1), ("zset", 4)]);
 }
 
 #[test]
@@ -315,6 +337,25 @@ fn the_checksum_is_compared_unless_it_is_switched_off() {
 }
 
 #[test]
+fn what_is_newer_is_told_from_what_is_damaged() {
+    // Nothing in it is new: walked as ever.
+    let summary = walk(&Rdb::new("REDIS0099").key(0, "k").string(b"v").end()[..], &mut |_| ()).unwrap();
+    assert_eq!((summary.version, summary.counts.keys()), (99, 1));
+    for (rdb, knows) in
+        [(Rdb::new("REDIS0015").key(30, "k"), "14 (Redis"), (Rdb::new("VALKEY081").key(23, "k"), "80 (V")]
+    {
+        let failed = wrong(&rdb.end());
+        assert_eq!(failed.cause, Cause::Newer);
+        assert!(failed.what.contains("is newer than") && failed.what.contains(knows), "{failed}");
+        assert_eq!(Error::from(failed).exit_code(), 87);
+    }
+    let mut damaged = Rdb::new("REDIS0099").key(0, "k").string(b"v").end();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    assert_eq!(wrong(&damaged).cause, Cause::Unsound);
+}
+
+#[test]
 fn an_rdb_without_data_is_whole() {
     let summary = walk(&Rdb::new("REDIS0011").end()[..], &mut |_| panic!("no key")).unwrap();
     assert_eq!((summary.counts, summary.bytes), (Counts::default(), 18));
@@ -345,6 +386,7 @@ fn errors_say_where_and_what() {
     says(b"REDIX0011", 0, "an RDB begins with REDIS or VALKEY, not with \"REDIX0011\"");
     says(b"REDIS00x1", 0, "\"00x1\" is no version");
     says(b"REDIS0000", 0, "\"0000\" is no version");
+    says(&Rdb::new("REDIS0014").raw(&[29]).0, 9, "no type or opcode 29 is known (REDIS, RDB version 14)");
     let start = || Rdb::new("REDIS0011");
     says(&start().raw(&[6]).0, 9, "no type or opcode 6 is known (REDIS, RDB version 11)");
     says(&start().raw(&[254]).len(1 << 32).0, 10, "no database has the number 4294967296");

@@ -137,7 +137,10 @@ impl Walker {
         }
         let taken = match self.body(chunk, each) {
             Ok(taken) => taken,
-            Err(what) => return Err(self.fail(self.step_at, what, Cause::Unsound)),
+            Err(what) => {
+                let (what, cause) = self.found.judge(what);
+                return Err(self.fail(self.step_at, what, cause));
+            }
         };
         self.crc.update(&chunk[..taken]);
         let trailer = match self.trailer(&chunk[taken..]) {
@@ -324,6 +327,18 @@ impl Walker {
             Step::Many(_) if number == 0 => {}
             Step::Many(steps) => {
                 self.push(steps, number);
+                return Ok(Progress::Within);
+            }
+            Step::Headed(once, each) => {
+                // As if a round had just ended: once the first steps are over, the rounds that were announced follow.
+                self.frames.push(Frame { steps: each, at: each.len() - 1, times: number.saturating_add(1) });
+                self.push(once, 1);
+                return Ok(Progress::Within);
+            }
+            Step::Element => {
+                let steps =
+                    grammar::element(number).ok_or_else(|| format!("no element of an array has the tag {number}"))?;
+                self.push(steps, 1);
                 return Ok(Progress::Within);
             }
             Step::Node => {

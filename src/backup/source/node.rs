@@ -3,6 +3,7 @@
 //! Needs nothing but `+info` of the ACL, and of nodes without any password not even AUTH.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -64,23 +65,59 @@ impl Role {
     }
 }
 
+/// Why a node could not be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskError {
+    /// The end of a sentence that begins with the node's address.
+    pub reason: String,
+    /// It does not take our credentials, or its ACL forbids us: asking again changes nothing.
+    pub denied: bool,
+}
+
+impl AskError {
+    fn refused(command: &str, text: &str) -> AskError {
+        let code = text.split(' ').next().unwrap_or_default();
+        // Before Redis 6 a wrong password had no code of its own.
+        let denied = matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || text.starts_with("ERR invalid password");
+        AskError { reason: refused(command, text), denied }
+    }
+}
+
+impl From<String> for AskError {
+    fn from(reason: String) -> AskError {
+        AskError { reason, denied: false }
+    }
+}
+
+impl From<&str> for AskError {
+    fn from(reason: &str) -> AskError {
+        AskError::from(reason.to_owned())
+    }
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
 impl Node {
     /// Connects, authenticates and asks INFO; `limit` for the whole.
     ///
     /// # Errors
-    /// Why not, as the end of a sentence that begins with the node's address.
-    pub async fn ask(addr: SocketAddr, credentials: Option<&Credentials>, limit: Duration) -> Result<Node, String> {
+    /// Why not.
+    pub async fn ask(addr: SocketAddr, credentials: Option<&Credentials>, limit: Duration) -> Result<Node, AskError> {
         let asking = async {
-            let mut wire = dial(addr, credentials).await?;
+            let mut wire = connect(addr, credentials).await?;
             match wire.ask(&["INFO"]).await.map_err(|error| format!("does not answer INFO: {error}"))? {
-                Reply::Error(text) => Err(refused("INFO", &text)),
+                Reply::Error(text) => Err(AskError::refused("INFO", &text)),
                 reply => {
                     let text = reply.text().ok_or("gives no text as INFO")?;
                     Node::parse(addr, text).ok_or_else(|| "gives an INFO without role, run_id or replication ID".into())
                 }
             }
         };
-        let too_long = |_| Err(format!("did not answer within {} s", limit.as_secs_f64()));
+        let too_long = |_| Err(format!("did not answer within {} s", limit.as_secs_f64()).into());
         tokio::time::timeout(limit, asking).await.unwrap_or_else(too_long)
     }
 
@@ -130,6 +167,10 @@ impl Node {
 /// # Errors
 /// Why not, as the end of a sentence that begins with the node's address.
 pub async fn dial(addr: SocketAddr, credentials: Option<&Credentials>) -> Result<Wire, String> {
+    connect(addr, credentials).await.map_err(|error| error.reason)
+}
+
+async fn connect(addr: SocketAddr, credentials: Option<&Credentials>) -> Result<Wire, AskError> {
     let mut wire = Wire::connect(addr).await.map_err(|error| format!("cannot be reached: {error}"))?;
     if let Some(Credentials { username, password }) = credentials {
         let password = password.reveal();
@@ -139,7 +180,7 @@ pub async fn dial(addr: SocketAddr, credentials: Option<&Credentials>) -> Result
         };
         match wire.ask(&request).await.map_err(|error| format!("does not answer AUTH: {error}"))? {
             Reply::Error(text) if text.contains("without any password") => {}
-            Reply::Error(text) => return Err(refused("AUTH", &text)),
+            Reply::Error(text) => return Err(AskError::refused("AUTH", &text)),
             _ => {}
         }
     }

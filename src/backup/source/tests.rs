@@ -82,9 +82,15 @@ fn every_refusal_says_why() {
         let (reason, passing) = refused(&topology([node]), 2);
         assert!(reason.contains(word) && passing, "{reason}");
     }
+    let mut denied = topology([replica(2, 0)]);
+    denied.candidates[1].node = Err(AskError { reason: "refuses AUTH (-WRONGPASS)".into(), denied: true });
+    assert!(matches!(refused(&denied, 2), (_, false)), "waiting is of no use");
+    let refusals = chosen(&denied, false).expect_err("nobody may serve");
+    assert!(matches!(no_source(&denied, &refusals), Error::Unavailable(_)));
     let mut silent = topology([replica(2, 0)]);
     silent.candidates[1].node = Err("cannot be reached: connection refused".into());
     let refusals = chosen(&silent, false).expect_err("nobody may serve");
+    assert!(matches!(no_source(&silent, &refusals), Error::NoSource(_)));
     let text = no_source(&silent, &refusals).to_string();
     assert!(
         text.contains("\n  10.0.0.1:2 cannot be reached") && text.contains("\n  10.0.0.1:1 is the master"),

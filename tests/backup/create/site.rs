@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use switchmaster::backup::create::{Created, Outcome, create};
-use switchmaster::backup::source;
 use switchmaster::backup::store::Store;
 use switchmaster::backup::{Error, Manifest, catalog};
 use switchmaster::cli::CreateArgs;
@@ -39,6 +38,11 @@ impl Site {
         config.backup.spool_dir = Some(folder.path().join("spool"));
         let store = Store::open(&config.backup, None).unwrap();
         Site { cluster, config, store, folder }
+    }
+
+    /// Where the folders `store` and `spool` are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn spool(&self) -> PathBuf {
@@ -76,13 +80,6 @@ impl Site {
 
     pub async fn create_with(&self, args: &CreateArgs) -> Result<Outcome, Error> {
         create(args, &self.store, &self.config, std::future::pending()).await
-    }
-
-    /// Why no node may be the source.
-    pub async fn topology_error(&self) -> String {
-        let topology = source::find(&self.config).await.unwrap();
-        let refusals = source::choose(&topology, false, &Default::default()).unwrap_err();
-        source::no_source(&topology, &refusals).to_string()
     }
 
     /// So many keys on a node that is master, and on its replicas.

@@ -43,6 +43,8 @@ pub struct Bucket {
 pub struct Faults {
     /// Uploads (PUT) are never answered.
     pub stall_uploads: AtomicBool,
+    /// Nothing may be written: the key is one for reading.
+    pub refuse_uploads: AtomicBool,
     /// The connection is closed instead of an answer, for this many requests.
     pub cut: AtomicUsize,
     /// Answered 500, for this many requests.
@@ -123,6 +125,9 @@ async fn answer(request: Request<Incoming>, service: S3Service, faults: Arc<Faul
     let conditional = request.headers().contains_key("if-none-match");
     if upload && faults.stall_uploads.load(Ordering::Relaxed) {
         std::future::pending::<Infallible>().await;
+    }
+    if upload && faults.refuse_uploads.load(Ordering::Relaxed) {
+        return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied"));
     }
     if conditional && faults.refuse_conditions.load(Ordering::Relaxed) {
         return Ok(refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented"));
