@@ -135,10 +135,10 @@ pub enum Verb {
     #[cfg(feature = "backup")]
     #[command(after_help = "Examples:\n  switchmaster backup create --store s3://bucket/redis\n  \
         switchmaster backup list\n  switchmaster backup verify latest\n\n\
-        Exit codes besides those of the other verbs: 75 another host makes a backup, 80 no node may be the source, \
-        81 the stream ended early, 82 not a whole and sound backup, 83 the store refused, 84 no room in the spool \
-        folder, 85 no such backup, 86 the restore was given up, 87 a format newer than this switchmaster, 130 ended by a \
-        signal.")]
+        Exit codes besides those of the other verbs: 75 another host makes a backup or a restore, 80 no node may be \
+        the source, 81 the stream ended early, 82 not a whole and sound backup, 83 the store refused, 84 no room in \
+        the spool folder, 85 no such backup or no such key in it, 86 the restore was given up, 87 a format newer than \
+        this switchmaster, 130 ended by a signal.")]
     Backup(Box<BackupArgs>),
     /// Start a throwaway cluster, put load on it and fail it over before your eyes
     #[command(

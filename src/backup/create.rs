@@ -68,11 +68,11 @@ pub struct Lone {
     pub name: String,
 }
 
-/// The id of a backup of what a restore is about to overwrite: of the monitored master's data, or of a lone node's.
+/// A backup of what a restore is about to overwrite: of the monitored master's data, or of a lone node's.
 ///
 /// # Errors
 /// As [`create`].
-pub async fn safety(lone: Option<Lone>, store: &Store, config: &Config) -> Result<String, Error> {
+pub async fn safety(lone: Option<Lone>, store: &Store, config: &Config) -> Result<Created, Error> {
     let args = CreateArgs { allow_master: true, safety: true, ..CreateArgs::default() };
     let interrupted = interruption()?;
     let outcome = match lone {
@@ -80,8 +80,8 @@ pub async fn safety(lone: Option<Lone>, store: &Store, config: &Config) -> Resul
         None => create(&args, store, config, interrupted).await?,
     };
     match outcome {
-        Outcome::Created(created) => Ok(created.manifest.id),
-        Outcome::YoungEnough { id } => Ok(id),
+        Outcome::Created(created) => Ok(*created),
+        Outcome::YoungEnough { id } => Err(Error::Internal(format!("{id} was taken for a safety backup"))),
     }
 }
 
@@ -125,7 +125,8 @@ async fn locked(
     if let Some(young) = young_enough(args, newest(store, name).await?.as_ref()) {
         return Ok(young);
     }
-    let guard = lock::acquire(store, name, lock::TTL, Some(keeper(config, lone))).await?;
+    let what = if args.safety { "a backup for a restore" } else { "a backup" };
+    let guard = lock::acquire_for(what.into(), store, name, lock::TTL, Some(keeper(config, lone))).await?;
     let mut run = Run { args, store, config, recipients, name, lone, guard: &guard, written: Vec::new() };
     let outcome = tokio::select! {
         outcome = run.make() => outcome,
@@ -208,7 +209,9 @@ impl Run<'_> {
             None => self.take().await?,
         };
         let manifest = self.keep(taken).await?;
-        let created = Created::new(manifest, before.as_ref(), began.elapsed());
+        // A safety backup is of what is there, however much that is; a lone node's may be of quite other data.
+        let before = before.as_ref().filter(|_| !self.args.safety);
+        let created = Created::new(manifest, before, began.elapsed());
         Ok(Outcome::Created(Box::new(created)))
     }
 

@@ -12,7 +12,7 @@ pub enum Error {
     Unavailable(String),
     /// A defect of this program, or of the machine it runs on.
     Internal(String),
-    /// Another host makes a backup now.
+    /// Another host makes a backup now, on its own or for a restore.
     Locked(String),
     /// No node may serve as the source.
     NoSource(String),
@@ -26,7 +26,7 @@ pub enum Error {
     Newer(String),
     /// The spool folder of this host cannot hold the data.
     Spool(String),
-    /// There is no such backup.
+    /// There is no such backup, or nothing in it of what was asked for.
     NotFound(String),
     /// A restore was not begun, or was given up: the message says what is in the target now.
     Restore(String),

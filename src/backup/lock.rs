@@ -38,6 +38,9 @@ pub struct Guard {
 struct Claim {
     /// Host and process, for people.
     owner: String,
+    /// What it makes, for people. Versions before this field made backups.
+    #[serde(default = "backup")]
+    what: String,
     /// Tells one holder from the other.
     token: String,
     ttl_ms: u64,
@@ -56,11 +59,23 @@ const ROUNDS: usize = 5;
 /// Times of the store are whole seconds in places.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Takes the lock of `master_name`, which lasts for `ttl` ([`TTL`] as a rule) without a sign of this process.
+/// Takes the lock of `master_name` to make a backup; it lasts for `ttl` ([`TTL`] as a rule) without a sign of this
+/// process.
 ///
 /// `master` is dialled only when the store cannot keep a lock. Fails with [`Error::Locked`] when another holds it.
 pub async fn acquire(store: &Store, master_name: &str, ttl: Duration, master: Option<Master>) -> Result<Guard, Error> {
-    let claim = Claim { owner: owner(), token: token(), ttl_ms: ttl.as_millis() as u64, released: false };
+    acquire_for(backup(), store, master_name, ttl, master).await
+}
+
+/// The same to make `what`, which those are told who find it taken.
+pub async fn acquire_for(
+    what: String,
+    store: &Store,
+    master_name: &str,
+    ttl: Duration,
+    master: Option<Master>,
+) -> Result<Guard, Error> {
+    let claim = Claim { owner: owner(), what, token: token(), ttl_ms: ttl.as_millis() as u64, released: false };
     let probe = store.probe().await?;
     let held = match (probe.create_only, master) {
         (true, _) => of_store(store, master_name, claim, probe.now).await?,
@@ -141,10 +156,11 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
                 let age = Duration::try_from(now.duration_since(*renewed)).unwrap_or_default();
                 let free = theirs.as_ref().is_some_and(|theirs| theirs.released) || age > ttl + GRACE;
                 if !free {
-                    let owner = theirs.map_or_else(|| "another host".to_owned(), |theirs| theirs.owner);
+                    let (owner, what) =
+                        theirs.map_or_else(|| ("another host".into(), backup()), |theirs| (theirs.owner, theirs.what));
                     let left = (ttl + GRACE).saturating_sub(age).as_secs();
                     return Err(Error::Locked(format!(
-                        "{owner} makes a backup of {master_name} now ({}); should it be dead, its lock expires in {left} s",
+                        "{owner} makes {what} of {master_name} now ({}); should it be dead, its lock expires in {left} s",
                         store.url(&name)
                     )));
                 }
@@ -173,7 +189,9 @@ async fn of_master(master: Master, master_name: &str, claim: Claim) -> Result<He
     let held = Held::Key { master, key: format!("switchmaster:backup-lock:{master_name}"), claim };
     match held.renew().await? {
         true => Ok(held),
-        false => Err(Error::Locked(format!("another host makes a backup of {master_name} now (lock on the master)"))),
+        false => Err(Error::Locked(format!(
+            "another host makes a backup of {master_name} now, on its own or for a restore (lock on the master)"
+        ))),
     }
 }
 
@@ -267,6 +285,10 @@ async fn numbers(store: &Store, master_name: &str) -> Result<Vec<(u64, Timestamp
 
 fn name(master_name: &str, number: u64) -> String {
     format!("{master_name}/lock/{number}.json")
+}
+
+fn backup() -> String {
+    "a backup".into()
 }
 
 fn owner() -> String {

@@ -17,7 +17,7 @@ use crate::backup::Error;
 use crate::config::{Config, HostPort};
 use crate::sentinel::client::{self, AddressMap, Sentinel};
 use crate::sentinel::report::SentinelAnswer;
-use crate::sentinel::word::{self, Word};
+use crate::sentinel::word::{self, Named, Word};
 
 pub(in crate::backup) use node::refused;
 pub use node::{AskError, Node, Role, dial};
@@ -160,22 +160,8 @@ pub async fn find(config: &Config) -> Result<Topology, Error> {
     let asker = Asker::new(config);
     let name = asker.name().await?;
     let answers = asker.poll_all(&name).await?;
+    let named = weigh(&name, &answers)?;
     let told = || answers.iter().map(|(_, answer)| answer);
-    let word = word::weigh(told(), word::known(told()));
-    let named = match word {
-        Word::Named(named) => named,
-        Word::Split { epoch, addrs } => {
-            let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
-            return Err(Error::Unavailable(format!(
-                "the Sentinels name several masters of {name} at epoch {epoch}: {}; try again when they agree",
-                addrs.join(", ")
-            )));
-        }
-        Word::Nothing => {
-            let problems: Vec<&str> = told().filter_map(|answer| answer.problem.as_deref()).collect();
-            return Err(Error::Unavailable(format!("no Sentinel names a master of {name}: {}", problems.join("; "))));
-        }
-    };
     // Only those who follow the same master know its replicas as they are now.
     let current = || told().filter(|answer| answer.claim.as_ref().is_some_and(|claim| claim.addr == named.addr));
     let claims = || current().filter_map(|answer| answer.claim.as_ref());
@@ -193,6 +179,34 @@ pub async fn find(config: &Config) -> Result<Topology, Error> {
         candidates: asker.nodes(std::iter::once(named.addr).chain(addrs)).await,
         name,
     })
+}
+
+/// Whom the Sentinels name as the master now. Asks no node: it may be one that does not answer.
+///
+/// # Errors
+/// As [`find`].
+pub async fn named(config: &Config) -> Result<Named, Error> {
+    let asker = Asker::new(config);
+    let name = asker.name().await?;
+    weigh(&name, &asker.poll_all(&name).await?)
+}
+
+fn weigh(name: &str, answers: &[(HostPort, SentinelAnswer)]) -> Result<Named, Error> {
+    let told = || answers.iter().map(|(_, answer)| answer);
+    match word::weigh(told(), word::known(told())) {
+        Word::Named(named) => Ok(named),
+        Word::Split { epoch, addrs } => {
+            let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+            Err(Error::Unavailable(format!(
+                "the Sentinels name several masters of {name} at epoch {epoch}: {}; try again when they agree",
+                addrs.join(", ")
+            )))
+        }
+        Word::Nothing => {
+            let problems: Vec<&str> = told().filter_map(|answer| answer.problem.as_deref()).collect();
+            Err(Error::Unavailable(format!("no Sentinel names a master of {name}: {}", problems.join("; "))))
+        }
+    }
 }
 
 /// Who asks: the configuration, as far as it matters here.

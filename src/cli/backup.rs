@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::config::{Location, parse_duration, parse_size};
+use crate::config::{HostPort, Location, parse_duration, parse_size};
+
+/// Where a switchmaster listens for commands, unless it was told otherwise.
+const ADMIN_PORT: u16 = 9379;
 
 /// Arguments of `backup`.
 #[derive(Args, Clone)]
@@ -157,9 +160,9 @@ pub struct RestoreArgs {
     /// The node to restore to [default: the master that Sentinel names]
     #[arg(long, value_name = "ADDR")]
     pub target: Option<SocketAddr>,
-    /// The admin address of a switchmaster that fronts the cluster; name every one
-    #[arg(long, value_name = "ADDR")]
-    pub proxy: Vec<SocketAddr>,
+    /// The admin address of a switchmaster that fronts the cluster, HOST or HOST:PORT (9379); name every one
+    #[arg(long, value_name = "ADDR", value_parser = parse_proxy)]
+    pub proxy: Vec<HostPort>,
     /// The address at which the target can reach this host [default: the one that faces it]
     #[arg(long, value_name = "IP")]
     pub serve_at: Option<std::net::IpAddr>,
@@ -207,4 +210,8 @@ pub struct FollowArgs {
     /// Encrypt for this age recipient; may be given several times [default: the key backup_recipients]
     #[arg(long, value_name = "AGE1…")]
     pub recipient: Vec<String>,
+}
+
+fn parse_proxy(text: &str) -> Result<HostPort, String> {
+    HostPort::parse(text, Some(ADMIN_PORT)).map_err(|found| format!("expected HOST or HOST:PORT, {found}"))
 }

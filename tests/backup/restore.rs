@@ -8,4 +8,7 @@ mod drill;
 mod keys;
 mod live;
 mod primary;
+mod safety;
+mod settings;
+mod takeover;
 mod verb;

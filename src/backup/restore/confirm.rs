@@ -5,9 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 
 use super::keys::Choice;
+use super::preflight::Emptying;
+use super::safety::BRIEF;
 use super::survey::Survey;
-use super::watch;
-use crate::backup::{Error, Manifest};
+use super::{settings, watch};
+use crate::backup::{Error, Manifest, show};
 
 /// The question for a live restore.
 pub fn question(survey: &Survey, manifest: &Manifest, safety: bool) -> String {
@@ -23,29 +25,58 @@ pub fn question(survey: &Survey, manifest: &Manifest, safety: bool) -> String {
     let _ = writeln!(text, "  then     {then} (backup {} of {})", manifest.id, manifest.created);
     if let Some(topology) = &survey.monitored {
         let limit = watch::budget(topology.down_after).as_secs();
-        let _ = writeln!(text, "  limit    {limit} s, before Sentinel would act; it is given up then");
+        let _ = writeln!(text, "  limit    {limit} s to send it, before Sentinel would act; it is given up then");
     }
     if survey.facts.replicas > 0 {
         let _ = writeln!(text, "  replicas {}, which follow", survey.facts.replicas);
     }
-    let others = survey.facts.clients.len();
-    let proxies = survey.proxies.count();
-    let _ = match proxies {
-        0 if others > 0 => writeln!(
-            text,
-            "  clients  from {others} hosts, NOT held: no --proxy is named. Their writes fail or are lost meanwhile"
-        ),
-        0 => writeln!(
-            text,
-            "  clients  none is connected, and no --proxy is named: those that come meanwhile are not held"
-        ),
-        _ => writeln!(text, "  clients  of {proxies} proxies wait; those that go past them are not held"),
-    };
+    if let proxies @ 1.. = survey.proxies.count() as u64 {
+        let proxies = if proxies == 1 { "1 proxy".into() } else { format!("{proxies} proxies") };
+        let _ = writeln!(text, "  clients  of {proxies} wait; those that go past are not held");
+    }
+    for (title, concern) in concerns(survey) {
+        let _ = writeln!(text, "  {title:<8} {concern}");
+    }
     let _ = match safety {
-        true => writeln!(text, "A backup of what is there now is made first."),
+        true => writeln!(
+            text,
+            "A backup of what is there now is made first. If that takes longer than {} s, what is written after its \
+             moment and before clients wait is in neither; how much that was is told.",
+            BRIEF.as_secs()
+        ),
         false => writeln!(text, "NO backup of what is there now is made."),
     };
     text
+}
+
+/// What somebody who does not read the question should be told all the same, each under its title.
+pub fn concerns(survey: &Survey) -> Vec<(&'static str, String)> {
+    let mut concerns = Vec::new();
+    if survey.proxies.count() == 0 {
+        let concern = match survey.facts.clients.len() as u64 {
+            0 => "none is connected, and no --proxy is named: those that come meanwhile are not held".into(),
+            hosts => format!(
+                "from {} are NOT held: no --proxy is named. Their writes fail or are lost meanwhile",
+                show::count(hosts, "host")
+            ),
+        };
+        concerns.push(("clients", concern));
+    }
+    if let (Emptying::Silent(time, why), Some(topology)) = (survey.emptying(), &survey.monitored)
+        && time * 2 > topology.down_after
+    {
+        concerns.push((
+            "silence",
+            format!(
+                "it does not answer for about {} s while it frees its old data ({why}), and Sentinel replaces a master \
+                 that is silent for {} s (down-after-milliseconds): raise that first, or set {} yes on it",
+                time.as_secs_f64().ceil(),
+                topology.down_after.as_secs_f64(),
+                settings::LAZY
+            ),
+        ));
+    }
+    concerns
 }
 
 /// The question for a restore key by key.
@@ -90,7 +121,9 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Error> {
 
 /// `db0: 3 keys, db1: 4 keys`
 fn keys(databases: impl Iterator<Item = (u32, u64)>) -> String {
-    let each: Vec<String> =
-        databases.filter(|(_, keys)| *keys > 0).map(|(db, keys)| format!("db{db}: {keys} keys")).collect();
+    let each: Vec<String> = databases
+        .filter(|(_, keys)| *keys > 0)
+        .map(|(db, keys)| format!("db{db}: {}", show::count(keys, "key")))
+        .collect();
     if each.is_empty() { "no keys".into() } else { each.join(", ") }
 }

@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pattern;
-use crate::backup::Error;
 use crate::backup::rdb::{Crc64, Entry, Summary, Walker, dump_trailer};
+use crate::backup::{Error, show};
 use crate::wire::{Reply, Wire};
 
 /// Bytes of the file that are read at once, and of a value that are sent at once.
@@ -57,10 +57,30 @@ pub struct Outcome {
     pub failures: Vec<String>,
 }
 
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("key")?;
+        if let Some(db) = self.db {
+            write!(f, " in database {db}")?;
+        }
+        match &self.pattern {
+            Some(pattern) => write!(f, " that matches {:?}", String::from_utf8_lossy(pattern)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Outcome {
+    /// How many keys of the backup were asked for.
+    pub fn matched(&self) -> u64 {
+        self.restored + self.existing + self.expired + self.failed
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { restored, existing, expired, others, libraries, failed, failures } = self;
-        write!(f, "{restored} keys restored")?;
+        write!(f, "{} restored", show::count(*restored, "key"))?;
         for (count, what) in [
             (libraries, "function libraries"),
             (existing, "exist already and were left (--replace replaces them)"),
@@ -86,7 +106,7 @@ pub async fn restore(file: &File, wire: Wire, choice: &Choice) -> Result<Outcome
     let Outcome { restored, .. } = sender.outcome;
     match walked {
         Ok(()) => Ok(sender.outcome),
-        Err(error) => Err(Error::Restore(format!("{error}; {restored} keys were restored until then"))),
+        Err(error) => Err(Error::Restore(format!("{error}; {} restored until then", show::count(restored, "key")))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The live restore: the target becomes a replica of this process for a moment, behind held clients.
 //!
-//! Whatever goes wrong, it ends as a master again and the clients are released; the error says what is in it then.
+//! Whatever goes wrong, it ends as a master again unless Sentinel has replaced it, and the clients are released; the error
+//! says what is in it then.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +10,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::node::{Node, Role};
+use super::node::{Facts, Node, Role};
 use super::primary::{Primary, Rdb, Stage};
 use super::proxies::Proxies;
+use super::safety::Safety;
 use super::survey::Survey;
+use super::undo;
 use super::watch::{self as sentinels, Watch};
 use crate::backup::interrupt::interruption;
 use crate::backup::{Counts, Error};
@@ -20,9 +23,8 @@ use crate::config::Config;
 
 /// How long the target may take to connect to us: it tries at once.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long it may take to be a master again after a failure: it refuses REPLICAOF while it loads.
-const UNDONE_WITHIN: Duration = Duration::from_secs(60);
-/// How long clients are held for that: where it takes longer, their proxies hold by themselves as in any outage.
+/// How long clients are held while something is undone, or backed up once more: where it takes longer, their proxies hold
+/// by themselves as in any outage.
 const KEPT: Duration = Duration::from_secs(20);
 /// How long clients wait for the replicas to follow, and how long we do.
 const REPLICAS_HELD: Duration = Duration::from_secs(10);
@@ -41,6 +43,8 @@ pub struct Outcome {
     pub held: Duration,
     /// Replicas that follow it.
     pub replicas: u64,
+    /// The backup of what was there.
+    pub safety: Option<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
 }
@@ -56,16 +60,15 @@ pub struct Content<'a, T> {
     pub counts: Option<&'a Counts>,
 }
 
-/// Puts `content` into the node of `survey`. `safety` is the backup to go back to, for messages.
+/// Puts `content` into the node of `survey`, of which `safety` is the backup.
 pub async fn replace(
     mut survey: Survey,
     content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
     serve_at: Option<IpAddr>,
-    safety: Option<&str>,
+    mut safety: Option<Safety<'_>>,
     config: &Config,
     stage: &watch::Sender<Stage>,
 ) -> Result<Outcome, Error> {
-    let before = survey.facts.keys();
     let node = &mut survey.node;
     let ip = match serve_at {
         Some(ip) => ip,
@@ -82,13 +85,24 @@ pub async fn replace(
     tokio::pin!(interrupted);
     proxies.hold().await?;
     let held = Instant::now();
+    let lacking = match &mut safety {
+        Some(safety) => kept(proxies, safety.close(node, proxies.count() > 0)).await,
+        None => Ok(None),
+    };
+    let lacking = match lacking {
+        Ok(lacking) => lacking,
+        Err(error) => {
+            proxies.release().await;
+            return Err(error);
+        }
+    };
     let Content { rdb, tail, counts } = content;
     let loaded = tokio::select! {
         loaded = load(node, &primary, stage.subscribe(), counts) => loaded,
         Err(error) = primary.serve(rdb, tail, stage) => Err(error),
         what = trouble(&mut watch) => Err(Error::Restore(what)),
         error = proxies.keep() => Err(error),
-        limit = over(budget) => Err(Error::Restore(format!(
+        limit = over(budget, stage.subscribe()) => Err(Error::Restore(format!(
             "not done within the {} s that Sentinel's down-after-milliseconds allows; raise it while you restore so much",
             limit.as_secs()
         ))),
@@ -97,15 +111,24 @@ pub async fn replace(
     // The call in progress, if there was one, was cut off.
     node.hang_up();
     let promoted = match loaded {
-        Ok(()) => promote(node, primary.addr()).await,
+        Ok(()) => promote(node, primary.addr(), &mut watch).await,
         Err(error) => Err(error),
     };
+    let safety = safety.map(|safety| (safety.id().to_owned(), lacking));
     if let Err(error) = promoted {
-        let state = kept(proxies, undo(node, primary.addr())).await;
-        let untold = proxies.release().await;
-        return Err(failure(&error, node.addr(), &state, before, safety, &untold));
+        let asked = survey.monitored.is_some().then_some(config);
+        let state = kept(proxies, undo::undo(node, primary.addr(), &survey.facts, asked)).await;
+        let mut text = undo::failure(&error, node.addr(), &state, &survey.facts, safety);
+        for what in proxies.release().await.into_iter().map(untold) {
+            text += &format!("\nwarning: {what}");
+        }
+        return Err(Error::Restore(text));
     }
     let mut outcome = Outcome::default();
+    if let Some((id, lacking)) = safety {
+        outcome.safety = Some(id);
+        outcome.warnings.extend(lacking);
+    }
     let followed = kept(proxies, async {
         for admin in proxies.seen().await {
             outcome.warnings.push(format!("the proxy at {admin} has not noticed the new data yet"));
@@ -117,11 +140,7 @@ pub async fn replace(
         () = interrupted => None,
     };
     node.hang_up();
-    for admin in proxies.release().await {
-        outcome
-            .warnings
-            .push(format!("the proxy at {admin} could not be told to release its clients: it does so by itself"));
-    }
+    outcome.warnings.extend(proxies.release().await.into_iter().map(untold));
     outcome.held = held.elapsed();
     outcome.replicas = match followed {
         Some(Ok(replicas)) => replicas,
@@ -159,6 +178,7 @@ async fn load(
         })?
         .map_err(gone)?;
     stage.wait_for(|stage| *stage == Stage::Acknowledged).await.map_err(gone)?;
+    freed(node).await?;
     // Still a replica: none of its keys has expired on its own yet.
     let Some(counts) = counts else { return Ok(()) };
     let found: BTreeMap<u32, u64> = node.keyspace().await?.into_iter().map(|(db, (keys, _))| (db, keys)).collect();
@@ -170,7 +190,23 @@ async fn load(
     Err(Error::Restore(format!("it has loaded {found:?} (keys by database), and the backup holds {expected:?}")))
 }
 
-async fn promote(node: &mut Node, ours: SocketAddr) -> Result<(), Error> {
+/// Waits until old data that is freed in the background leaves the new one its room: a master, unlike a replica, would
+/// evict keys for it.
+async fn freed(node: &mut Node) -> Result<(), Error> {
+    loop {
+        let Facts { maxmemory, used_memory, lazily_freed, .. } = node.info().await?;
+        if maxmemory == 0 || used_memory <= maxmemory || lazily_freed == 0 {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn promote(node: &mut Node, ours: SocketAddr, watch: &mut Option<Watch>) -> Result<(), Error> {
+    // It may have come at the same moment as the end.
+    if let Some(what) = watch.as_mut().and_then(Watch::heard) {
+        return Err(Error::Restore(what));
+    }
     match node.role().await? {
         Role::Replica { host, port } if is_ours(&host, port, ours) => node.replicaof(None).await?,
         other => return Err(Error::Restore(format!("it is not our replica any more: {other:?}"))),
@@ -179,79 +215,6 @@ async fn promote(node: &mut Node, ours: SocketAddr) -> Result<(), Error> {
         Role::Master { .. } => Ok(()),
         other => Err(Error::Restore(format!("it did not become a master again: {other:?}"))),
     }
-}
-
-/// How the target was left.
-#[derive(Debug)]
-enum State {
-    /// A master, with so many keys.
-    Master(u64),
-    /// A replica of somebody else: Sentinel has replaced it.
-    Replaced(String),
-    /// Nobody listens there any more.
-    Gone,
-    /// It does not answer, or has not obeyed.
-    Unknown(String),
-}
-
-/// Makes it a master again, unless somebody else has given it another master since.
-async fn undo(node: &mut Node, ours: SocketAddr) -> State {
-    let started = Instant::now();
-    let mut last = String::new();
-    while started.elapsed() < UNDONE_WITHIN {
-        match node.role().await {
-            Ok(Role::Master { .. }) => match node.keyspace().await {
-                Ok(keyspace) => return State::Master(keyspace.values().map(|(keys, _)| keys).sum()),
-                Err(error) => last = error.to_string(),
-            },
-            Ok(Role::Replica { host, port }) if is_ours(&host, port, ours) => {
-                if let Err(error) = node.replicaof(None).await {
-                    last = error.to_string();
-                } else {
-                    continue;
-                }
-            }
-            Ok(Role::Replica { host, port }) => return State::Replaced(format!("{host}:{port}")),
-            Ok(Role::Other(what)) => last = what,
-            Err(_) if node.is_gone().await => return State::Gone,
-            Err(error) => last = error.to_string(),
-        }
-        sleep(LOOK).await;
-    }
-    State::Unknown(last)
-}
-
-fn failure(
-    error: &Error,
-    target: SocketAddr,
-    state: &State,
-    before: u64,
-    safety: Option<&str>,
-    untold: &[SocketAddr],
-) -> Error {
-    let mut text = format!("given up: {error}\n");
-    text += &match state {
-        State::Master(keys) => format!("{target} is a master again, with {keys} keys ({before} before)"),
-        State::Replaced(by) => format!(
-            "{target} is a replica of {by} now: Sentinel has replaced it meanwhile, and what {by} has is the data now"
-        ),
-        State::Gone => format!(
-            "nobody listens at {target} any more: its process has ended, see its log; started again, it is a master with \
-             what it has on its disk, unless Sentinel has replaced it"
-        ),
-        State::Unknown(last) => format!(
-            "{target} could not be made a master again ({last}): look at it, and send REPLICAOF NO ONE unless Sentinel has \
-             replaced it"
-        ),
-    };
-    text += &match safety {
-        Some(id) => format!("\nto go back to what was there: switchmaster backup restore {id}"),
-        None => "\nno safety backup was taken".into(),
-    };
-    for admin in untold {
-        text += &format!("\nthe proxy at {admin} could not be told to release its clients: it does so by itself soon");
-    }
-    Error::Restore(text)
 }
 
 /// Waits until `expected` replicas have acknowledged what the master has now; how many do.
@@ -295,15 +258,20 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     }
 }
 
-fn is_ours(host: &str, port: u16, ours: SocketAddr) -> bool {
+fn untold(admin: SocketAddr) -> String {
+    format!("the proxy at {admin} could not be told to release its clients: it does so by itself")
+}
+
+/// Whether a replica of `host` and `port` is one of `ours`.
+pub(super) fn is_ours(host: &str, port: u16, ours: SocketAddr) -> bool {
     host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == ours.ip().to_canonical()) && port == ours.port()
 }
 
 /// Does `work` while the holds are renewed, for a time; they run out by themselves. A proxy that cannot be held is no
-/// reason to stop what ends the hold.
+/// reason to stop what ends the hold; one that follows another master is released at once.
 async fn kept<T>(proxies: &Proxies, work: impl Future<Output = T>) -> T {
     let keep = async {
-        let _ = tokio::time::timeout(KEPT, proxies.keep()).await;
+        let _ = tokio::time::timeout(KEPT, proxies.keep_each()).await;
         std::future::pending().await
     };
     tokio::select! {
@@ -319,12 +287,13 @@ async fn trouble(watch: &mut Option<Watch>) -> String {
     }
 }
 
-async fn over(budget: Option<Duration>) -> Duration {
-    match budget {
-        Some(budget) => {
-            sleep(budget).await;
-            budget
-        }
-        None => std::future::pending().await,
+/// Returns when the time is over and there is still data to be sent. Afterwards giving up would come no sooner than
+/// the end: the target takes no command while it loads.
+async fn over(budget: Option<Duration>, stage: watch::Receiver<Stage>) -> Duration {
+    let Some(budget) = budget else { return std::future::pending().await };
+    sleep(budget).await;
+    match *stage.borrow() {
+        Stage::Loading | Stage::Acknowledged => std::future::pending().await,
+        Stage::Waiting | Stage::Sending(_) | Stage::Streaming(_) => budget,
     }
 }

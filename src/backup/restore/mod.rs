@@ -3,8 +3,9 @@
 //! Nothing of the target is touched before the backup was verified wholly and everything that could refuse was asked.
 //!
 //! ```text
-//!   survey (node, Sentinels, proxies) ─▶ confirm ─▶ fetch ─▶ safety backup ─▶ survey once more
-//!     ─▶ live: hold the proxies ─▶ REPLICAOF primary ─▶ loaded, counted ─▶ REPLICAOF NO ONE ─▶ release
+//!   survey (node, Sentinels, proxies) ─▶ confirm ─▶ fetch ─▶ settings ─▶ safety backup ─▶ survey once more
+//!     ─▶ live: hold the proxies ─▶ safety: what came since ─▶ REPLICAOF primary ─▶ loaded, counted ─▶ REPLICAOF NO ONE
+//!     ─▶ release          when it is given up: undo
 //! ```
 
 pub mod confirm;
@@ -16,27 +17,32 @@ mod pattern;
 mod preflight;
 pub mod primary;
 pub mod proxies;
+pub mod safety;
+pub mod settings;
 pub mod survey;
+mod undo;
 pub mod watch;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::json;
 
 use self::keys::Choice;
-use self::live::Content;
+use self::live::{Content, Outcome};
 use self::node::Node;
 use self::primary::{Rdb, Stage};
+use self::safety::Safety;
+use self::settings::Settings;
 use self::survey::Survey;
 use super::catalog::Backup;
-use super::create::Lone;
 use super::fetch::fetch_to_spool;
 use super::follow::replay::{Goal, Replay};
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, catalog, create, rdb, show};
+use super::{Error, Manifest, Progress, catalog, rdb, show};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -76,17 +82,21 @@ async fn live(
     config: &Config,
     json: bool,
 ) -> Result<String, Error> {
+    let proxies = proxies::resolve(&args.proxy).await?;
     let at_least = preflight::size(manifest, None);
-    let survey = Survey::take(config, args.target, &args.proxy, manifest, at_least).await?;
+    let mut survey = Survey::take(config, args.target, &proxies, manifest, at_least).await?;
     let mut question = confirm::question(&survey, manifest, !args.no_safety_backup);
     if let Some(replay) = &replay {
         question = format!("The backup is followed by its stream, up to {replay}.\n{question}");
     }
     confirm::ask(&question, args.yes)?;
+    if args.yes {
+        confirm::concerns(&survey).iter().for_each(|(title, concern)| tracing::warn!("{title}: {concern}"));
+    }
     let file = fetch_to_spool(store, manifest, identities, &config.backup).await?;
     let summary = rdb::walk(&file, &mut |_| {})?;
     preflight::sound(&summary, manifest)?;
-    let size = preflight::size(manifest, Some(&summary));
+    survey.size = preflight::size(manifest, Some(&summary));
     if let Some(replay) = replay.as_deref_mut() {
         replay.check_database(summary.aux.get("repl-stream-db").map(String::as_str))?;
     }
@@ -94,20 +104,59 @@ async fn live(
     // The stream changes them.
     let counts = replay.is_none().then_some(&manifest.counts);
     let tail = async || replay.as_mut().map_or(Ok(None), |replay| replay.chunk());
-    let safety = match args.no_safety_backup {
-        true => None,
-        false if survey.facts.keyspace.values().all(|keys| *keys == 0) => None,
-        false => {
-            let lone = Lone { addr: survey.node.addr(), name: manifest.master_name.clone() };
-            Some(create::safety(survey.monitored.is_none().then_some(lone), store, config).await?)
-        }
-    };
-    let safety = safety.as_deref();
-    // That took its time: the world may be another one.
-    let survey = Survey::take(config, args.target, &args.proxy, manifest, size).await?;
-    let target = survey.node.addr();
     let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
     let content = Content { rdb, tail, counts };
+    let settings = Settings::change(&mut survey, config.sentinel.redis_auth.as_ref()).await;
+    let outcome = insured(args, store, manifest, survey, &proxies, content, config).await;
+    for left in settings.put_back().await {
+        tracing::warn!("{left}");
+    }
+    let (target, outcome) = outcome?;
+    let safety = &outcome.safety;
+    let (keys, held, replicas) = (outcome.keys, outcome.held.as_secs_f64(), outcome.replicas);
+    if json {
+        return Ok(json!({
+            "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
+            "replicas": replicas, "safety_backup": safety, "until": until, "warnings": outcome.warnings,
+        })
+        .to_string());
+    }
+    let mut text = format!(
+        "{target} holds {} now: {}, {}, done in {held:.1} s",
+        manifest.id,
+        show::count(keys, "key"),
+        match replicas {
+            1 => "1 replica follows".into(),
+            _ => format!("{replicas} replicas follow"),
+        }
+    );
+    if let Some(until) = until {
+        text += &format!("\nand what followed, up to {until}");
+    }
+    if let Some(id) = safety {
+        text += &format!("\nwhat was there before is in backup {id}");
+    }
+    outcome.warnings.iter().for_each(|warning| text += &format!("\nwarning: {warning}"));
+    Ok(text)
+}
+
+/// Backs up what is there, if anything is, and replaces it with `content`.
+async fn insured(
+    args: &RestoreArgs,
+    store: &Store,
+    manifest: &Manifest,
+    survey: Survey,
+    proxies: &[SocketAddr],
+    content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
+    config: &Config,
+) -> Result<(SocketAddr, Outcome), Error> {
+    let safety = match args.no_safety_backup || survey.facts.keys() == 0 {
+        true => None,
+        false => Some(Safety::make(&survey, &manifest.master_name, store, config).await?),
+    };
+    // That took its time: the world may be another one.
+    let survey = Survey::take(config, args.target, proxies, manifest, survey.size).await?;
+    let target = survey.node.addr();
     let (stage, mut told) = tokio::sync::watch::channel(Stage::default());
     let show_stage = async {
         let progress = Progress::begin("restoring", manifest.plain_bytes);
@@ -122,24 +171,7 @@ async fn live(
         outcome = live::replace(survey, content, args.serve_at, safety, config, &stage) => outcome?,
         never = show_stage => never,
     };
-    let (keys, held, replicas) = (outcome.keys, outcome.held.as_secs_f64(), outcome.replicas);
-    if json {
-        return Ok(json!({
-            "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
-            "replicas": replicas, "safety_backup": safety, "until": until, "warnings": outcome.warnings,
-        })
-        .to_string());
-    }
-    let mut text =
-        format!("{target} holds {} now: {keys} keys, {replicas} replicas follow, done in {held:.1} s", manifest.id);
-    if let Some(until) = until {
-        text += &format!("\nand what followed, up to {until}");
-    }
-    if let Some(id) = safety {
-        text += &format!("\nwhat was there before is in backup {id}");
-    }
-    outcome.warnings.iter().for_each(|warning| text += &format!("\nwarning: {warning}"));
-    Ok(text)
+    Ok((target, outcome))
 }
 
 async fn by_key(
@@ -178,6 +210,13 @@ async fn by_key(
     };
     if outcome.failed > 0 {
         return Err(Error::Restore(text));
+    }
+    if outcome.matched() == 0 && (choice.pattern.is_some() || choice.db.is_some()) {
+        return Err(Error::NotFound(format!(
+            "backup {} has no {choice}, of {}; nothing was restored",
+            manifest.id,
+            show::count(outcome.others, "key")
+        )));
     }
     Ok(text)
 }

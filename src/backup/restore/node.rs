@@ -1,6 +1,6 @@
 //! The target: a connection to it, and what it says of itself.
 //!
-//! Only asks, but for REPLICAOF. Whatever an ACL does not let us read is unknown, not an error, where we can do without.
+//! Only asks, but for REPLICAOF and settings. Whatever an ACL does not let us read is unknown, not an error, where we can do without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -60,6 +60,14 @@ pub struct Facts {
     pub loading: bool,
     /// The newest RDB version that it writes and reads; `None`: it does not tell.
     pub rdb_version: Option<u32>,
+    /// `master_replid`: the history of its data.
+    pub replid: String,
+    /// `master_replid2`: the one before, as a promoted replica knows it.
+    pub replid2: String,
+    /// `used_memory` in bytes.
+    pub used_memory: u64,
+    /// `lazyfree_pending_objects`: what is still to be freed in the background.
+    pub lazily_freed: u64,
     /// `maxmemory` in bytes; 0: no limit.
     pub maxmemory: u64,
     /// `total_system_memory` in bytes; 0: unknown.
@@ -145,6 +153,33 @@ impl Node {
         Ok(role(&reply))
     }
 
+    /// A setting, where it has this one and lets us read and change it.
+    pub async fn setting(&mut self, name: &str) -> Result<String, Error> {
+        let reply = self.ask(&["CONFIG", "GET", name]).await?;
+        match reply.items() {
+            [_, value] => {
+                let value = value.text().unwrap_or_default().to_owned();
+                // The same value again: nothing changes, and whether it may be changed is known.
+                self.set(name, &value).await?;
+                Ok(value)
+            }
+            _ => Err(self.refused("CONFIG GET", &reply)),
+        }
+    }
+
+    /// `CONFIG SET name value`.
+    pub async fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        match self.ask(&["CONFIG", "SET", name, value]).await? {
+            Reply::Simple(_) => Ok(()),
+            other => Err(self.refused("CONFIG SET", &other)),
+        }
+    }
+
+    /// What INFO says: all that matters of a node that is not overwritten by us.
+    pub async fn info(&mut self) -> Result<Facts, Error> {
+        Ok(Facts::parse(&self.text(&["INFO"]).await?))
+    }
+
     /// Keys of each database, with how many of them expire.
     pub async fn keyspace(&mut self) -> Result<BTreeMap<u32, (u64, u64)>, Error> {
         Ok(keyspace(&self.text(&["INFO", "keyspace"]).await?))
@@ -152,7 +187,7 @@ impl Node {
 
     /// Everything that matters before it is overwritten.
     pub async fn facts(&mut self) -> Result<Facts, Error> {
-        let mut facts = Facts::parse(&self.text(&["INFO"]).await?);
+        let mut facts = self.info().await?;
         facts.cluster |= field(&self.text(&["INFO", "cluster"]).await?, "cluster_enabled") == Some("1");
         facts.rdb_version = match self.ask(&["FUNCTION", "DUMP"]).await? {
             Reply::Bulk(payload) => trailer_version(&payload),
@@ -183,7 +218,7 @@ impl Node {
         let words = reply.to_string();
         let hint = match words.split([' ', '-']).nth(1) {
             Some("NOAUTH") => "; it wants a password: set redis_password",
-            Some("NOPERM") => "; the ACL user needs this command (see the documentation of `backup restore`)",
+            Some("NOPERM") => "; the ACL user needs this command (README, Permissions)",
             _ if command == "REPLICAOF" => "; where REPLICAOF is not to be had, --keys restores key by key",
             _ => "",
         };
@@ -201,17 +236,27 @@ impl Facts {
         self.keyspace.values().sum()
     }
 
+    /// Whether its data is of the history that this node had: that of a promoted replica is.
+    pub fn descends_from(&self, other: &Facts) -> bool {
+        !other.replid.is_empty() && [&self.replid, &self.replid2].contains(&&other.replid)
+    }
+
     fn parse(info: &str) -> Facts {
         let number = |key: &str| field(info, key).and_then(|value| value.parse().ok()).unwrap_or_default();
         let set = |key: &str| number(key) != 0_u64;
+        let text = |key: &str| field(info, key).unwrap_or_default().to_owned();
         Facts {
-            run_id: field(info, "run_id").unwrap_or_default().to_owned(),
+            run_id: text("run_id"),
             version: field(info, "valkey_version").or(field(info, "redis_version")).unwrap_or_default().to_owned(),
             valkey: field(info, "valkey_version").is_some(),
             master: field(info, "role") == Some("master"),
             cluster: set("cluster_enabled"),
             loading: set("loading") || set("async_loading"),
             rdb_version: None,
+            replid: text("master_replid"),
+            replid2: text("master_replid2"),
+            used_memory: number("used_memory"),
+            lazily_freed: number("lazyfree_pending_objects"),
             maxmemory: number("maxmemory"),
             system_memory: number("total_system_memory"),
             keyspace: keyspace(info).into_iter().map(|(db, (keys, _))| (db, keys)).collect(),

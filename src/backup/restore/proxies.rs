@@ -2,26 +2,71 @@
 //!
 //! A hold ends by itself [`HOLD`] after it was last renewed: whatever becomes of us, clients flow again.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use futures_util::future::{join_all, try_join_all};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::admin::View;
 use crate::admin::client::{self, Remote};
+use crate::admin::view::MasterView;
 use crate::backup::Error;
+use crate::config::HostPort;
 
 /// How long a hold lasts when it is not renewed.
 const HOLD: Duration = Duration::from_secs(15);
 /// Between two renewals; three may fail.
 const RENEW: Duration = Duration::from_secs(4);
+/// Between two looks at whom a proxy follows, and how long one may take.
+const LOOK: Duration = Duration::from_millis(100);
+/// For an answer of a proxy in passing.
+const ANSWER: Duration = Duration::from_secs(2);
 /// How long proxies may take to see that the data set is another one. They ask for the history once a second.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Every proxy that was named.
 #[derive(Debug)]
 pub struct Proxies {
-    all: Vec<(Remote, u64)>,
+    all: Vec<Proxy>,
+}
+
+#[derive(Debug)]
+struct Proxy {
+    remote: Remote,
+    /// When it was surveyed.
+    term: u64,
+    /// The target, and the process there.
+    target: SocketAddr,
+    run_id: String,
+    /// It follows another node since, and was released.
+    gone: AtomicBool,
+}
+
+/// The address of each proxy; of several that a name has, one where somebody listens.
+///
+/// # Errors
+/// [`Error::Unavailable`]: a name means nothing here.
+pub async fn resolve(proxies: &[HostPort]) -> Result<Vec<SocketAddr>, Error> {
+    let mut found = Vec::new();
+    for proxy in proxies {
+        let unknown = |why: String| Error::Unavailable(format!("the proxy {proxy}: {why}; nothing was changed"));
+        let addrs = timeout(ANSWER, lookup_host((proxy.host.as_str(), proxy.port))).await;
+        let addrs = addrs.map_err(|_| unknown("its name was not resolved in time".into()))?;
+        let addrs: Vec<SocketAddr> = addrs.map_err(|error| unknown(error.to_string()))?.collect();
+        let mut chosen = *addrs.first().ok_or_else(|| unknown("its name has no address".into()))?;
+        for addr in addrs.iter().filter(|_| addrs.len() > 1) {
+            if matches!(timeout(ANSWER, TcpStream::connect(addr)).await, Ok(Ok(_))) {
+                chosen = *addr;
+                break;
+            }
+        }
+        found.push(chosen);
+    }
+    Ok(found)
 }
 
 impl Proxies {
@@ -37,7 +82,13 @@ impl Proxies {
             })?;
             fronts(&view, target, run_id)
                 .map_err(|why| Error::Restore(format!("the proxy at {} {why}; nothing was changed", remote.admin)))?;
-            all.push((remote, view.term));
+            all.push(Proxy {
+                remote,
+                term: view.term,
+                target,
+                run_id: run_id.to_owned(),
+                gone: AtomicBool::new(false),
+            });
         }
         Ok(Proxies { all })
     }
@@ -49,7 +100,7 @@ impl Proxies {
 
     /// Holds all of them. When one refuses, the others are released again.
     pub async fn hold(&self) -> Result<(), Error> {
-        for (remote, _) in &self.all {
+        for Proxy { remote, .. } in &self.all {
             if let Err(error) = client::order_hold(remote, HOLD).await {
                 self.release().await;
                 return Err(Error::Restore(format!(
@@ -61,62 +112,93 @@ impl Proxies {
         Ok(())
     }
 
-    /// Renews the holds; returns when one cannot be renewed any more.
+    /// Renews the holds; returns when one cannot be renewed any more, or follows another master and was released.
     pub async fn keep(&self) -> Error {
-        if self.all.is_empty() {
-            return std::future::pending().await;
+        match try_join_all(self.all.iter().map(Proxy::keep)).await {
+            Err(error) => error,
+            Ok(never) => match never.first() {
+                Some(never) => match *never {},
+                None => std::future::pending().await,
+            },
         }
-        let mut renewed: Vec<Instant> = vec![Instant::now(); self.all.len()];
-        loop {
-            sleep(RENEW).await;
-            for ((remote, _), renewed) in self.all.iter().zip(&mut renewed) {
-                let asked = Instant::now();
-                let order = tokio::time::timeout(RENEW / 2, client::order_hold(remote, HOLD)).await;
-                let error = match order {
-                    Ok(Ok(_)) => {
-                        *renewed = asked;
-                        continue;
-                    }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "no answer".into(),
-                };
-                tracing::warn!("the hold of the proxy at {} was not renewed: {error}", remote.admin);
-                if renewed.elapsed() + RENEW + RENEW / 2 > HOLD {
-                    return Error::Restore(format!("the proxy at {} cannot be held any longer: {error}", remote.admin));
-                }
-            }
-        }
+    }
+
+    /// Renews every hold as long as that goes, and releases each proxy as soon as it follows another master.
+    pub async fn keep_each(&self) {
+        join_all(self.all.iter().map(Proxy::keep)).await;
     }
 
     /// Waits until each has seen that its master's data set is another one. Until then it would take what its clients
     /// have outstanding for answered. Returns those that did not say so in time.
     pub async fn seen(&self) -> Vec<SocketAddr> {
         let started = Instant::now();
-        let mut waiting: Vec<&(Remote, u64)> = self.all.iter().collect();
+        let mut waiting: Vec<&Proxy> = self.all.iter().collect();
         while !waiting.is_empty() && started.elapsed() < SEEN_WITHIN {
             let mut still = Vec::new();
             for proxy in waiting {
-                let (remote, term) = proxy;
-                if !client::look(remote).await.is_ok_and(|view| view.term > *term && view.master.is_some()) {
+                let view = client::look(&proxy.remote).await;
+                if !view.is_ok_and(|view| view.term > proxy.term && view.master.is_some()) {
                     still.push(proxy);
                 }
             }
             waiting = still;
             sleep(Duration::from_millis(50)).await;
         }
-        waiting.into_iter().map(|(remote, _)| remote.admin).collect()
+        waiting.into_iter().map(|proxy| proxy.remote.admin).collect()
     }
 
     /// Lets every client flow. Returns those that could not be told; they release by themselves after [`HOLD`].
     pub async fn release(&self) -> Vec<SocketAddr> {
-        let mut untold = Vec::new();
-        for (remote, _) in &self.all {
-            let order = tokio::time::timeout(RENEW, client::order_release(remote)).await;
-            if !matches!(order, Ok(Ok(_))) {
-                untold.push(remote.admin);
+        let untold = self.all.iter().map(async |proxy| (!proxy.release().await).then_some(proxy.remote.admin));
+        join_all(untold).await.into_iter().flatten().collect()
+    }
+}
+
+impl Proxy {
+    /// Renews the hold until that fails for too long, or until it follows another master: then it is released.
+    async fn keep(&self) -> Result<Infallible, Error> {
+        let admin = self.remote.admin;
+        let mut renewed = Instant::now();
+        let mut asked = renewed;
+        loop {
+            if self.gone.load(Ordering::Relaxed) {
+                return Err(Error::Restore(format!("the proxy at {admin} follows another master now")));
+            }
+            sleep(LOOK).await;
+            if let Ok(Ok(view)) = timeout(ANSWER, client::look(&self.remote)).await
+                && let Some(master) = &view.master
+                && !is(master, self.target, &self.run_id)
+            {
+                self.release().await;
+                self.gone.store(true, Ordering::Relaxed);
+                return Err(Error::Restore(format!(
+                    "the proxy at {admin} follows another master now, {}",
+                    master.addr
+                )));
+            }
+            if asked.elapsed() < RENEW {
+                continue;
+            }
+            asked = Instant::now();
+            let error = match timeout(ANSWER, client::order_hold(&self.remote, HOLD)).await {
+                Ok(Ok(_)) => {
+                    renewed = asked;
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".into(),
+            };
+            tracing::warn!("the hold of the proxy at {admin} was not renewed: {error}");
+            if renewed.elapsed() + RENEW + 2 * ANSWER > HOLD {
+                return Err(Error::Restore(format!("the proxy at {admin} cannot be held any longer: {error}")));
             }
         }
-        untold
+    }
+
+    /// Whether it could be told.
+    async fn release(&self) -> bool {
+        let told = self.gone.load(Ordering::Relaxed);
+        told || matches!(timeout(RENEW, client::order_release(&self.remote)).await, Ok(Ok(_)))
     }
 }
 
@@ -125,12 +207,7 @@ fn fronts(view: &View, target: SocketAddr, run_id: &str) -> Result<(), String> {
     let Some(master) = &view.master else {
         return Err(format!("follows no master now ({})", view.reason));
     };
-    // Its way to the node may be another one than ours (address_map), the process is the same.
-    let same = match &master.run_id {
-        Some(theirs) if !run_id.is_empty() => theirs == run_id,
-        _ => master.addr == target.to_string(),
-    };
-    if !same {
+    if !is(master, target, run_id) {
         return Err(format!("fronts another master, {} of {}, and not {target}", master.addr, view.master_name));
     }
     if view.phase != "stable" || master.provisional {
@@ -139,10 +216,17 @@ fn fronts(view: &View, target: SocketAddr, run_id: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Its way to the node may be another one than ours (address_map), the process is the same.
+fn is(master: &MasterView, target: SocketAddr, run_id: &str) -> bool {
+    match &master.run_id {
+        Some(theirs) if !run_id.is_empty() => theirs == run_id,
+        _ => master.addr == target.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::MasterView;
 
     #[test]
     fn only_a_settled_proxy_of_this_very_master_will_do() {

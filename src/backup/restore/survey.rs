@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 
 use super::node::{Facts, Node};
-use super::preflight;
+use super::preflight::{self, Emptying};
 use super::proxies::Proxies;
+use super::settings;
 use crate::admin::client::Remote;
 use crate::backup::source::{self, Topology};
 use crate::backup::{Error, Manifest};
@@ -19,6 +20,10 @@ pub struct Survey {
     pub node: Node,
     /// What it says of itself.
     pub facts: Facts,
+    /// Its `replica-lazy-flush`, or why that may not be changed.
+    pub lazy: Result<String, String>,
+    /// What the data to come takes there, in bytes, as far as it is known.
+    pub size: u64,
     /// What the Sentinels say, where they monitor it.
     pub monitored: Option<Topology>,
     /// The proxies that were named.
@@ -58,7 +63,13 @@ impl Survey {
             .map_err(|why| Error::Restore(format!("{addr}: {why}; nothing was changed")))?;
         let remote = |admin: &SocketAddr| Remote { admin: *admin, token: config.admin_token.clone() };
         let proxies = Proxies::survey(proxies.iter().map(remote).collect(), addr, &facts.run_id).await?;
-        Ok(Survey { node, facts, monitored, proxies })
+        let lazy = node.setting(settings::LAZY).await.map_err(|error| error.to_string());
+        Ok(Survey { node, facts, lazy, size, monitored, proxies })
+    }
+
+    /// How the target lets go of its old data.
+    pub fn emptying(&self) -> Emptying {
+        preflight::emptying(&self.facts, &self.lazy, self.size)
     }
 }
 

@@ -67,6 +67,14 @@ impl Watch {
         Ok(Watch { heard, listening, _tasks: tasks })
     }
 
+    /// What of that has been heard already and not been told.
+    pub fn heard(&mut self) -> Option<String> {
+        std::iter::from_fn(|| self.heard.try_recv().ok()).find_map(|heard| match heard {
+            Heard::Trouble(what) => Some(what),
+            Heard::Lost => None,
+        })
+    }
+
     /// Returns when a Sentinel takes the master for down or begins to replace it, or when none is heard any more.
     pub async fn trouble(&mut self) -> String {
         loop {

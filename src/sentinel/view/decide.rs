@@ -31,7 +31,8 @@ impl View {
     fn expire(&mut self, now: Instant) {
         if self.paused.is_some_and(|(_, until)| now >= until) {
             self.end_pause(now);
-            self.log(Level::WARN, "the operator's hold has run out: requests flow again".into());
+            let why = "neither renewed nor released in time, as when a restore that asked for it was killed";
+            self.log(Level::WARN, format!("the hold has run out ({why}): it keeps no request back any more"));
         }
         self.distrust.retain(|_, until| now < *until);
         self.suspects.retain(|_, until| now < *until);
@@ -50,7 +51,7 @@ impl View {
 
     /// Held by a command, while nobody is known to replace the master: it may be silent, busy loading, or for a moment
     /// the replica of a stranger, as during a restore.
-    fn held_by_command(&self) -> bool {
+    pub(super) fn held_by_command(&self) -> bool {
         let undisturbed = match &self.state {
             State::Following | State::Silent { .. } => true,
             State::Switching(failover) => failover.candidate.is_none(),

@@ -59,6 +59,10 @@ impl View {
         let kind = if lives { "the master lives" } else { "the master is down" };
         self.log(Level::INFO, format!("holding requests: {why} ({kind})"));
         self.reason = why;
+        if candidate.is_some() && self.held_by_command() {
+            // Until now a command held the requests, within a limit of its own.
+            self.outage_since = Some(now);
+        }
         self.outage_since.get_or_insert(now);
         self.state = State::Switching(Box::new(Failover {
             since: now,

@@ -749,6 +749,20 @@ fn a_failover_during_a_hold_is_a_failover() {
 }
 
 #[test]
+fn a_failover_after_a_long_hold_has_the_whole_time_of_an_outage() {
+    let mut world = World::following();
+    world.handle(Input::Hold { until: world.now + Duration::from_secs(60) });
+    world.after(100);
+    for _ in 0..30 {
+        restoring(&mut world);
+        world.quiet(1000, MASTER, 5);
+    }
+    world.selected();
+    assert_eq!(world.phase(), Phase::Switching, "down-after + 10 s is long over: {:?}", world.logs);
+    assert_eq!(world.entry().outage_since, Some(world.now));
+}
+
+#[test]
 fn a_restarted_old_master_is_not_taken_while_it_is_being_replaced() {
     let mut world = World::following();
     world.refused(MASTER);

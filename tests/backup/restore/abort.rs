@@ -16,7 +16,7 @@ use crate::it::stage::{LIMIT, Stage, ask};
 use crate::lone::Lone;
 
 /// A backup with `count` small keys.
-async fn backup_of(count: usize) -> Saved {
+pub async fn backup_of(count: usize) -> Saved {
     let from = Lone::start(&[]).await;
     let mut wire = from.open(0).await;
     ask(&mut wire, &["DEBUG", "POPULATE", &count.to_string(), "restored", "20"]).await;
@@ -33,7 +33,7 @@ async fn patient(down_after: Duration) -> Cluster {
     cluster
 }
 
-fn says(error: &Error, parts: &[&str]) {
+pub fn says(error: &Error, parts: &[&str]) {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
@@ -92,7 +92,7 @@ async fn a_sentinel_that_takes_the_master_for_down_ends_it() {
     let survey = Survey::take(&config, None, &[], &saved.manifest, 1).await.unwrap();
     let error = replace(survey, &saved, &config).await.unwrap_err();
     println!("{error}");
-    says(&error, &["takes the master for down", "a master again, with", "(1 before)", "restore the-safety-backup"]);
+    says(&error, &["takes the master for down", "a master again, with", "(1 before)", "backup restore 2", "-safety"]);
     assert_eq!(error.exit_code(), 86);
     let role = cluster.ask_node(0, &["ROLE"]).await.unwrap();
     assert_eq!(role.items()[0].text(), Some("master"), "{role}");
@@ -103,6 +103,7 @@ async fn a_target_that_dies_is_told_and_its_proxies_are_released() {
     let mut spec = ClusterSpec::with_password("secret");
     spec.down_after = Duration::from_secs(5);
     let stage = Stage::with(spec, &[]).await;
+    stage.cluster.ask_node(0, &["SET", "old", "data"]).await.unwrap();
     let saved = backup_of(20_000).await;
     stage.cluster.ask_node(0, &["CONFIG", "SET", "key-load-delay", "200"]).await.unwrap();
     let config = config(&stage.cluster);
@@ -120,7 +121,7 @@ async fn a_target_that_dies_is_told_and_its_proxies_are_released() {
     let (outcome, ()) = tokio::join!(replace(survey, &saved, &config), kill);
     let error = outcome.unwrap_err();
     println!("{error}");
-    says(&error, &["given up", "nobody listens", "the-safety-backup"]);
+    says(&error, &["given up", "nobody listens", "backup restore 2", "-safety"]);
     // Sentinel promotes a replica, which has what was there before.
     let new = stage.cluster.wait_for_master_change(0, LIMIT).await.unwrap();
     let addr = stage.cluster.node_addr(new).to_string();

@@ -5,8 +5,10 @@ use std::time::Duration;
 use switchmaster::backup::Error;
 use switchmaster::backup::restore::live::{self, Content, Outcome};
 use switchmaster::backup::restore::primary::Stage;
+use switchmaster::backup::restore::safety::Safety;
 use switchmaster::backup::restore::survey::Survey;
-use switchmaster::config::Config;
+use switchmaster::backup::store::Store;
+use switchmaster::config::{Config, Location};
 use switchmaster::demo::cluster::{ClusterSpec, until};
 use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::proxy::Proxy;
@@ -20,11 +22,17 @@ use crate::lone::Lone;
 use crate::support::bucket::{Bucket, KEY_ID, SECRET};
 use crate::zoo;
 
-/// Restores `saved`, a whole backup.
+/// Restores `saved`, a whole backup, behind a safety backup of what is there.
 pub async fn replace(survey: Survey, saved: &Saved, config: &Config) -> Result<Outcome, Error> {
     let content = Content { rdb: saved.rdb(), tail: async || Ok(None), counts: Some(saved.counts()) };
     let (stage, _) = watch::channel(Stage::default());
-    soon(live::replace(survey, content, None, Some("the-safety-backup"), config, &stage)).await
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&config.backup, Some(&Location::Folder(folder.path().to_owned()))).unwrap();
+    let safety = match survey.facts.keys() {
+        0 => None,
+        _ => Some(Safety::make(&survey, "mymaster", &store, config).await.unwrap()),
+    };
+    soon(live::replace(survey, content, None, safety, config, &stage)).await
 }
 
 /// Writers only: what readers expect is what a restore takes away.

@@ -18,7 +18,7 @@ use crate::lone::Lone;
 use crate::zoo;
 
 /// A backup in a folder, and somebody who restores from it.
-struct Shelf {
+pub struct Shelf {
     saved: Saved,
     dir: TempDir,
     environment: Vec<(&'static str, String)>,
@@ -26,7 +26,7 @@ struct Shelf {
 
 impl Shelf {
     /// With a backup of every type.
-    async fn full() -> (Shelf, super::data::Contents) {
+    pub async fn full() -> (Shelf, super::data::Contents) {
         let from = Lone::start(&[]).await;
         zoo::fill(from.addr, None).await.unwrap();
         let contents = zoo::contents(from.addr, None).await.unwrap();
@@ -34,13 +34,13 @@ impl Shelf {
     }
 
     /// With a backup of many small keys.
-    async fn of_keys(count: usize) -> Shelf {
+    pub async fn of_keys(count: usize) -> Shelf {
         let from = Lone::start(&[]).await;
         ask(&mut from.open(0).await, &["DEBUG", "POPULATE", &count.to_string(), "restored", "20"]).await;
         Shelf::of(Saved::of(&from.save().await))
     }
 
-    fn of(saved: Saved) -> Shelf {
+    pub fn of(saved: Saved) -> Shelf {
         let dir = tempfile::tempdir().unwrap();
         let store = saved.shelve(dir.path());
         // A port that nobody can listen at: there is no Sentinel.
@@ -49,7 +49,7 @@ impl Shelf {
         Shelf { saved, dir, environment }
     }
 
-    fn watched_by(mut self, stage: &Stage) -> Shelf {
+    pub fn watched_by(mut self, stage: &Stage) -> Shelf {
         let sentinels: Vec<String> = stage.cluster.sentinel_addrs().iter().map(ToString::to_string).collect();
         self.environment.retain(|(name, _)| *name != "SWITCHMASTER_SENTINELS");
         self.environment.push(("SWITCHMASTER_SENTINELS", sentinels.join(",")));
@@ -57,11 +57,24 @@ impl Shelf {
         self
     }
 
+    /// As a user of the ACL.
+    pub fn with_user(mut self, name: &str, password: &str) -> Shelf {
+        self.environment.retain(|(name, _)| *name != "SWITCHMASTER_REDIS_PASSWORD");
+        self.environment.push(("SWITCHMASTER_REDIS_USERNAME", name.into()));
+        self.environment.push(("SWITCHMASTER_REDIS_PASSWORD", password.into()));
+        self
+    }
+
+    /// Where the backups lie.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn object(&self) -> std::path::PathBuf {
         self.dir.path().join("mymaster").join(&self.saved.manifest.object)
     }
 
-    fn start(&self, arguments: &[&str]) -> Child {
+    pub fn start(&self, arguments: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_switchmaster"))
             .arg("backup")
             .args(arguments)
@@ -76,18 +89,18 @@ impl Shelf {
             .unwrap()
     }
 
-    async fn run(&self, arguments: &[&str]) -> Output {
+    pub async fn run(&self, arguments: &[&str]) -> Output {
         let child = self.start(arguments);
         tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("it ends").unwrap()
     }
 }
 
 /// Its exit code and what it said on standard error.
-fn ended(output: &Output) -> (i32, String) {
+pub fn ended(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     assert_eq!(ended(output).0, 0, "{}", ended(output).1);
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -116,7 +129,7 @@ async fn it_asks_first_and_changes_nothing_unless_it_is_told_to() {
 
     let (code, said) = ended(&shelf.run(&["restore", "--target", &addr]).await);
     assert_eq!(code, 64);
-    for part in [&addr, "which no Sentinel monitors", "db0: 1 keys", &shelf.saved.manifest.id, "--yes"] {
+    for part in [&addr, "which no Sentinel monitors", "db0: 1 key\n", &shelf.saved.manifest.id, "--yes"] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
     // Another one would do: what is there now can be had back.
@@ -157,6 +170,11 @@ async fn keys_are_restored_beside_what_is_there() {
     assert_eq!((told["existing"].as_u64(), told["failed"].as_u64()), (Some(1), Some(0)), "{told}");
     assert!(told["restored"].as_u64() > Some(10), "{told}");
     assert_eq!(ask(&mut wire, &["GET", "string:short"]).await, Reply::Bulk(b"mine".to_vec()));
+    // What is not there was meant otherwise.
+    let none = ["restore", "--keys", "--match", "no-such-*", "--db", "3", "--target", &addr, "--yes"];
+    let (code, said) = ended(&shelf.run(&none).await);
+    assert_eq!(code, 85, "{said}");
+    assert!(said.contains("no key in database 3 that matches \"no-such-*\"") && said.contains("nothing was"), "{said}");
     let told = json(&shelf.run(&[&arguments[..], &["--yes", "--replace"]].concat()).await);
     assert_eq!(told["existing"].as_u64(), Some(0), "{told}");
     assert_eq!(ask(&mut wire, &["GET", "string:short"]).await, Reply::Bulk(b"value".to_vec()));
@@ -194,6 +212,29 @@ async fn a_signal_ends_it_with_a_master_again() {
 }
 
 #[tokio::test]
+async fn one_that_is_given_up_before_it_is_whole_leaves_what_was_there() {
+    // More than the sockets between the two hold, slowly loaded.
+    let from = Lone::start(&["rdbcompression no"]).await;
+    ask(&mut from.open(0).await, &["DEBUG", "POPULATE", "4000", "restored", "20000"]).await;
+    let shelf = Shelf::of(Saved::of(&from.save().await));
+    let to = Lone::start(&["key-load-delay 2000"]).await;
+    let mut wire = to.open(0).await;
+    ask(&mut wire, &["SET", "old", "data"]).await;
+    let child = shelf.start(&["restore", "--target", &to.addr.to_string(), "--yes"]);
+    loading(&to.log()).await;
+    signal(&child, Signal::TERM);
+    let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("it ends").unwrap();
+    let (code, said) = ended(&output);
+    println!("{said}");
+    assert_eq!(code, 86);
+    for part in ["interrupted", "a master again, with the data that it had (1 key)", "is not needed"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(!said.contains("switchmaster backup restore"), "there is nothing to go back to: {said}");
+    assert_eq!(ask(&mut wire, &["GET", "old"]).await, Reply::Bulk(b"data".to_vec()));
+}
+
+#[tokio::test]
 async fn clients_flow_again_when_it_is_killed_in_the_middle() {
     let stage = Stage::with(ClusterSpec::with_password("secret"), &[]).await;
     stage.cluster.ask_node(0, &["SET", "old", "data"]).await.unwrap();
@@ -215,6 +256,7 @@ async fn clients_flow_again_when_it_is_killed_in_the_middle() {
     });
     let view = flowing.await.unwrap();
     println!("stable at {:?} after {:?}", view.master, killed.elapsed());
+    proxy::wait_log(&stage.proxy, &["the hold has run out", "a restore that asked for it was killed"]).await;
     let reply = ask(&mut stage.open().await, &["SET", "new", "data"]).await;
     assert_eq!(reply.to_string(), "+OK");
 }
