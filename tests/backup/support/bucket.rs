@@ -2,7 +2,6 @@
 //!
 //! Everything is written below a temporary folder, so a test can also look at the bytes themselves.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -41,7 +40,7 @@ pub struct Bucket {
 /// What the service does wrong; all at once may be on.
 #[derive(Default)]
 pub struct Faults {
-    /// Uploads (PUT) are never answered.
+    /// Uploads (PUT) are not answered while this is on.
     pub stall_uploads: AtomicBool,
     /// The connection is closed instead of an answer, for this many requests.
     pub cut: AtomicUsize,
@@ -121,8 +120,8 @@ async fn serve(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
 async fn answer(request: Request<Incoming>, service: S3Service, faults: Arc<Faults>) -> Result<Response<Body>, Cut> {
     let upload = request.method() == Method::PUT;
     let conditional = request.headers().contains_key("if-none-match");
-    if upload && faults.stall_uploads.load(Ordering::Relaxed) {
-        std::future::pending::<Infallible>().await;
+    while upload && faults.stall_uploads.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     if conditional && faults.refuse_conditions.load(Ordering::Relaxed) {
         return Ok(refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented"));
