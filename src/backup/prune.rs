@@ -5,7 +5,7 @@
 //! stand for no other either. The manifest goes first: from then on it is no backup any more, and what is left of it is
 //! found as an orphan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::catalog::{self, Backup};
+use super::follow::Pruned;
 use super::follow::timeline::Base;
 use super::store::Store;
 use super::{Error, follow, show};
@@ -114,14 +115,28 @@ pub async fn prune(
                 .to_owned(),
         ));
     }
+    let masters = match master_name {
+        Some(name) => vec![name.to_owned()],
+        None => store.list_folder("").await?.1,
+    };
+    // The streams first: what comes meanwhile may be a base without its stream, never a stream without its base.
+    let mut streams = BTreeMap::new();
+    for name in masters {
+        streams.insert(name.clone(), follow::segments(store, &name).await?);
+    }
     let objects = catalog::objects(store, master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
     let now = store.probe().await?.now;
     let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
-    let (mut kept, mut deleted, mut freed, mut segments) = (0, 0, 0, 0);
+    let (mut kept, mut deleted, mut freed, mut pruned) = (0, 0, 0, 0);
+    let mut ended = BTreeMap::new();
     for name in names {
         let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
-        let mut bases = Vec::new();
+        let bases = |backups: &[&Backup]| {
+            let safe = backups.iter().filter(|backup| !catalog::is_safety(&backup.id));
+            safe.filter_map(|backup| backup.manifest.as_ref().ok()).map(Base::from).collect()
+        };
+        let (all, mut stay) = (bases(&backups), Vec::new());
         let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup)).collect();
         for (backup, reasons) in backups.into_iter().zip(plan(rules, &candidates, now)) {
             let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
@@ -143,18 +158,27 @@ pub async fn prune(
                 (deleted, freed) = (deleted + 1, freed + bytes);
             } else {
                 kept += 1;
-                bases.push(backup.manifest.as_ref().ok().map(Base::from));
+                stay.push(backup);
             }
             show::line(out, &line)?;
         }
+        let segments = streams.remove(name).unwrap_or_default();
+        let Pruned { useless, lost } = follow::pruned(name, &segments, all, bases(&stay));
         // A backup that cannot be read may need any of them.
-        if let Some(bases) = bases.into_iter().collect() {
-            for segment in follow::useless(name, objects.iter().map(|object| object.name.as_str()), bases) {
+        if stay.iter().all(|backup| backup.manifest.is_ok()) {
+            for segment in &useless {
                 if !rules.dry_run {
-                    store.delete(&segment).await?;
+                    store.delete(segment).await?;
                 }
-                segments += 1;
             }
+            pruned += useless.len();
+        }
+        if !lost.is_empty() {
+            let verb = if rules.dry_run { "would be lost" } else { "are lost" };
+            if !json {
+                show::line(out, &format!("{name}: moments that {verb}: {lost}"))?;
+            }
+            ended.insert(name, lost);
         }
     }
     let old = now - LEFTOVERS;
@@ -181,8 +205,8 @@ pub async fn prune(
         },
     };
     let summary = if json {
-        json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed, "segments": segments, "orphans": leftovers,
-            "aborted_uploads": uploads, "dry_run": rules.dry_run })
+        json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed, "segments": pruned, "lost_moments": ended,
+            "orphans": leftovers, "aborted_uploads": uploads, "dry_run": rules.dry_run })
         .to_string()
     } else {
         let uploads = match uploads {
@@ -190,9 +214,9 @@ pub async fn prune(
             _ => String::new(),
         };
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
-        let stream = match segments {
+        let stream = match pruned {
             0 => String::new(),
-            _ => format!(", {} of the stream {did}", show::count(segments, "segment")),
+            _ => format!(", {} of the stream {did}", show::count(pruned, "segment")),
         };
         format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
     };

@@ -3,29 +3,29 @@
 //! Every call has a limit: retries are counted, and what makes no progress for [`Limits::stall`] fails. Memory is
 //! bounded by a few parts of an upload, whatever the object. Names are relative to the location's prefix.
 
+mod folder;
 mod incoming;
 mod multipart;
 mod refusal;
 mod s3;
 
 use std::fs::File;
+use std::future::ready;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use object_store::aws::AmazonS3;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Error;
 use crate::config::{BackupConfig, Location};
+use folder::Folder;
 
 pub use incoming::Incoming;
 
@@ -53,6 +53,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// What [`multipart`] needs besides.
     s3: Option<(Arc<AmazonS3>, ClientOptions)>,
+    /// Where the objects are files.
+    folder: Option<Folder>,
     location: Location,
     /// Whom an error is about: the location, and the service's address where there is one.
     place: String,
@@ -93,11 +95,14 @@ pub struct Probe {
 
 /// S3 takes at most this many parts.
 const MAX_PARTS: u64 = 10_000;
+/// Objects that are listed at once; S3's own pages are as long.
+const PAGE: usize = 1_000;
 /// Small objects (manifests, locks, marks) are never larger.
 const MAX_SMALL: u64 = 16 << 20;
 
 impl Store {
-    /// Opens `given`, or else the configured store. No request is sent to a service yet; a folder must exist.
+    /// Opens `given`, or else the configured store. No request is sent to a service yet; a folder must exist,
+    /// and go on existing: it is never made.
     ///
     /// Fails with [`Error::Usage`] when the configuration is incomplete, [`Error::Store`] when the folder is not there.
     pub fn open(config: &BackupConfig, given: Option<&Location>) -> Result<Store, Error> {
@@ -108,15 +113,18 @@ impl Store {
     pub fn with_limits(config: &BackupConfig, given: Option<&Location>, limits: Limits) -> Result<Store, Error> {
         let missing = "where are the backups? Set backup_store, or give --store s3://BUCKET/PREFIX or file:///DIR";
         let location = given.or(config.store.as_ref()).ok_or_else(|| Error::Usage(missing.to_owned()))?.clone();
-        let (objects, s3, place): (Arc<dyn ObjectStore>, _, _) = match &location {
+        let (objects, s3, folder, place): (Arc<dyn ObjectStore>, _, _, _) = match &location {
             Location::S3 { bucket, .. } => {
                 let (s3, options, place) = s3::build(config, bucket, &location, &limits)?;
                 let s3 = Arc::new(s3);
-                (s3.clone(), Some((s3, options)), place)
+                (s3.clone(), Some((s3, options)), None, place)
             }
-            Location::Folder(folder) => (Arc::new(open_folder(folder)?), None, location.to_string()),
+            Location::Folder(path) => {
+                let (folder, objects) = Folder::open(path)?;
+                (Arc::new(objects), None, Some(folder), location.to_string())
+            }
         };
-        Ok(Store { objects, s3, location, place, limits, unconditional: Arc::default() })
+        Ok(Store { objects, s3, folder, location, place, limits, unconditional: Arc::default() })
     }
 
     /// Where it is.
@@ -291,12 +299,15 @@ impl Store {
     pub async fn list(&self, under: &str) -> Result<Vec<Object>, Error> {
         let path = self.path(under);
         let root = self.path("");
-        let mut stream = self.objects.list(Some(&path));
+        let mut pages = self.objects.list(Some(&path)).chunks(PAGE);
         let mut objects = Vec::new();
-        while let Some(meta) = self.within("listing", under, stream.try_next()).await?.transpose() {
-            let meta = meta.map_err(|error| self.refused("listing", under, &error))?;
-            objects.extend(object(&meta, &root));
+        while let Some(page) = self.within("listing", under, pages.next()).await? {
+            for meta in page {
+                objects.extend(object(&meta.map_err(|error| self.refused("listing", under, &error))?, &root));
+            }
         }
+        // Of a folder that went away meanwhile, this is a part.
+        self.within("listing", under, ready(())).await?;
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
     }
@@ -306,6 +317,7 @@ impl Store {
         let (path, root) = (self.path(under), self.path(""));
         let found = self.within("listing", under, self.objects.list_with_delimiter(Some(&path))).await?;
         let found = found.map_err(|error| self.refused("listing", under, &error))?;
+        self.within("listing", under, ready(())).await?;
         let mut objects: Vec<Object> = found.objects.iter().filter_map(|meta| object(meta, &root)).collect();
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         let folders = found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
@@ -360,7 +372,13 @@ impl Store {
     }
 
     async fn within<T>(&self, doing: &str, name: &str, future: impl Future<Output = T>) -> Result<T, Error> {
-        timeout(self.limits.stall, future).await.map_err(|_| self.stalled(doing, name))
+        let done = async {
+            if let Some(folder) = &self.folder {
+                folder.check().await?;
+            }
+            Ok(future.await)
+        };
+        timeout(self.limits.stall, done).await.unwrap_or_else(|_| Err(self.stalled(doing, name)))
     }
 
     fn stalled(&self, doing: &str, name: &str) -> Error {
@@ -375,26 +393,6 @@ impl Store {
     fn taken(&self, name: &str) -> Error {
         Error::Store(format!("{} exists already; it was left as it is", self.url(name)))
     }
-}
-
-fn open_folder(folder: &FilePath) -> Result<LocalFileSystem, Error> {
-    let shown = folder.display();
-    let meta = std::fs::metadata(folder).map_err(|error| match error.kind() {
-        // A folder is not made here: below a mount point that is not mounted it would land on the wrong disk.
-        std::io::ErrorKind::NotFound => Error::Store(format!(
-            "file://{shown}: there is no such folder: mount it, or create it with `install -d -m 700 {shown}`"
-        )),
-        _ => Error::Store(format!("file://{shown}: {error}")),
-    })?;
-    if !meta.is_dir() {
-        return Err(Error::Store(format!("file://{shown} is not a folder")));
-    }
-    if meta.permissions().mode() & 0o077 != 0 {
-        tracing::debug!(folder = %shown, "other users may look into the folder of the backups");
-    }
-    let objects = LocalFileSystem::new_with_prefix(folder);
-    let objects = objects.map_err(|error| Error::Store(format!("file://{shown}: {error}")))?;
-    Ok(objects.with_fsync(true))
 }
 
 /// The next part; shorter than `part` only at the end of the file.

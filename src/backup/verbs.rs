@@ -59,7 +59,7 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
             let backup = find(&store, &args.which).await?;
             restore::restore(&args, &store, &backup, &identities, config, json, out).await
         }
-        BackupAction::Follow(args) => follow::run(config, &open()?, &args).await,
+        BackupAction::Follow(args) => follow::run(config, &open()?, &args, json).await,
     }
 }
 

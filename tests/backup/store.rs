@@ -215,6 +215,39 @@ async fn a_folder_must_be_there() {
     assert!(told.exit_code() == 64 && told.to_string().contains("backup_store"), "{told}");
 }
 
+/// As below a mount point: what is written while it is away would land on another disk.
+#[tokio::test]
+async fn a_folder_that_goes_away_is_not_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("share");
+    std::fs::create_dir(&path).unwrap();
+    let location = Location::Folder(path.clone());
+    let store = Store::with_limits(&BackupConfig::default(), Some(&location), limits()).unwrap();
+    store.put_new("m/x", b"x".to_vec()).await.unwrap();
+    std::fs::rename(&path, folder.path().join("away")).unwrap();
+    let large = bytes(12_000_000, 7);
+    let told = [
+        store.put_new("m/y", b"y".to_vec()).await.err(),
+        store.put_over("m/x", b"y".to_vec()).await.err(),
+        store.put_file("m/large", file(&large), &mut |_| {}).await.err(),
+        store.get("m/x").await.err(),
+        store.get_stream("m/x").await.err(),
+        store.head("m/x").await.err(),
+        store.delete("m/x").await.err(),
+        store.list("m").await.err(),
+        store.list_folder("m").await.err(),
+        store.probe().await.err(),
+    ];
+    for error in told {
+        let error = error.expect("an error");
+        assert!(error.exit_code() == 83 && error.to_string().contains("no such folder: mount it"), "{error}");
+    }
+    assert!(!path.exists());
+    std::fs::rename(folder.path().join("away"), &path).unwrap();
+    assert_eq!(store.get("m/x").await.unwrap().unwrap(), b"x");
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+}
+
 /// What a killed upload leaves in a folder; the newer one may still be at work.
 #[tokio::test]
 async fn old_unfinished_uploads_in_a_folder_are_removed() {

@@ -12,10 +12,12 @@
 mod calm;
 pub mod commands;
 pub mod cutter;
+pub mod event;
 pub mod finder;
 mod junction;
 pub mod position;
 pub mod queue;
+pub mod ranges;
 pub mod receiver;
 pub mod replay;
 mod section;
@@ -29,8 +31,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::{interval_at, sleep, timeout};
 
+use event::Event;
 use position::Position;
 use queue::Queue;
+use ranges::Ranges;
 use receiver::{End, Followed, Receiver, Surroundings};
 use timeline::{Base, Moment, Stored, Timeline};
 
@@ -56,18 +60,19 @@ const LOCK_RETRY: Duration = Duration::from_secs(5);
 /// Between two questions whether the store is back.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// Follows until SIGTERM or SIGINT.
+/// Follows until SIGTERM or SIGINT; with `json`, prints what happens.
 ///
 /// # Errors
 /// [`Error::Locked`]: another follower is at work. [`Error::Usage`], [`Error::Spool`], [`Error::Store`] and
 /// [`Error::Unavailable`] at the start only: later, what is away is waited for.
-pub async fn run(config: &Config, store: &Store, args: &FollowArgs) -> Result<(), Error> {
+pub async fn run(config: &Config, store: &Store, args: &FollowArgs, json: bool) -> Result<(), Error> {
     let master_name = source::find(config).await?.name;
     let spool = config.backup.spool_dir.clone().unwrap_or_else(std::env::temp_dir);
     let recipients = if args.recipient.is_empty() { &config.backup.recipients } else { &args.recipient };
     let follower = Follower {
         config,
         args,
+        json,
         store,
         recipients: Recipients::parse(recipients)?,
         queue: RefCell::new(Queue::open(&spool, &master_name)?),
@@ -79,17 +84,30 @@ pub async fn run(config: &Config, store: &Store, args: &FollowArgs) -> Result<()
         master_name,
     };
     let stop = interruption()?;
-    let mut guard = match follower.lock().await {
-        Ok(guard) => Some(guard),
-        // Most likely it is the lock of this host's last run, which was killed.
-        Err(Error::Locked(why)) if follower.queue.borrow().is_unfinished() => {
-            tracing::warn!("{why}: following already, shipping when it is free");
-            None
-        }
-        Err(error) => return Err(error),
+    tokio::pin!(stop);
+    let starting = async {
+        let guard = match follower.lock().await {
+            Ok(guard) => Some(guard),
+            // Most likely it is the lock of this host's last run, which was killed.
+            Err(Error::Locked(why)) if follower.queue.borrow().is_unfinished() => {
+                tracing::warn!("{why}: following already, shipping when it is free");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((guard, follower.resume().await?))
     };
-    let resume = follower.resume().await?;
+    let (mut guard, resume) = tokio::select! {
+        started = starting => started?,
+        () = &mut stop => {
+            follower.stopped();
+            return Ok(());
+        }
+    };
     let ended = follower.follow(resume, &mut guard, stop).await;
+    if ended.is_ok() {
+        follower.stopped();
+    }
     follower.metrics();
     if let Some(guard) = guard {
         guard.release().await;
@@ -102,6 +120,7 @@ pub async fn run(config: &Config, store: &Store, args: &FollowArgs) -> Result<()
 struct Follower<'a> {
     config: &'a Config,
     args: &'a FollowArgs,
+    json: bool,
     store: &'a Store,
     master_name: String,
     recipients: Recipients,
@@ -139,11 +158,11 @@ impl Follower<'_> {
     /// Where the last run left: at the end of what is in the store or waits in the spool.
     async fn resume(&self) -> Result<Option<(String, Position)>, Error> {
         let waiting: Vec<Stored> = self.queue.borrow().waiting().cloned().collect();
-        let timeline = read(self.store, &self.master_name, waiting).await?;
+        let timeline = read(self.store, &self.master_name, waiting.clone()).await?;
         let Some(last) = timeline.last() else { return Ok(None) };
         let mut told = self.told.borrow_mut();
         told.base = timeline.newest_base(&last).map(|base| base.ms);
-        told.shipped = Some((last.name.to, last.name.end_ms));
+        told.shipped = (!waiting.contains(&last)).then_some((last.name.to, last.name.end_ms));
         Ok(Some((last.stream, Position { replid: last.name.replid, offset: last.name.to })))
     }
 
@@ -175,31 +194,29 @@ impl Follower<'_> {
                 () = &mut stop => None,
             };
             let packed = receiver.finish().await;
+            let offset = self.followed.borrow().received;
             match end {
                 None => {
                     packed.map_err(|end| Error::Spool(end.to_string()))?;
+                    tracing::info!("told to stop: shipping what is there");
                     self.stopping.send_replace(true);
                     let farewell = timeout(FAREWELL, async {
                         (&mut bases).await;
                         self.shipped_all().await;
                     });
-                    let all = tokio::select! {
+                    tokio::select! {
                         never = &mut shipping => never,
                         lost = &mut guarding => return Err(lost),
-                        all = farewell => all,
-                    };
-                    if all.is_err() {
-                        let left = self.queue.borrow().waiting().count();
-                        tracing::warn!("the store does not take the last {left} segments: they wait in the spool");
+                        _ = farewell => {}
                     }
                     return Ok(());
                 }
                 Some(End::Lost(why)) => {
-                    let offset = self.followed.borrow().received;
                     tracing::error!(
                         "this stream ends at offset {offset}: {why}; a new one begins with a new base, and between the \
                          two no moment can be restored"
                     );
+                    self.event(|| Event::Gap { offset, why });
                 }
                 Some(End::Full(why)) => {
                     let count = self.queue.borrow_mut().clear();
@@ -209,6 +226,7 @@ impl Follower<'_> {
                         "the spool is full ({why}): {count} segments are given up, and no moment{until} can be restored \
                          until a new stream begins with a new base"
                     );
+                    self.event(|| Event::Gap { offset, why });
                     tokio::select! {
                         () = self.store_is_back() => {}
                         never = &mut telling => never,
@@ -227,6 +245,7 @@ impl Follower<'_> {
         let _ = self.locked.subscribe().wait_for(|locked| *locked).await;
         shipper::ship(self.store, &self.master_name, &self.queue, &self.pushed, |segment| {
             self.told.borrow_mut().shipped = Some((segment.name.to, segment.name.end_ms));
+            self.event(|| Event::shipped(segment));
         })
         .await
     }
@@ -253,6 +272,7 @@ impl Follower<'_> {
                         wait = BASE_RETRY.0;
                         tracing::info!("backup {} is a base of the stream", manifest.id);
                         self.told.borrow_mut().base = Some(manifest.created.as_millisecond().max(0) as u64);
+                        self.event(|| Event::Base { id: manifest.id });
                         continue;
                     }
                     Err(_) if *stopping.borrow() => return,
@@ -320,6 +340,28 @@ impl Follower<'_> {
         }
     }
 
+    fn event(&self, event: impl FnOnce() -> Event) {
+        if self.json {
+            event().print();
+        }
+    }
+
+    /// The last words.
+    fn stopped(&self) {
+        let (waiting, shipped) = (self.queue.borrow().waiting().count(), self.told.borrow().shipped);
+        let until = match shipped {
+            Some((offset, ms)) => format!("everything up to {} is in the store (offset {offset})", Moment(ms)),
+            None => "nothing was shipped by this run".to_owned(),
+        };
+        match waiting {
+            0 => tracing::info!("stopped: {until}"),
+            _ => tracing::warn!(
+                "stopped: {until}; the store did not take the last {waiting} segments: they wait in the spool for the next run"
+            ),
+        }
+        self.event(|| Event::Stopped { moment: shipped.map(|(_, ms)| Moment(ms).to_string()), waiting });
+    }
+
     async fn tell(&self) -> ! {
         let mut metrics = interval_at((Instant::now() + METRICS).into(), METRICS);
         let mut said = Instant::now();
@@ -375,9 +417,28 @@ pub async fn read(store: &Store, master_name: &str, more: impl IntoIterator<Item
     Ok(Timeline::new(bases, stored.collect()))
 }
 
-/// Segments that no backup needs any more, by the names of their objects: for `prune`, after the backups were pruned.
-pub fn useless<'a>(master_name: &str, objects: impl Iterator<Item = &'a str>, kept: Vec<Base>) -> Vec<String> {
-    let stored = objects.filter_map(|object| shipper::parse(master_name, object)).collect();
-    let useless = Timeline::new(kept, stored).useless();
-    useless.iter().map(|segment| shipper::object(master_name, segment)).collect()
+/// What pruning backups does to the streams of their master.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Objects of segments that no backup needs any more.
+    pub useless: Vec<String>,
+    /// Moments that could be reached before.
+    pub lost: Ranges,
+}
+
+/// For `prune`: of `all` bases only those that are `kept` stay. `segments` were listed before them.
+pub fn pruned(master_name: &str, segments: &[Stored], all: Vec<Base>, kept: Vec<Base>) -> Pruned {
+    let before = Timeline::new(all, segments.to_vec());
+    let after = Timeline::new(kept, segments.to_vec());
+    let useless = after.useless().iter().map(|segment| shipper::object(master_name, segment)).collect();
+    Pruned { useless, lost: before.ranges().without(&after.ranges()) }
+}
+
+/// Every segment of a master.
+///
+/// # Errors
+/// [`Error::Store`]: the store cannot be read.
+pub async fn segments(store: &Store, master_name: &str) -> Result<Vec<Stored>, Error> {
+    let objects = store.list(&shipper::folder(master_name)).await?;
+    Ok(objects.iter().filter_map(|object| shipper::parse(master_name, &object.name)).collect())
 }

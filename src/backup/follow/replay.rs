@@ -223,11 +223,9 @@ impl std::fmt::Display for Replay {
 }
 
 fn unreachable(timeline: &Timeline, goal: &str, why: &dyn std::fmt::Display) -> Error {
-    let limits = match timeline.limits() {
-        Some((oldest, last)) => format!("; moments from {} to {} can be reached", Moment(oldest), Moment(last)),
-        None => String::new(),
-    };
-    Error::NotFound(format!("{goal} cannot be reached: {why}{limits}"))
+    let ranges = timeline.ranges();
+    let reached = if ranges.is_empty() { String::new() } else { format!("; moments that can be reached: {ranges}") };
+    Error::NotFound(format!("{goal} cannot be reached: {why}{reached}"))
 }
 
 /// What is needed to read segments of the store.

@@ -60,6 +60,9 @@ pub async fn ship(
         };
         match outcome {
             Ok(segment) => {
+                if wait > RETRY.0 {
+                    tracing::info!("the store is back: shipping goes on");
+                }
                 wait = RETRY.0;
                 calm.over();
                 // It may have been given up meanwhile.

@@ -9,6 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::cutter::Mark;
+use super::ranges::Ranges;
 use super::segment::Name;
 use crate::backup::Manifest;
 
@@ -130,10 +131,9 @@ impl Timeline {
         Some(Plan { base: base.clone(), segments })
     }
 
-    /// The oldest and the last moment that can be reached, in milliseconds since 1970. Between them there may be gaps.
-    pub fn limits(&self) -> Option<(u64, u64)> {
-        let oldest = self.bases.first()?.ms;
-        Some((oldest, self.reaches().map(|(.., end)| end).max().unwrap_or(oldest)))
+    /// The moments that can be reached.
+    pub fn ranges(&self) -> Ranges {
+        Ranges::new(self.reaches().map(|(base, _, end)| (base.ms, end)).collect())
     }
 
     /// The last segment of all.

@@ -2,7 +2,6 @@
 //!
 //! Everything is written below a temporary folder, so a test can also look at the bytes themselves.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -41,7 +40,7 @@ pub struct Bucket {
 /// What the service does wrong; all at once may be on.
 #[derive(Default)]
 pub struct Faults {
-    /// Uploads (PUT) are never answered.
+    /// Uploads (PUT) are not answered while this is on.
     pub stall_uploads: AtomicBool,
     /// Nothing may be written: the key is one for reading.
     pub refuse_uploads: AtomicBool,
@@ -123,8 +122,8 @@ async fn serve(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
 async fn answer(request: Request<Incoming>, service: S3Service, faults: Arc<Faults>) -> Result<Response<Body>, Cut> {
     let upload = request.method() == Method::PUT;
     let conditional = request.headers().contains_key("if-none-match");
-    if upload && faults.stall_uploads.load(Ordering::Relaxed) {
-        std::future::pending::<Infallible>().await;
+    while upload && faults.stall_uploads.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     if upload && faults.refuse_uploads.load(Ordering::Relaxed) {
         return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied"));

@@ -61,7 +61,9 @@ fn moments_that_nothing_leads_to_are_refused_with_the_limits() {
     assert_eq!(timeline.to(999), Err(Refusal::TooEarly { oldest: 1_000 }));
     assert_eq!(timeline.to(4_001), Err(Refusal::Gap { before: 4_000, after: 9_000 }));
     assert_eq!(timeline.to(9_901), Err(Refusal::TooLate { last: 9_900 }));
+    assert_eq!(timeline.ranges(), Ranges::new(vec![(1_000, 4_000), (9_000, 9_900)]));
     assert_eq!(Timeline::new(vec![], vec![]).to(5), Err(Refusal::NoBase));
+    assert!(Timeline::new(vec![], vec![]).ranges().is_empty());
     assert_eq!(
         Refusal::TooEarly { oldest: 1_795_144_440_007 }.to_string(),
         "the oldest backup is of 2026-11-20T03:14:00.007Z"

@@ -1,0 +1,73 @@
+//! A folder as the store: it must be there, at the beginning and at every request.
+//!
+//! It is never made here. Below a mount point that is not mounted it would land on the wrong disk, and the library makes
+//! every folder above what it writes; so it is looked at before each request, and a request without it is not made.
+
+use std::fs::Metadata;
+use std::io::{Error as IoError, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use object_store::local::LocalFileSystem;
+
+use crate::backup::Error;
+
+/// A folder that was there.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    /// Without symbolic links, as the library uses it.
+    path: PathBuf,
+    /// Another file system is mounted there; that must stay so.
+    mount_point: bool,
+}
+
+impl Folder {
+    /// Opens a folder that is there.
+    pub(super) fn open(given: &Path) -> Result<(Folder, LocalFileSystem), Error> {
+        let path = given.canonicalize().map_err(|error| refused(given, &error))?;
+        let meta = path.metadata().map_err(|error| refused(given, &error))?;
+        if !meta.is_dir() {
+            return Err(Error::Store(format!("file://{} is not a folder", given.display())));
+        }
+        if meta.permissions().mode() & 0o077 != 0 {
+            tracing::debug!(folder = %given.display(), "other users may look into the folder of the backups");
+        }
+        let above = path.parent().unwrap_or(&path).metadata().map_err(|error| refused(given, &error))?;
+        let objects = LocalFileSystem::new_with_prefix(&path);
+        let objects = objects.map_err(|error| Error::Store(format!("file://{}: {error}", given.display())))?;
+        Ok((Folder { mount_point: differ(&meta, &above), path }, objects.with_fsync(true)))
+    }
+
+    /// It is there still, and what was mounted there is mounted.
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        // Not in this thread: a network file system may keep the question for long.
+        let look = |path: &Path| tokio::fs::metadata(path.to_owned());
+        let meta = look(&self.path).await.map_err(|error| refused(&self.path, &error))?;
+        let shown = self.path.display();
+        if !meta.is_dir() {
+            return Err(Error::Store(format!("file://{shown} is not a folder any more")));
+        }
+        if self.mount_point {
+            let above = look(self.path.parent().unwrap_or(&self.path)).await;
+            if !differ(&meta, &above.map_err(|error| refused(&self.path, &error))?) {
+                return Err(Error::Store(format!("file://{shown}: what was mounted there is not any more: mount it")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// On two file systems.
+fn differ(folder: &Metadata, above: &Metadata) -> bool {
+    folder.dev() != above.dev()
+}
+
+fn refused(folder: &Path, error: &IoError) -> Error {
+    let shown = folder.display();
+    match error.kind() {
+        ErrorKind::NotFound => Error::Store(format!(
+            "file://{shown}: there is no such folder: mount it, or create it with `install -d -m 700 {shown}`"
+        )),
+        _ => Error::Store(format!("file://{shown}: {error}")),
+    }
+}
