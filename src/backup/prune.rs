@@ -15,7 +15,6 @@ use serde_json::json;
 
 use super::catalog::{self, Backup};
 use super::follow::Pruned;
-use super::follow::timeline::Base;
 use super::store::Store;
 use super::{Error, follow, show};
 use crate::cli::PruneArgs;
@@ -132,11 +131,7 @@ pub async fn prune(
     let mut ended = BTreeMap::new();
     for name in names {
         let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
-        let bases = |backups: &[&Backup]| {
-            let safe = backups.iter().filter(|backup| !catalog::is_safety(&backup.id));
-            safe.filter_map(|backup| backup.manifest.as_ref().ok()).map(Base::from).collect()
-        };
-        let (all, mut stay) = (bases(&backups), Vec::new());
+        let (all, mut stay) = (follow::bases(&backups), Vec::new());
         let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup)).collect();
         for (backup, reasons) in backups.into_iter().zip(plan(rules, &candidates, now)) {
             let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
@@ -163,9 +158,9 @@ pub async fn prune(
             show::line(out, &line)?;
         }
         let segments = streams.remove(name).unwrap_or_default();
-        let Pruned { useless, lost } = follow::pruned(name, &segments, all, bases(&stay));
-        // A backup that cannot be read may need any of them.
-        if stay.iter().all(|backup| backup.manifest.is_ok()) {
+        let Pruned { useless, lost } = follow::pruned(name, &segments, all, follow::bases(&stay));
+        // One that cannot be read, or only seems to be damaged, may need any of them.
+        if stay.iter().all(|backup| backup.manifest.is_ok() && backup.damage.is_none()) {
             for segment in &useless {
                 if !rules.dry_run {
                     store.delete(segment).await?;
@@ -216,7 +211,7 @@ pub async fn prune(
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
         let stream = match pruned {
             0 => String::new(),
-            _ => format!(", {} of the stream {did}", show::count(pruned, "segment")),
+            _ => format!(", {} of the stream {did}", show::count(pruned as u64, "segment")),
         };
         format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
     };

@@ -170,11 +170,6 @@ pub(super) fn size(bytes: u64) -> String {
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// `1 key`, `2 keys`.
-pub(super) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 /// Writes a line; a reader that went away (`| head`) is no error.
 pub(super) fn line(out: &mut dyn Write, text: &str) -> Result<(), Error> {
     match writeln!(out, "{text}") {

@@ -25,6 +25,7 @@ pub mod segment;
 pub mod shipper;
 pub mod timeline;
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -38,12 +39,13 @@ use ranges::Ranges;
 use receiver::{End, Followed, Receiver, Surroundings};
 use timeline::{Base, Moment, Stored, Timeline};
 
+use crate::backup::catalog::{self, Backup};
 use crate::backup::create::{self, Outcome};
 use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
 use crate::backup::pack::Recipients;
 use crate::backup::store::Store;
-use crate::backup::{Error, Manifest, catalog, report, source};
+use crate::backup::{Error, Manifest, report, source};
 use crate::cli::{CreateArgs, FollowArgs};
 use crate::config::Config;
 
@@ -410,11 +412,16 @@ impl Follower<'_> {
 pub async fn read(store: &Store, master_name: &str, more: impl IntoIterator<Item = Stored>) -> Result<Timeline, Error> {
     let objects = store.list(master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
-    // A safety backup may be that of another server, filed here because it was overwritten from here.
-    let bases = backups.iter().filter(|backup| !catalog::is_safety(&backup.id) && backup.damage.is_none());
-    let bases = bases.filter_map(|backup| backup.manifest.as_ref().ok()).map(Base::from).collect();
     let stored = objects.iter().filter_map(|object| shipper::parse(master_name, &object.name)).chain(more);
-    Ok(Timeline::new(bases, stored.collect()))
+    Ok(Timeline::new(bases(&backups), stored.collect()))
+}
+
+/// The bases among backups. A safety backup may be that of another server, filed here because it was overwritten from
+/// here, and what is damaged leads nowhere.
+pub fn bases<B: Borrow<Backup>>(backups: &[B]) -> Vec<Base> {
+    let backups = backups.iter().map(Borrow::borrow);
+    let bases = backups.filter(|backup| !catalog::is_safety(&backup.id) && backup.damage.is_none());
+    bases.filter_map(|backup| backup.manifest.as_ref().ok()).map(Base::from).collect()
 }
 
 /// What pruning backups does to the streams of their master.

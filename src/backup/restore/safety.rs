@@ -117,7 +117,8 @@ impl Safety<'_> {
         let auth = self.config.sentinel.redis_auth.as_ref();
         let Manifest { source, .. } = &self.made.manifest;
         let text = |error: Error| error.to_string();
-        let described = source::Node::ask(node.addr(), auth, COUNTED_WITHIN).await?;
+        let described = source::Node::ask(node.addr(), auth, COUNTED_WITHIN).await;
+        let described = described.map_err(|error| error.reason)?;
         let mut replica = Replica::connect(&described, auth, Want::Stream).await.map_err(text)?;
         match replica.psync(Some((&source.replid, source.offset))).await.map_err(text)? {
             Begin::Continue { .. } => {}

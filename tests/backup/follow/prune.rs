@@ -1,5 +1,6 @@
 //! Pruning: which moments go with a backup, and the segments that nobody needs any more.
 
+use std::fs;
 use std::time::Duration;
 
 use switchmaster::backup::follow::replay::Goal;
@@ -49,6 +50,14 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
     let (begin, end) = lost.split_once(" to ").unwrap();
     assert_eq!(summary["lost_moments"], serde_json::json!({ "mymaster": [[begin, end]] }), "{said}");
     assert_eq!((scene.segments(&scene.store()).await, scene.manifests().await.len()), (before.clone(), 2));
+
+    // To what leads from a damaged backup nobody gets anyway.
+    let object = &scene.manifests().await[0].object;
+    let (data, away) = (scene.dir.path().join("store/mymaster").join(object), scene.dir.path().join("away"));
+    fs::rename(&data, &away).unwrap();
+    let said = prune(&["--dry-run"]).await;
+    assert!(said.contains("damaged") && !said.contains("lost"), "{said}");
+    fs::rename(&away, &data).unwrap();
 
     let said = prune(&[]).await;
     assert!(said.contains(&format!("mymaster: moments that are lost: {lost}\n")), "{lost} in\n{said}");
