@@ -29,7 +29,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// much more in each second of the hold. More missing bytes than that are writes.
 const IDLE_GAP: (u64, u64) = (1024, 512);
 /// How long after the promotion the old master's last replies are waited for; a few milliseconds, but on a busy host.
-const DRAINED_WITHIN: Duration = Duration::from_millis(500);
+pub(super) const DRAINED_WITHIN: Duration = Duration::from_millis(500);
 /// How long the answers of a replica that left the master's list are waited for.
 const VANISHED_FOR: Duration = Duration::from_millis(300);
 

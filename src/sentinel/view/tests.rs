@@ -3,6 +3,8 @@
 use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
+/// Behind the time that a promotion waits for the old master, in milliseconds.
+const DRAINED: u64 = super::switching::DRAINED_WITHIN.as_millis() as u64 + 5;
 const MASTER: usize = 0;
 const CANDIDATE: usize = 1;
 const OTHER: usize = 2;
@@ -317,7 +319,7 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
 fn a_new_master_confirmed_before_its_first_answer_has_lost_no_replica() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
     world.answer(1, CANDIDATE, 6);
     // The old master and the third node do not follow it yet.
@@ -352,7 +354,7 @@ fn an_old_master_that_wrote_on_needs_no_further_sample() {
 fn a_silent_old_master_does_not_hold_up_the_commit() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     assert_eq!(world.master().0, addr(CANDIDATE));
 }
 
@@ -502,7 +504,7 @@ fn losing_the_leader_ends_the_hold_only_by_the_candidates_word() {
 fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
     for _ in 0..31 {
         world.after(100);
@@ -526,7 +528,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
     for confirmed in [true, false] {
         let mut world = World::held();
         world.promoted_says(CANDIDATE, 101);
-        world.after(155);
+        world.after(DRAINED);
         assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
         world.lose(0);
         world.after(1);
@@ -561,7 +563,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
 fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     for _ in 0..31 {
         world.after(100);
         world.promoted_says(CANDIDATE, 101);
@@ -700,7 +702,7 @@ fn a_restore_behind_a_hold_is_waited_for_and_is_a_new_term_of_the_same_master() 
         ..Info::default()
     };
     world.node_says(CANDIDATE, Role::Master { offset: 5001, replicas: Vec::new() }, Some(info));
-    world.after(155);
+    world.after(DRAINED);
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(CANDIDATE)), "{:?}", world.logs);
 }
 
@@ -984,7 +986,7 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
     let mut world = World::held();
     world.handle(Input::Replies(40));
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     world.handle(Input::Replies(47));
     for _ in 0..45 {
         world.after(100);
@@ -1000,7 +1002,7 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
 fn a_sentinel_that_lags_behind_a_switch_is_not_warned_about_at_once() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
-    world.after(155);
+    world.after(DRAINED);
     let old =
         |world: &World| world.view.show(world.now).warnings.iter().any(|warning| warning.contains("its table is old"));
     for step in 0..70 {
