@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use switchmaster::config::OnLostReply;
-use switchmaster::resp::command::{Class, Duty, classify};
+use switchmaster::resp::command::{Class, Duty, classify, classify_head};
 use switchmaster::resp::ordinary;
 use switchmaster::resp::request::{Args, encode};
 use switchmaster::resp::scanner::{RequestScanner, Scan};
@@ -405,7 +405,9 @@ impl Model {
         if is_ordinary && request.is_counted() && request.whole() && keep && !queued {
             self.ledger.push_run(&request.bytes, 1);
         } else {
-            self.ledger.push(effect, &request.bytes[..given], request.whole(), queued, keep);
+            let head = &request.bytes[..given];
+            let effect = if request.whole() { effect } else { classify_head(head) };
+            self.ledger.push(effect, head, request.whole(), queued, keep);
         }
         if listens {
             self.ledger.owe(owed);

@@ -178,6 +178,15 @@ pub fn classify(request: &[u8]) -> Effect {
     }
 }
 
+/// What a request may do of which only the beginning is here: as far as later arguments decide, the worst.
+pub fn classify_head(head: &[u8]) -> Effect {
+    let effect = classify(head);
+    match effect.command.look {
+        Look::Nothing | Look::Subcommand => effect,
+        _ => Effect { class: Class::Write, ..effect },
+    }
+}
+
 /// The unit of a blocking command's time-out; 0 of either is for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::config::OnLostReply;
-use crate::resp::command::{Class, Duty, Effect};
+use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::session::CloseReason;
 
 mod book;
@@ -171,6 +171,10 @@ impl Ledger {
             if keep {
                 book.retained.push(bytes);
                 last.kept += bytes.len() as u32;
+                if whole {
+                    // Its last arguments may make it what its beginning did not show.
+                    last.know(classify(&book.retained.all()[book.retained.len() - last.kept as usize..]));
+                }
             } else {
                 book.retained.drop_back(last.kept as usize);
                 last.kept = 0;

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Socket};
 use super::{CloseReason, Gate, OK, ReplyMode, Round, Session};
-use crate::resp::command::{Class, Duty, Effect, Shape, classify};
+use crate::resp::command::{Class, Duty, Effect, Shape, classify, classify_head};
 use crate::resp::ordinary::{self, Run};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
@@ -60,6 +60,11 @@ impl Session {
             let data = std::mem::take(&mut self.inbox);
             let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
             self.begin_requests(cx, &data, scanned)?;
+            let nothing_begun = self.inbox.len() == data.len();
+            if nothing_begun && self.worker.topology.generation() == self.generation {
+                // AUTH or HELLO waits for the replies before it, and those wake this session.
+                return self.read_ahead(cx, round);
+            }
             return Ok(true);
         }
         if self.flags.client_eof {
@@ -360,7 +365,9 @@ impl Session {
     /// CLIENT REPLY: OFF and SKIP get no reply themselves.
     fn set_reply_mode(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
         (self.flags.lasting, self.flags.pinned) = (true, true);
-        let mode = Args::new(bytes).nth(2).map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
+        // With more arguments it is refused, and changes nothing.
+        let mode = Args::new(bytes).nth(2).filter(|_| Args::new(bytes).count() == 3);
+        let mode = mode.map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
         if self.flags.multi || self.flags.listening {
             return self.tunnel("CLIENT REPLY in another mode");
         }
@@ -411,7 +418,7 @@ impl Session {
 
     /// A large request begins; the rest of it is still to come.
     fn admit_head(&mut self, head: &[u8]) {
-        let effect = classify(head);
+        let effect = classify_head(head);
         let changes = effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication);
         if changes || (self.reply_mode != ReplyMode::On && effect.duty.changes_session()) {
             return self.enter_tunnel("a large request in another mode");

@@ -108,7 +108,7 @@ async fn only_the_clock_of_the_store_counts() {
         let lock = place.folder.join("1.json");
         let claim: serde_json::Value = serde_json::from_slice(&fs::read(&lock).unwrap()).unwrap();
         let fields: Vec<&String> = claim.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["owner", "released", "token", "ttl_ms"], "and no time of a host");
+        assert_eq!(fields, ["owner", "released", "token", "ttl_ms", "what"], "and no time of a host");
         let written = |at: SystemTime| File::options().write(true).open(&lock).unwrap().set_modified(at).unwrap();
         written(SystemTime::now() + Duration::from_secs(86_400));
         is_locked(acquire(&place.store, "m", LONG, None).await);

@@ -102,7 +102,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) -> Entry {
-        Entry {
+        let mut entry = Entry {
             effect,
             size: request.len() as u64,
             kept: if keep { request.len() as u32 } else { 0 },
@@ -110,9 +110,19 @@ impl Entry {
             whole,
             queued,
             owed: 1,
-            // Inside MULTI nothing blocks.
-            since: (effect.class == Class::Blocking && !queued).then(Instant::now),
+            since: None,
             answer: None,
+        };
+        entry.know(effect);
+        entry
+    }
+
+    /// What it does is known (better than before).
+    pub(super) fn know(&mut self, effect: Effect) {
+        self.effect = effect;
+        // Inside MULTI nothing blocks.
+        if effect.class == Class::Blocking && !self.queued {
+            self.since.get_or_insert_with(Instant::now);
         }
     }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::resp::command::classify;
+use crate::resp::command::{classify, classify_head};
 use crate::resp::request::encode;
 
 fn judgement(now: Instant) -> Judgement {
@@ -31,6 +31,25 @@ fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
     assert_eq!(verdict.again, [incr, multi].concat(), "else what follows MULTI would run by itself");
     assert_eq!((verdict.replayed, verdict.lost), (2, 0));
     assert!(!ledger.has_answers());
+}
+
+#[test]
+fn what_the_last_arguments_of_a_large_request_make_of_it_counts() {
+    let read: Vec<&[u8]> =
+        [&b"BITFIELD"[..], b"k"].into_iter().chain([&b"GET"[..], b"u8", b"0"].repeat(2000)).collect();
+    let written = [&read[..], &[b"INCRBY", b"u32", b"64", b"1"]].concat();
+    for (args, class) in [(&read, Class::Read), (&written, Class::Write)] {
+        let request = encode(args);
+        for keep in [true, false] {
+            let mut ledger = Ledger::default();
+            let (head, rest) = request.split_at(20_000);
+            ledger.push(classify_head(head), head, false, false, true);
+            assert_eq!(ledger.expected().unwrap().0.class, Class::Write, "until the rest is known");
+            ledger.extend_last(rest, true, keep);
+            let known = if keep { class } else { Class::Write };
+            assert_eq!(ledger.expected().unwrap().0.class, known);
+        }
+    }
 }
 
 #[test]

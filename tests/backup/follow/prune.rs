@@ -64,7 +64,11 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
     let left = scene.segments(&scene.store()).await;
     let stream = &before.last().unwrap().0;
     assert!(left.len() < before.len() && left.iter().all(|(name, _)| name == stream), "{left:?}\n{said}");
-    assert!(said.contains(&format!("{} segments of the stream deleted", before.len() - left.len())), "{said}");
+    let (gone, plural) = match before.len() - left.len() {
+        1 => (1, ""),
+        more => (more, "s"),
+    };
+    assert!(said.contains(&format!("{gone} segment{plural} of the stream deleted")), "{said}");
     let refused = scene.prepare(&Goal::Moment(first)).await.err().unwrap().to_string();
     assert!(refused.contains("the oldest backup is of"), "{refused}");
     let follower = scene.follow(&[]);
