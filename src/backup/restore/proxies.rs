@@ -1,6 +1,6 @@
 //! The switchmasters that front the target: asked whom they follow, held, kept held, released.
 //!
-//! A hold ends by itself [`HOLD`] after it was last renewed: whatever becomes of us, clients flow again.
+//! A hold ends by itself `HOLD` after it was last renewed: whatever becomes of us, clients flow again.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -147,7 +147,7 @@ impl Proxies {
         waiting.into_iter().map(|proxy| proxy.remote.admin).collect()
     }
 
-    /// Lets every client flow. Returns those that could not be told; they release by themselves after [`HOLD`].
+    /// Lets every client flow. Returns those that could not be told; they release by themselves after `HOLD`.
     pub async fn release(&self) -> Vec<SocketAddr> {
         let untold = self.all.iter().map(async |proxy| (!proxy.release().await).then_some(proxy.remote.admin));
         join_all(untold).await.into_iter().flatten().collect()
