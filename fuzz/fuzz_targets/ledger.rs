@@ -52,7 +52,7 @@ enum Step {
     Unsent,
     RetryRefused,
     Withhold { refused: bool, later: u16 },
-    Release,
+    Release { before: Option<u16> },
     TakeFront,
     Judge { replicated: Option<u16>, later: u16, resp3: bool, policy: u8, unsent: u8, partly: bool, watching: bool, left: bool },
     Fail { policy: u8, unsent: u8, resp3: bool },
@@ -329,10 +329,14 @@ impl Model {
                     self.ledger.withhold(&reply, at, refused);
                 }
             }
-            Step::Release => {
-                self.ledger.release();
+            Step::Release { before } => {
+                let until = before.map(|later| self.now() + Duration::from_millis(later.into()));
+                self.ledger.release(until);
                 for request in &mut self.requests {
-                    if let Some(Answer::Withheld { reply, .. }) = &request.answer {
+                    if let Some(Answer::Withheld { reply, at, refused }) = &request.answer {
+                        if until.is_some_and(|until| *refused || *at >= until) {
+                            break;
+                        }
                         request.answer = Some(Answer::Exactly(reply.clone()));
                     }
                 }

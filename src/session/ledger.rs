@@ -310,15 +310,19 @@ impl Ledger {
             .sum()
     }
 
-    /// The node turned out to be the master after all: what it said is delivered.
-    pub fn release(&mut self) {
+    /// What is withheld may be delivered: all of it, as the node turned out to be the master after all, or what is ahead
+    /// of the first refusal or reply that was not there before `until`.
+    pub fn release(&mut self, until: Option<Instant>) {
         let Some(book) = &mut self.0 else { return };
         for entry in book.entries.iter_mut().take(book.answered) {
-            if let Some(answer) = entry.answer.take() {
-                entry.answer = Some(match *answer {
-                    Answer::Withheld { reply, .. } => Box::new(Answer::Ready(reply)),
-                    _ => answer,
-                });
+            match entry.answer.as_deref_mut() {
+                Some(Answer::Withheld { at, refused, .. }) if until.is_some_and(|until| *refused || *at >= until) => {
+                    return;
+                }
+                Some(Answer::Withheld { reply, .. }) => {
+                    entry.answer = Some(Box::new(Answer::Ready(std::mem::take(reply))));
+                }
+                _ => {}
             }
         }
     }

@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod client;
 mod close;
+mod finish;
 mod lane;
 pub mod ledger;
 pub mod pipe;
@@ -43,6 +44,7 @@ use crate::topology::{Entry, Phase, Topology};
 pub use close::CloseReason;
 
 use client::Client;
+use finish::Finish;
 use lane::Lane;
 use ledger::{Judgement, Ledger};
 use pipe::{Scratch, Socket, Unsent};
@@ -53,8 +55,6 @@ use state::State;
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
 const OK: &[u8] = b"+OK\r\n";
-/// How long the rest of a message may take that the old master has begun.
-const FINISH: Duration = Duration::from_secs(1);
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -161,8 +161,10 @@ struct Session {
 struct Outage {
     /// When this session last left a master for another.
     moved_at: Option<Instant>,
-    /// Until when the rest of a half delivered message is waited for before the session moves.
-    finish_by: Option<Instant>,
+    /// When the withheld reply of which a part is there began to come.
+    reply_begun_at: Option<Instant>,
+    /// The rest of a half delivered message is waited for before the session moves.
+    finish: Option<Finish>,
     /// Since when requests of this client wait for the gate.
     held_since: Option<Instant>,
 }
@@ -361,26 +363,6 @@ impl Session {
         Ok(())
     }
 
-    /// The old master lives, and the rest of a message that was half delivered is on its way from there: the session
-    /// moves behind it, or when it has waited long enough.
-    fn finishes_message(&mut self, entry: &Entry) -> bool {
-        let is_planned = entry.term != self.term && entry.replicated_until.is_some();
-        if !(is_planned && self.flags.passing_unasked && matches!(self.lane, Lane::Up(_))) {
-            self.outage.iter_mut().for_each(|outage| outage.finish_by = None);
-            return false;
-        }
-        let (ticket, outage) = (&self.ticket, self.outage.get_or_insert_default());
-        // A client that does not take what it was sent keeps the rest from being read: its time is not the master's.
-        if !self.to_client.is_empty() {
-            outage.finish_by = None;
-        }
-        let by = *outage.finish_by.get_or_insert_with(|| {
-            ticket.iter().for_each(|ticket| ticket.wake_in(FINISH));
-            Instant::now() + FINISH
-        });
-        Instant::now() < by
-    }
-
     /// The gate is open in the term of the lane: the node is the master that it was.
     fn settle_doubts(&mut self) {
         let topology = &self.worker.topology;
@@ -394,7 +376,7 @@ impl Session {
         if self.refused_at.is_none_or(|at| topology.proven_since(at)) {
             // It said what it said as the master: the client gets to see it.
             self.refused_at = None;
-            self.ledger.release();
+            self.ledger.release(None);
         }
         if let Lane::Lost { at } = self.lane
             && topology.proven_since(at)

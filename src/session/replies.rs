@@ -107,6 +107,7 @@ impl Session {
             Poll::Ready(Ok(filled)) if filled > 0 => {
                 self.worker.relay.bytes_down.add(filled as u64);
                 self.replies.skip_body(filled as u64);
+                self.note_progress();
                 self.to_client.push_pipe(pipe);
                 if let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx) {
                     return Err(CloseReason::ClientClosed);
@@ -124,11 +125,23 @@ impl Session {
         }
         if self.gate == Gate::Open && self.refused_at.is_none() {
             // Nothing is in doubt: what was kept only because lost replies are ahead of it goes with them.
-            self.ledger.release();
+            self.ledger.release(None);
         }
-        let mut moved = false;
+        let moved = self.take_answers();
+        if self.ledger.is_empty() {
+            self.flags.barrier = false;
+        }
+        if let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx) {
+            return Err(CloseReason::ClientClosed);
+        }
+        Ok(moved)
+    }
+
+    /// Takes the answers at the front of the ledger that may be delivered; true if there were any.
+    pub(super) fn take_answers(&mut self) -> bool {
+        let mut taken = false;
         while let Some(front) = self.ledger.take_front() {
-            moved = true;
+            taken = true;
             match front {
                 Front::Reply { reply, effect, request, queued } => {
                     let reply = self.delivered(effect, queued, &request, &reply).unwrap_or(reply);
@@ -140,13 +153,7 @@ impl Session {
                 }
             }
         }
-        if self.ledger.is_empty() {
-            self.flags.barrier = false;
-        }
-        if let Poll::Ready(Err(_)) = self.to_client.poll_flush(&mut self.client, cx) {
-            return Err(CloseReason::ClientClosed);
-        }
-        Ok(moved)
+        taken
     }
 
     pub(super) fn pass_replies(&mut self, cx: &mut Context<'_>, fresh: &[u8]) -> Result<(), CloseReason> {
@@ -196,18 +203,22 @@ impl Session {
                         Frame::Unasked => {
                             self.flags.passing_unasked = false;
                             out.pass(&mut self.to_client, data, start, at);
-                            if self.outage().finish_by.is_some() && self.ledger.is_empty() {
-                                start = data.len(); // what follows is of the gap
-                                break;
-                            }
                         }
                     }
                     start = at;
+                    if self.is_finishing() && !(self.flags.partly_delivered || self.flags.passing_unasked) {
+                        start = data.len(); // what follows is of the gap
+                        break;
+                    }
                 }
                 Scan::Partial => {
                     at = data.len();
                     replies += self.settle_ordinary(&mut ordinary);
+                    self.note_progress();
                     if self.must_be_whole(&data[start..]) {
+                        if start > 0 || scanned == 0 {
+                            self.outage_mut().reply_begun_at = Some(Instant::now());
+                        }
                         self.reply_tail = data[start..].to_vec();
                     } else {
                         let unasked = matches!(self.sort(&data[start..]), Frame::Unasked);
@@ -276,7 +287,7 @@ impl Session {
 
     /// A frame of this kind may be a message or a confirmation: a push, or in RESP2 an array while something is
     /// subscribed, when no other command is answered with one.
-    fn may_be_unasked(&self, effect: Effect) -> bool {
+    pub(super) fn may_be_unasked(&self, effect: Effect) -> bool {
         match self.replies.kind() {
             b'>' => true,
             b'*' => !self.state.is_resp3() && (self.state.subscriptions() > 0 || effect.duty.is_pubsub()),

@@ -47,7 +47,7 @@ impl Session {
         if self.closing.is_some() || (nothing_new && !self.flags.client_eof) {
             return Ok(false);
         }
-        if !self.flush_to_backend(cx)? {
+        if self.is_finishing() || !self.flush_to_backend(cx)? {
             return self.read_ahead(cx, round);
         }
         if self.gate == Gate::Failing {
@@ -452,6 +452,9 @@ impl Session {
     }
 
     fn tunnel(&mut self, why: &'static str) -> Admission {
+        if self.ledger.has_answers() {
+            return Admission::Wait; // made up here, and still owed
+        }
         self.enter_tunnel(why);
         Admission::Tunnel
     }

@@ -12,6 +12,7 @@ const DOWN: &str = "-MASTERDOWN switchmaster: …";
 cases! {
     row::HALF, &[Deed::Crash], half_a_reply_ends_the_connection;
     row::HALF, &[Deed::Planned], the_rest_of_a_reply_arrives_first;
+    row::HALF, &[Deed::Planned], the_rest_arrives_also_at_a_client_that_reads_late;
     row::CONNECTING, ANY, a_new_connection_is_held;
     row::AUTH, ANY, a_user_unknown_to_the_new_master_is_cut;
     row::OPAQUE, ANY, what_is_not_resp_is_cut;
@@ -56,6 +57,23 @@ async fn the_rest_of_a_reply_arrives_first(seat: Seat) -> Told {
     let (read, ended) = client.drain(SIZE + "$1048576\r\n\r\n".len() - 1000).await?;
     ensure(!ended, format!("ended after {read} bytes"))?;
     seat.switched().await?;
+    client.ask("ECHO next", "$4 next").await
+}
+
+async fn the_rest_arrives_also_at_a_client_that_reads_late(seat: Seat) -> Told {
+    const SIZE: usize = 24 << 20;
+    let mut client = seat.open().await?;
+    client.ask(&format!("SETRANGE @ {} x", SIZE - 1), &format!(":{SIZE}")).await?;
+    // It fills every buffer on its way. What is behind it never comes from there.
+    client.say_all(&["GET @", "EXISTS @"]).await?;
+    ensure(client.drain(1000).await? == (1000, false), "the reply did not begin")?;
+    seat.failover(&mut client, &[]).await?;
+    let mut direct = seat.switched().await?;
+    direct.ask("DEL @", ":1").await?;
+    let whole = format!("${SIZE}\r\n\r\n").len() + SIZE;
+    let (read, ended) = client.drain(whole - 1000).await?;
+    ensure(!ended, format!("ended after {read} bytes"))?;
+    client.hear(":0").await?;
     client.ask("ECHO next", "$4 next").await
 }
 

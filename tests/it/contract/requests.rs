@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::{Told, ensure};
-use super::stage::{Deed, Seat, cases};
+use super::stage::{DEFAULT, Deed, RETRY_IDEMPOTENT, Seat, cases};
 use super::{ANY, DEATH, row};
 
 pub const UNKNOWN: &str =
@@ -17,6 +17,7 @@ cases! {
     row::LARGE, &[Deed::Planned], a_large_request_under_way_goes_through;
     row::WRITE, &[Deed::Planned], a_stream_of_pipelines_keeps_its_order;
     row::WRITE, &[Deed::Planned], slow_scripts_under_way_are_answered;
+    row::WRITE, &[Deed::Planned], large_replies_to_writes_arrive;
     row::WRITE, &[Deed::Planned, Deed::ShortOfReplicas], writes_before_and_after_run_once;
     row::READ, ANY, reads_are_sent_again;
     row::READ, ANY, connection_commands_are_sent_again;
@@ -24,6 +25,7 @@ cases! {
     row::WRITE, DEATH, order_among_lost_writes_and_reads;
     row::WRITE, DEATH, a_lost_aggregate_ends_the_connection;
     row::WRITE, DEATH, a_lost_multi_pop_ends_the_connection;
+    row::WRITE, DEATH, large_writes_in_parts_run_once;
     row::REFUSED, &[Deed::Demotion], refused_writes_run_on_the_new_master;
     row::REFUSED, &[Deed::Demotion], refused_reads_run_on_the_new_master;
     row::REFUSED, ANY, a_scripts_own_readonly_is_passed_on;
@@ -132,6 +134,23 @@ async fn slow_scripts_under_way_are_answered(seat: Seat) -> Told {
     direct.ask("GET @", "$2 30").await
 }
 
+/// More than is withheld of one session, and the request runs for 3 ms: one is under way when the hold begins.
+const LARGE: &[u8] = b"local function now() local t = redis.call('time') return t[1] * 1000 + t[2] / 1000 end \
+      local from = now() while now() - from < 3 do end return string.rep('x', redis.call('incr', KEYS[1]) + 1310720)";
+
+async fn large_replies_to_writes_arrive(seat: Seat) -> Told {
+    let mut client = seat.open().await?;
+    let request = switchmaster::resp::request::encode(&[b"EVAL", LARGE, b"1", client.key().as_bytes()]);
+    seat.failover(&mut client, &[]).await?;
+    for count in 1..=30 {
+        client.send(&request).await?;
+        client.hear(&format!("${} x…", (5 << 18) + count)).await?;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut direct = seat.switched().await?;
+    direct.ask("GET @", "$2 30").await
+}
+
 async fn writes_before_and_after_run_once(seat: Seat) -> Told {
     let mut client = seat.open().await?;
     seat.failover(&mut client, &["INCR @", "LPUSH @l x"]).await?;
@@ -230,6 +249,41 @@ async fn a_lost_multi_pop_ends_the_connection(seat: Seat) -> Told {
     client.ask("RPUSH @ a b c", ":3").await?;
     seat.failover(&mut client, &["LMPOP 1 @ LEFT COUNT 2"]).await?;
     client.end().await
+}
+
+/// Their beginnings look like reads, or like what may run twice.
+async fn large_writes_in_parts_run_once(seat: Seat) -> Told {
+    const BEGINNING: usize = 20_000;
+    let mut counter = seat.open().await?;
+    let mut group = seat.open().await?;
+    let mut lock = seat.open_at(if seat.deed() == Deed::Crash { RETRY_IDEMPOTENT } else { DEFAULT }).await?;
+    group.ask("XGROUP CREATE @s g 0 MKSTREAM", "+OK").await?;
+    group.say("XADD @s * f v").await?;
+    group.frame().await?;
+    seat.replicated(":1", "XLEN @s").await?;
+    let requests = [
+        counter.encoded(&format!("BITFIELD @ {}INCRBY u8 0 1", "GET u8 0 ".repeat(2000))),
+        group.encoded(&format!("XREADGROUP GROUP g me STREAMS {}{}", "@s ".repeat(900), "> ".repeat(900))),
+        lock.encoded(&format!("SET @n {} NX", "x".repeat(30_000))),
+    ];
+    seat.armed().await?;
+    let mut clients = [&mut counter, &mut group, &mut lock];
+    for (client, request) in clients.iter_mut().zip(&requests) {
+        client.send(&request[..BEGINNING]).await?;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await; // the beginning goes alone
+    for (client, request) in clients.iter_mut().zip(&requests) {
+        client.send(&request[BEGINNING..]).await?;
+    }
+    seat.done().await?;
+    counter.end().await?;
+    group.end().await?;
+    lock.hear(UNKNOWN).await?;
+    let ran = i32::from(seat.deed() == Deed::Crash);
+    let mut direct = seat.switched().await?;
+    direct.ask("BITFIELD @ GET u8 0", &format!("*1 :{ran}")).await?;
+    direct.ask("XPENDING @s g", &format!("*4 :{ran}…")).await?;
+    direct.ask("EXISTS @n", &format!(":{ran}")).await
 }
 
 async fn refused_writes_run_on_the_new_master(seat: Seat) -> Told {
