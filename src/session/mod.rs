@@ -4,8 +4,9 @@
 //! - *Flowing*: gate open, lane up. Requests are noted in the ledger and sent on; replies settle them.
 //! - *Holding*: gate held. No request is begun; outstanding ones finish, and in a failover the replies to writes
 //!   are withheld. Leaves for Flowing when the gate opens in the same term, for Moving in a new term.
-//! - *Moving*: the lane is given up and the ledger judged; the new lane is dialled, the state restored, and what
-//!   may run again is sent again. Leaves for Flowing.
+//! - *Moving*: the rest of a message that a living master has begun comes first (see `finish`). Then the lane is given
+//!   up and the ledger judged; the new lane is dialled, the state restored, and what may run again is sent again.
+//!   Leaves for Flowing.
 //! - *Failing*: no master and the deadline passed. Requests are answered with an error.
 //!
 //! Invariants: no request is sent to a node after a newer term was seen; replies are delivered in the order of the

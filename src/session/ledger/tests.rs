@@ -53,6 +53,22 @@ fn what_the_last_arguments_of_a_large_request_make_of_it_counts() {
 }
 
 #[test]
+fn what_was_said_in_time_is_released_up_to_the_first_that_was_not() {
+    let (now, incr) = (Instant::now(), &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..]);
+    let until = now + std::time::Duration::from_secs(1);
+    for (at, refused) in [(until, false), (now, true)] {
+        let mut ledger = Ledger::default();
+        for (reply, at, refused) in [(&b":1\r\n"[..], now, false), (b":2\r\n", at, refused), (b":3\r\n", now, false)] {
+            ledger.push(classify(incr), incr, true, false, true);
+            ledger.withhold(reply, at, refused);
+        }
+        ledger.release(Some(until));
+        assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b":1\r\n"));
+        assert!(ledger.take_front().is_none());
+    }
+}
+
+#[test]
 fn confirmed_subscriptions_are_not_asked_for_again_behind_a_refusal() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
     let incr = &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..];
@@ -138,7 +154,7 @@ proptest! {
                     (0..ordinary.max(1)).for_each(|_| spelt.settle());
                 }
                 Step::Withhold => [&mut counted, &mut spelt].into_iter().for_each(|it| it.withhold(b"+OK\r\n", now, false)),
-                Step::Release => [&mut counted, &mut spelt].into_iter().for_each(Ledger::release),
+                Step::Release => [&mut counted, &mut spelt].into_iter().for_each(|ledger| ledger.release(None)),
                 Step::TakeFront => {
                     prop_assert_eq!(format!("{:?}", counted.take_front()), format!("{:?}", spelt.take_front()));
                 }
