@@ -5,7 +5,7 @@
 //! be out of date, and data that is gone or cut off is seen without reading it.
 
 use futures_util::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::store::{Object, Store};
@@ -20,6 +20,8 @@ const DAMAGED: &str = ".damaged.json";
 const DATA: &str = ".rdb";
 /// Manifests are small; this many are asked for at once.
 const AT_ONCE: usize = 8;
+/// Clocks of several hosts differ by no more, as a rule.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 /// The format of manifests that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
@@ -30,8 +32,8 @@ pub struct Backup {
     pub master_name: String,
     /// Its id, as the manifest's name has it.
     pub id: String,
-    /// Its manifest, or why it cannot be used.
-    pub manifest: Result<Manifest, String>,
+    /// Its manifest, or why it cannot be used: [`Error::Unsound`] or [`Error::Newer`] with a part of a sentence.
+    pub manifest: Result<Manifest, Error>,
     /// When a check last found it whole, by the store's clock; `None` also when it is damaged now.
     pub verified: Option<Timestamp>,
     /// What is known to be wrong with its data, as a part of a sentence.
@@ -91,6 +93,11 @@ pub fn is_safety(id: &str) -> bool {
     id.ends_with(SAFETY)
 }
 
+/// Whether a backup was made by a clock that is ahead of `now` by more than honest clocks are.
+pub fn is_of_the_future(created: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(created) < -CLOCKS_DIFFER
+}
+
 /// Every backup of `master_name`, or of all names, the oldest first.
 pub async fn list(store: &Store, master_name: Option<&str>) -> Result<Vec<Backup>, Error> {
     of_objects(store, &objects(store, master_name).await?).await
@@ -143,7 +150,7 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
 }
 
 /// The one backup that `wanted` means: its id, the beginning of one, or `latest`, which passes over what is known to be
-/// damaged (with a warning) as long as there is another one.
+/// damaged or has no manifest that can be read (with a warning) as long as there is another one.
 ///
 /// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
 /// manifest cannot be used.
@@ -180,13 +187,19 @@ pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> 
         [] => Err(none(format!(" {wanted}; `switchmaster backup list` shows what there is"))),
         [(master_name, id)] => {
             let sound = |backup: &Backup| {
-                if let Some(damage) = &backup.damage {
-                    let id = &backup.id;
-                    tracing::warn!(
-                        "passed over {id}, which is damaged: {damage} (`switchmaster backup verify {id}` looks again)"
-                    );
-                }
-                backup.damage.is_none()
+                let id = &backup.id;
+                let why = match (&backup.manifest, &backup.damage) {
+                    (Err(why), _) => format!("its manifest {why}"),
+                    (_, Some(damage)) => format!("it is damaged: {damage} (`switchmaster backup verify {id}` looks again)"),
+                    (Ok(manifest), None) => {
+                        if is_of_the_future(manifest.created, Timestamp::now()) {
+                            tracing::warn!("the latest one, {id}, is dated in the future: is a clock wrong?");
+                        }
+                        return true;
+                    }
+                };
+                tracing::warn!("passed over {id}: {why}");
+                false
             };
             let latest = match wanted {
                 "latest" => last(store, &objects, &names, sound).await?,
@@ -204,9 +217,12 @@ pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> 
 }
 
 impl Backup {
-    /// The manifest, or [`Error::Unsound`] with what is wrong with it.
+    /// The manifest, or [`Error::Unsound`] or [`Error::Newer`] with what is wrong with it.
     pub fn usable(&self) -> Result<&Manifest, Error> {
-        self.manifest.as_ref().map_err(|why| Error::Unsound(format!("backup {}: its manifest {why}", self.id)))
+        self.manifest.as_ref().map_err(|why| {
+            let text = format!("backup {}: its manifest {why}", self.id);
+            if matches!(why, Error::Newer(_)) { Error::Newer(text) } else { Error::Unsound(text) }
+        })
     }
 }
 
@@ -287,22 +303,23 @@ fn is_id(text: &str) -> bool {
 }
 
 /// A manifest, or what is wrong with it. It must say what its name says: nothing else is read by its word.
-fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, String> {
+fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    let format: Format = serde_json::from_slice(bytes).map_err(|error| format!("is no manifest: {error}"))?;
-    if format.format != FORMAT {
-        return Err(format!("has the format {}: that needs a newer switchmaster", format.format));
+    let unsound = Error::Unsound;
+    let format: Format = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is no manifest: {error}")))?;
+    if format.format > FORMAT {
+        return Err(Error::Newer(format!("has the format {}: that needs a newer switchmaster", format.format)));
     }
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is damaged: {error}")))?;
     if manifest.id != id || manifest.master_name != master_name {
-        return Err(format!("is that of {} of {}", manifest.id, manifest.master_name));
+        return Err(unsound(format!("is that of {} of {}", manifest.id, manifest.master_name)));
     }
     match manifest.object.strip_prefix(id) {
         Some(rest) if rest.starts_with(DATA) && !rest.contains('/') => Ok(manifest),
-        _ => Err(format!("names {:?} as its data", manifest.object)),
+        _ => Err(unsound(format!("names {:?} as its data", manifest.object))),
     }
 }
 

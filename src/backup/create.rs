@@ -68,18 +68,31 @@ pub struct Lone {
     pub name: String,
 }
 
-/// A backup of what a restore is about to overwrite: of the monitored master's data, or of a lone node's.
+/// A backup of what a restore is about to overwrite: of the monitored master's data, or of a lone node's. Where the
+/// configuration names no recipients, it is encrypted for `recipients`.
 ///
 /// # Errors
 /// As [`create`].
-pub async fn safety(lone: Option<Lone>, store: &Store, config: &Config) -> Result<Created, Error> {
-    let args = CreateArgs { allow_master: true, safety: true, ..CreateArgs::default() };
+pub async fn safety(
+    lone: Option<Lone>,
+    recipients: &[String],
+    store: &Store,
+    config: &Config,
+) -> Result<Created, Error> {
+    let recipient = if config.backup.recipients.is_empty() { recipients.to_vec() } else { Vec::new() };
+    let args = CreateArgs { allow_master: true, safety: true, recipient, ..CreateArgs::default() };
     let interrupted = interruption()?;
     let outcome = match lone {
-        Some(lone) => locked(&args, store, config, &lone.name, Some(lone.addr), interrupted).await?,
-        None => create(&args, store, config, interrupted).await?,
+        Some(lone) => locked(&args, store, config, &lone.name, Some(lone.addr), interrupted).await,
+        None => create(&args, store, config, interrupted).await,
     };
-    match outcome {
+    let outcome = outcome.map_err(|error| match error {
+        Error::Interrupted(_) => {
+            Error::Interrupted("interrupted while the safety backup was made: nothing was restored".into())
+        }
+        error => error,
+    });
+    match outcome? {
         Outcome::Created(created) => Ok(*created),
         Outcome::YoungEnough { id } => Err(Error::Internal(format!("{id} was taken for a safety backup"))),
     }
@@ -171,8 +184,14 @@ async fn newest(store: &Store, name: &str) -> Result<Option<Manifest>, Error> {
 /// The newest backup, if `--if-older-than` says that it will do.
 fn young_enough(args: &CreateArgs, newest: Option<&Manifest>) -> Option<Outcome> {
     let age = SignedDuration::try_from(args.if_older_than?).unwrap_or(SignedDuration::MAX);
-    let young = newest.filter(|newest| Timestamp::now().duration_since(newest.created) < age)?;
-    Some(Outcome::YoungEnough { id: young.id.clone() })
+    let newest = newest?;
+    let now = Timestamp::now();
+    if catalog::is_of_the_future(newest.created, now) {
+        // Nobody knows how old it is, and a wrong clock must not end the backups.
+        tracing::warn!("{} is dated in the future: is a clock wrong? It is not taken for a young one", newest.id);
+        return None;
+    }
+    (now.duration_since(newest.created) < age).then(|| Outcome::YoungEnough { id: newest.id.clone() })
 }
 
 struct Run<'a> {

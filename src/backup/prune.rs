@@ -1,6 +1,7 @@
 //! Which backups may go ([`plan`], which decides without the store), and their deletion.
 //!
-//! The newest backup, the newest one that a check found whole, and one whose manifest cannot be read always stay. What
+//! The newest backup, the newest one that a check found whole, and those whose manifest cannot be read or that are dated
+//! in the future always stay. What
 //! is known to be damaged stands for no other, and goes once a newer one is sound. Safety backups stay for a week, and
 //! stand for no other either. The manifest goes first: from then on it is no backup any more, and what is left of it is
 //! found as an orphan.
@@ -39,12 +40,18 @@ pub struct Candidate {
     pub safety: bool,
 }
 
+impl Candidate {
+    /// Whether it may stand for others: it is what it says it is.
+    fn counts(&self, now: Timestamp) -> bool {
+        let is_plain = !(self.damaged || self.safety);
+        self.readable && is_plain && !catalog::is_of_the_future(self.created, now)
+    }
+}
+
 /// Why each backup stays, in the order of `backups` (the oldest first, all of one master name); none: it may go.
 pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec<&'static str>> {
     let mut reasons = vec![Vec::new(); backups.len()];
-    let counts = |backup: &Candidate| backup.readable && !backup.damaged && !backup.safety;
-    let sound = || backups.iter().enumerate().rev().filter(|(_, backup)| counts(backup));
-    // A backup from the future (a wrong clock) is younger than anything.
+    let sound = || backups.iter().enumerate().rev().filter(|(_, backup)| backup.counts(now));
     let age = |created: Timestamp| Duration::try_from(now.duration_since(created)).unwrap_or_default();
     let safety = backups.iter().enumerate().filter(|(_, backup)| backup.safety);
     for (at, _) in safety.filter(|(_, backup)| age(backup.created) < SAFETY_KEPT) {
@@ -62,6 +69,9 @@ pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec
     }
     for (at, _) in backups.iter().enumerate().filter(|(_, backup)| !backup.readable) {
         reasons[at].push("its manifest cannot be read");
+    }
+    for (at, _) in backups.iter().enumerate().filter(|(_, backup)| catalog::is_of_the_future(backup.created, now)) {
+        reasons[at].push("dated in the future: is a clock wrong?");
     }
     for (at, _) in sound().take(rules.keep_last) {
         reasons[at].push("last");
@@ -269,6 +279,17 @@ mod tests {
         let mut backups = candidates(&["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-19T09:00:00Z"]);
         (backups[1].safety, backups[2].safety) = (true, true);
         assert_eq!(kept(&PruneArgs { keep_last: 1, ..PruneArgs::default() }, &backups), [0, 2]);
+    }
+
+    #[test]
+    fn one_of_the_future_stays_and_stands_for_no_other() {
+        let backups = candidates(&[
+            "2026-11-18T03:00:00Z",
+            "2026-11-19T03:00:00Z",
+            "2026-11-20T12:04:00Z", // of a clock that is as right as clocks are
+            "2026-11-30T03:00:00Z",
+        ]);
+        assert_eq!(kept(&PruneArgs { keep_last: 2, ..PruneArgs::default() }, &backups), [1, 2, 3]);
     }
 
     #[test]

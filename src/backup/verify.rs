@@ -35,6 +35,7 @@ pub async fn verify(
     for backup in backups {
         let found = match backup.usable() {
             Ok(manifest) => look(store, manifest, identities, drill, config).await?,
+            Err(error @ Error::Newer(_)) if backups.len() == 1 => return Err(error),
             // Nothing is known of its data, and perhaps a newer switchmaster can read it: it is not marked.
             Err(error) => Found::Damaged(error.to_string()),
         };

@@ -72,7 +72,7 @@ impl Ledger {
         Retained::by_thread()
     }
 
-    /// Bytes retained of the request noted last.
+    /// Bytes retained of the request noted last, of which more is to come.
     pub fn last_kept(&self) -> usize {
         self.0.as_ref().and_then(|book| book.entries.back()).map_or(0, |entry| entry.kept as usize)
     }

@@ -92,7 +92,8 @@ pub fn question_by_key(target: SocketAddr, manifest: &Manifest, choice: &Choice)
     let others = if choice.replace { "REPLACES those that exist" } else { "leaves those that exist" };
     format!(
         "This writes {which}{of} of backup {} of {} to {target}, and {others}. Other keys stay as they are; no backup of \
-         them is made.\n",
+         them is made. Each value is loaded at once: while it loads one of millions of elements, or of hundreds of MiB, the \
+         server answers nobody, and if that lasts longer than down-after-milliseconds, Sentinel replaces it.\n",
         manifest.id, manifest.created
     )
 }

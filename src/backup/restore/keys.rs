@@ -24,6 +24,8 @@ const BATCH_BYTES: usize = 512 * 1024;
 const LONGEST_VALUE: u64 = 512 * 1024 * 1024;
 /// A longer name is not restored: it would have to be held in memory.
 const LONGEST_NAME: u64 = 16 * 1024 * 1024;
+/// A server answers nobody while it loads one value: of a longer one it is said before it is sent.
+const LONG_VALUE: u64 = 8 * 1024 * 1024;
 /// Failures that are told one by one.
 const TOLD: usize = 10;
 
@@ -202,6 +204,10 @@ impl<'a> Sender<'a> {
         if payload > LONGEST_VALUE {
             return self
                 .fail(format!("{}: its value of {payload} bytes is more than a server takes at once", key.shown()));
+        }
+        if payload > LONG_VALUE {
+            let size = show::size(payload);
+            tracing::warn!("{}: a value of {size}; the server answers nobody while it loads it", key.shown());
         }
         if self.db != Some(key.db) {
             self.begin(2, &[b"SELECT", key.db.to_string().as_bytes()]);

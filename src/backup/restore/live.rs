@@ -18,7 +18,7 @@ use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
 use crate::backup::interrupt::interruption;
-use crate::backup::{Counts, Error};
+use crate::backup::{Counts, Error, show};
 use crate::config::Config;
 
 /// How long the target may take to connect to us: it tries at once.
@@ -148,7 +148,13 @@ pub async fn replace(
             outcome.warnings.push(why);
             0
         }),
-        None => 0,
+        None => {
+            outcome.warnings.push(format!(
+                "interrupted before {} followed: one that does not yet has the old data, and a failover would bring it back",
+                show::count(survey.facts.replicas, "replica")
+            ));
+            0
+        }
     };
     if survey.facts.aof {
         outcome.warnings.extend(aof(node).await.err());

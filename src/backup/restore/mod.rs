@@ -152,7 +152,7 @@ async fn insured(
 ) -> Result<(SocketAddr, Outcome), Error> {
     let safety = match args.no_safety_backup || survey.facts.keys() == 0 {
         true => None,
-        false => Some(Safety::make(&survey, &manifest.master_name, store, config).await?),
+        false => Some(Safety::make(&survey, manifest, store, config).await?),
     };
     // That took its time: the world may be another one.
     let survey = Survey::take(config, args.target, proxies, manifest, survey.size).await?;

@@ -34,6 +34,8 @@ pub struct Safety<'a> {
     store: &'a Store,
     config: &'a Config,
     lone: Option<Lone>,
+    /// For whom it is encrypted, where the configuration does not say.
+    recipients: &'a [String],
     made: Created,
 }
 
@@ -49,20 +51,22 @@ pub enum Gap {
 }
 
 impl Safety<'_> {
-    /// Backs up what the target of `survey` has, under the name `master_name`.
+    /// Backs up what the target of `survey` has, beside the backup `restored` and encrypted as that is where the
+    /// configuration names no recipients: what is overwritten is no less secret.
     ///
     /// # Errors
     /// As `backup create`.
     pub async fn make<'a>(
         survey: &Survey,
-        master_name: &str,
+        restored: &'a Manifest,
         store: &'a Store,
         config: &'a Config,
     ) -> Result<Safety<'a>, Error> {
-        let lone = || Lone { addr: survey.node.addr(), name: master_name.to_owned() };
+        let lone = || Lone { addr: survey.node.addr(), name: restored.master_name.clone() };
         let lone = survey.monitored.is_none().then(lone);
-        let made = create::safety(lone.clone(), store, config).await?;
-        Ok(Safety { store, config, lone, made })
+        let recipients = &restored.packing.recipients;
+        let made = create::safety(lone.clone(), recipients, store, config).await?;
+        Ok(Safety { store, config, lone, recipients, made })
     }
 
     /// Its id.
@@ -78,8 +82,8 @@ impl Safety<'_> {
     pub async fn close(&mut self, node: &mut Node, held: bool) -> Result<Option<String>, Error> {
         let mut gap = self.gap(node).await?;
         if held && gap != Gap::Writes(0) && self.made.seconds <= BRIEF.as_secs_f64() {
-            let first =
-                std::mem::replace(&mut self.made, create::safety(self.lone.clone(), self.store, self.config).await?);
+            let again = create::safety(self.lone.clone(), self.recipients, self.store, self.config).await?;
+            let first = std::mem::replace(&mut self.made, again);
             self.delete(&first.manifest).await;
             gap = self.gap(node).await?;
         }

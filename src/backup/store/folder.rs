@@ -66,7 +66,7 @@ fn refused(folder: &Path, error: &IoError) -> Error {
     let shown = folder.display();
     match error.kind() {
         ErrorKind::NotFound => Error::Store(format!(
-            "file://{shown}: there is no such folder: mount it, or create it with `install -d -m 700 {shown}`"
+            "file://{shown}: there is no such folder: mount it, or create it with `install -d -m 700 {shown:?}`"
         )),
         _ => Error::Store(format!("file://{shown}: {error}")),
     }

@@ -26,9 +26,14 @@ pub struct Saved {
 
 impl Saved {
     pub fn of(path: &Path) -> Saved {
+        Saved::encrypted(path, &[])
+    }
+
+    /// For these age recipients.
+    pub fn encrypted(path: &Path, recipients: &[String]) -> Saved {
         let plain = fs::read(path).unwrap();
         let summary = rdb::walk(&plain[..], &mut |_| {}).unwrap();
-        let (stored, mut manifest) = samples::packed(&plain, &[], "2026-11-20T03:14:00Z");
+        let (stored, mut manifest) = samples::packed(&plain, recipients, "2026-11-20T03:14:00Z");
         manifest.rdb_version = summary.version;
         manifest.counts = summary.counts;
         Saved { file: File::open(path).unwrap(), manifest, stored }

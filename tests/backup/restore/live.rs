@@ -30,7 +30,7 @@ pub async fn replace(survey: Survey, saved: &Saved, config: &Config) -> Result<O
     let store = Store::open(&config.backup, Some(&Location::Folder(folder.path().to_owned()))).unwrap();
     let safety = match survey.facts.keys() {
         0 => None,
-        _ => Some(Safety::make(&survey, "mymaster", &store, config).await.unwrap()),
+        _ => Some(Safety::make(&survey, &saved.manifest, &store, config).await.unwrap()),
     };
     soon(live::replace(survey, content, None, safety, config, &stage)).await
 }

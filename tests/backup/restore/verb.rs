@@ -119,6 +119,25 @@ async fn loading(log: &Path) {
     .unwrap();
 }
 
+/// What is overwritten is no less secret than what is restored.
+#[tokio::test]
+async fn the_safety_backup_is_encrypted_as_the_restored_one_is() {
+    let (from, to) = (Lone::start(&[]).await, Lone::start(&[]).await);
+    let identity = age::x25519::Identity::generate();
+    let shelf = Shelf::of(Saved::encrypted(&from.save().await, &[identity.to_public().to_string()]));
+    let key = shelf.folder().join("identity.txt");
+    std::fs::write(&key, age::secrecy::ExposeSecret::expose_secret(&identity.to_string())).unwrap();
+    let mut wire = to.open(0).await;
+    ask(&mut wire, &["SET", "old", "data"]).await;
+    let (addr, key) = (to.addr.to_string(), key.to_str().unwrap());
+    let told = json(&shelf.run(&["restore", "--target", &addr, "--identity", key, "--yes", "--json"]).await);
+    let safety = told["safety_backup"].as_str().unwrap();
+    assert!(shelf.folder().join(format!("mymaster/{safety}.rdb.zst.age")).exists(), "{told}");
+    let back = ["restore", safety, "--target", &addr, "--identity", key, "--yes", "--json", "--no-safety-backup"];
+    json(&shelf.run(&back).await);
+    assert_eq!(ask(&mut wire, &["GET", "old"]).await, Reply::Bulk(b"data".to_vec()));
+}
+
 #[tokio::test]
 async fn it_asks_first_and_changes_nothing_unless_it_is_told_to() {
     let (shelf, expected) = Shelf::full().await;

@@ -60,6 +60,12 @@ async fn latest_passes_over_what_is_damaged_and_says_so() {
     assert_eq!(shown.json()[0]["id"], old.id.as_str());
     assert!(shown.told.contains(&format!("passed over {}", new.id)), "{shown:?}");
     assert_eq!(shelf.run(&["show", &new.id]).await.code, Some(0));
+    let unreadable = shelf.keep(&rdb(1_000, 3), &[], "2026-11-21T03:00:00Z").await;
+    fs::write(shelf.path(&catalog::manifest_name(MASTER, &unreadable.id)), "{").unwrap();
+    let shown = shelf.run(&["show", "--json"]).await;
+    assert_eq!(shown.json()[0]["id"], old.id.as_str());
+    assert!(shown.told.contains(&format!("passed over {}: its manifest", unreadable.id)), "{shown:?}");
+    fs::remove_file(shelf.path(&catalog::manifest_name(MASTER, &unreadable.id))).unwrap();
     // With nothing else left, the newest is looked at all the same.
     fs::remove_file(shelf.path(&catalog::object_name(MASTER, &old.object))).unwrap();
     let checked = shelf.run(&["verify"]).await;
