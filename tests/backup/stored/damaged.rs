@@ -1,5 +1,7 @@
 //! What is damaged stands for nothing: it is passed over, and no sound backup goes in its favour.
 
+use switchmaster::backup::follow;
+
 use super::*;
 
 impl Shelf {
@@ -60,6 +62,10 @@ async fn latest_passes_over_what_is_damaged_and_says_so() {
     assert_eq!(shown.json()[0]["id"], old.id.as_str());
     assert!(shown.told.contains(&format!("passed over {}", new.id)), "{shown:?}");
     assert_eq!(shelf.run(&["show", &new.id]).await.code, Some(0));
+    let timeline = follow::read(&shelf.store, MASTER, []).await.unwrap();
+    let at = |manifest: &Manifest| manifest.created.as_millisecond() as u64;
+    assert_eq!(timeline.to(at(&old)).unwrap().base.id, old.id);
+    assert!(timeline.to(at(&new)).is_err(), "no base of a restore to a moment");
     // With nothing else left, the newest is looked at all the same.
     fs::remove_file(shelf.path(&catalog::object_name(MASTER, &old.object))).unwrap();
     let checked = shelf.run(&["verify"]).await;
