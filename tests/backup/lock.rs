@@ -1,7 +1,7 @@
 //! One holder at a time, whoever dies, stalls or has a wrong clock.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +12,11 @@ use switchmaster::backup::lock::{self, Master, acquire};
 use switchmaster::backup::store::Store;
 use switchmaster::config::{BackupConfig, Location};
 use switchmaster::demo::cluster::until;
-use switchmaster::secret::Secret;
+use switchmaster::secret::{Credentials, Secret};
 use switchmaster::wire::{Reply, Wire};
 use tempfile::TempDir;
 
+use crate::lone::Lone;
 use crate::support::bucket::{Bucket, limits};
 use crate::support::redis::Redis;
 
@@ -172,6 +173,53 @@ async fn the_master_keeps_the_lock_where_the_store_cannot() {
     is_locked(first.check().await);
     first.release().await;
     assert_eq!(ask(&["GET", key]).await, Reply::Bulk(b"another".to_vec()));
+}
+
+/// What README.md and docs/point-in-time.md say that the ACL must allow for that: all of it, and nothing else.
+#[tokio::test]
+async fn a_lock_on_the_master_wants_what_the_documents_say() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let readme = read("README.md");
+    let rules = readme.split('`').find(|words| words.starts_with("~switchmaster:backup-lock:")).expect("rules");
+    assert!(read("docs/point-in-time.md").contains(&format!("`{rules}`")), "the documents differ");
+    let redis = Lone::start(&[]).await;
+    let bucket = Bucket::start().await;
+    bucket.faults.ignore_conditions.store(true, Ordering::Relaxed);
+    let store = bucket.store();
+    let addr = redis.addr;
+    let user = Credentials { username: Some("keeper".into()), password: Secret::new("kept") };
+    let master: Master = Arc::new(move || {
+        let user = user.clone();
+        Box::pin(async move {
+            Wire::open(addr, Some(&user), 0).await.map_err(|error| Error::Unavailable(error.to_string()))
+        })
+    });
+    let mut wire = redis.open(0).await;
+    let rules: Vec<&str> = rules.split(' ').collect();
+    for missing in std::iter::once(None).chain(rules.iter().map(Some)) {
+        let given = rules.iter().filter(|rule| Some(*rule) != missing);
+        let words: Vec<&str> =
+            ["ACL", "SETUSER", "keeper", "reset", "on", ">kept"].iter().chain(given).copied().collect();
+        for request in [&words[..], &["ACL", "LOG", "RESET"], &["CONFIG", "RESETSTAT"], &["FLUSHALL"]] {
+            assert_eq!(wire.ask(request).await.unwrap(), Reply::Simple("OK".into()), "{request:?}");
+        }
+        if let Ok(held) = acquire(&store, "m", Duration::from_secs(3), Some(master.clone())).await {
+            let mut looks = redis.open(0).await;
+            let renewed = until("the lock to be renewed or refused", LIMIT, async || {
+                let stats = looks.ask(&["INFO", "commandstats"]).await.map_err(|error| error.to_string())?;
+                let log = looks.ask(&["ACL", "LOG"]).await.map_err(|error| error.to_string())?;
+                let renewed = stats.text().unwrap_or_default().contains("cmdstat_pexpire:calls=");
+                if renewed || !log.items().is_empty() { Ok(()) } else { Err(stats.to_string()) }
+            });
+            renewed.await.unwrap();
+            let _ = held.check().await;
+            held.release().await;
+        }
+        let log = wire.ask(&["ACL", "LOG"]).await.unwrap();
+        let refused: Vec<&str> = log.items().iter().filter_map(|entry| entry.field("object")).collect();
+        assert_eq!(refused.is_empty(), missing.is_none(), "without {missing:?}: {refused:?}");
+        assert!(missing.is_some() || wire.ask(&["DBSIZE"]).await.unwrap() == Reply::Integer(0), "it was given back");
+    }
 }
 
 /// Processes that want it at the same time, each of them several times: they are in the protected place one by one.

@@ -215,6 +215,40 @@ async fn a_folder_must_be_there() {
     assert!(told.exit_code() == 64 && told.to_string().contains("backup_store"), "{told}");
 }
 
+/// An empty mount point looks like a new store: what is written there would be hidden by what is mounted later.
+#[tokio::test]
+async fn where_fstab_mounts_something_it_must_be_mounted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (etc, share) = (folder.path().join("etc"), folder.path().join("a share"));
+    std::fs::create_dir(&etc).unwrap();
+    std::fs::create_dir_all(share.join("redis")).unwrap();
+    let escaped = share.display().to_string().replace(' ', "\\040");
+    std::fs::write(etc.join("fstab"), format!("# at home\nproc /proc proc\nnas:/x {escaped} nfs defaults 0 0\n"))
+        .unwrap();
+    let run = async |mount: &str, store: &std::path::Path| {
+        let script = format!(
+            "mount --bind \"$ETC\" /etc && {mount} && exec {} backup list --store \"file://$STORE\"",
+            env!("CARGO_BIN_EXE_switchmaster")
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+        command.env_clear().env("PATH", std::env::var("PATH").unwrap());
+        let output = command.env("ETC", &etc).env("SHARE", &share).env("STORE", store).output().await.unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for store in [share.clone(), share.join("redis")] {
+        let (code, told) = run("true", &store).await;
+        assert_eq!(code, 83, "{told}");
+        assert!(
+            told.contains("nothing is mounted at") && told.contains(&format!("`mount {}`", share.display())),
+            "{told}"
+        );
+    }
+    assert_eq!(run("mount -t tmpfs none \"$SHARE\"", &share).await, (0, String::new()));
+    // Beside it.
+    assert_eq!(run("true", &etc).await, (0, String::new()));
+}
+
 /// As below a mount point: what is written while it is away would land on another disk.
 #[tokio::test]
 async fn a_folder_that_goes_away_is_not_made_anew() {

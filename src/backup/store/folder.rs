@@ -3,7 +3,8 @@
 //! It is never made here. Below a mount point that is not mounted it would land on the wrong disk, and the library makes
 //! every folder above what it writes; so it is looked at before each request, and a request without it is not made.
 
-use std::fs::Metadata;
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
 use std::io::{Error as IoError, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,13 @@ impl Folder {
         let meta = path.metadata().map_err(|error| refused(given, &error))?;
         if !meta.is_dir() {
             return Err(Error::Store(format!("file://{} is not a folder", given.display())));
+        }
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        if let Some(at) = unmounted(&path, &read("/etc/fstab"), &read("/proc/self/mountinfo")) {
+            let (shown, at) = (given.display(), at.display());
+            return Err(Error::Store(format!(
+                "file://{shown}: nothing is mounted at {at}, where /etc/fstab says that something is: `mount {at}`"
+            )));
         }
         if meta.permissions().mode() & 0o077 != 0 {
             tracing::debug!(folder = %given.display(), "other users may look into the folder of the backups");
@@ -55,6 +63,20 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// Where on the way to `path` nothing is mounted although it should be: what is written would land on another disk.
+fn unmounted(path: &Path, fstab: &str, mountinfo: &str) -> Option<PathBuf> {
+    // Both files write these four so that a line can be split at its spaces.
+    let unescaped = |field: &str| {
+        let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+        PathBuf::from(escapes.iter().fold(field.to_owned(), |field, (escape, it)| field.replace(escape, it)))
+    };
+    let mounted: HashSet<PathBuf> =
+        mountinfo.lines().filter_map(|line| line.split_whitespace().nth(4)).map(unescaped).collect();
+    let entries = fstab.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let mut points = entries.filter_map(|line| line.split_whitespace().nth(1)).map(unescaped);
+    points.find(|at| at.parent().is_some() && path.starts_with(at) && !mounted.contains(at))
 }
 
 /// On two file systems.

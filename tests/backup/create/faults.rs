@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use switchmaster::backup::Error;
 use switchmaster::backup::replica::{Begin, Replica, Sink, Want};
@@ -57,6 +58,9 @@ async fn every_backup_with_a_failover_in_it_ends_well_or_with_its_own_code() {
             assert!(names.iter().all(|name| !name.ends_with(":0")), "{names:?}");
         }
     }
+    // Nothing half-published is left to be cleared away, neither there nor here.
+    assert_eq!(site.store.abort_stale_multiparts("mymaster", Timestamp::MAX).await.unwrap(), 0);
+    assert_eq!(std::fs::read_dir(site.spool()).unwrap().count(), 0);
     println!("{rounds} backups with a failover in each: {made} made, others ended with {codes:?}");
     assert!(made > 0, "{codes:?}");
 }

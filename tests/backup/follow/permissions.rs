@@ -39,6 +39,8 @@ async fn refused(scene: &Scene) -> Vec<String> {
 
 #[tokio::test]
 async fn three_commands_are_enough_also_through_a_failover() {
+    let document = include_str!("../../../docs/point-in-time.md");
+    assert!(document.contains(&format!(">PASSWORD {RULES}\n")) && document.contains(LOCK));
     let scene = Scene::start(spec(RULES)).await;
     let follower = follow(&scene);
     scene.based(&follower).await;

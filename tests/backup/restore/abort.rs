@@ -98,6 +98,33 @@ async fn a_sentinel_that_takes_the_master_for_down_ends_it() {
     assert_eq!(role.items()[0].text(), Some("master"), "{role}");
 }
 
+/// However fast the machine is: the target lingers at each key, for longer than there is time in all.
+#[tokio::test]
+async fn what_would_take_longer_than_sentinel_waits_is_given_up_with_the_old_data_in_place() {
+    let cluster = patient(Duration::from_secs(5)).await;
+    let from = Lone::start(&[]).await;
+    ask(&mut from.open(0).await, &["CONFIG", "SET", "rdbcompression", "no"]).await;
+    ask(&mut from.open(0).await, &["DEBUG", "POPULATE", "400", "restored", "262144"]).await;
+    let saved = Saved::of(&from.save().await);
+    // 40 s where 22 s are allowed; it answers after each key, and keeps what it has until it has all.
+    for (name, value) in [
+        ("key-load-delay", "100000"),
+        ("loading-process-events-interval-bytes", "1024"),
+        ("repl-diskless-load", "swapdb"),
+    ] {
+        assert_eq!(cluster.ask_node(0, &["CONFIG", "SET", name, value]).await.unwrap().to_string(), "+OK");
+    }
+    let config = config(&cluster);
+    let survey = Survey::take(&config, None, &[], &saved.manifest, 1).await.unwrap();
+    let error = replace(survey, &saved, &config).await.unwrap_err();
+    println!("{error}");
+    says(&error, &["not done within the 22 s", "down-after-milliseconds", "a master again, with", "-safety"]);
+    assert_eq!(error.exit_code(), 86);
+    assert_eq!(cluster.ask_node(0, &["GET", "old"]).await.unwrap(), Reply::Bulk(b"data".to_vec()));
+    assert_eq!(cluster.ask_node(0, &["DBSIZE"]).await.unwrap(), Reply::Integer(1));
+    assert_eq!(cluster.who_is_master().await.unwrap(), 0, "no Sentinel failed over");
+}
+
 #[tokio::test]
 async fn a_target_that_dies_is_told_and_its_proxies_are_released() {
     let mut spec = ClusterSpec::with_password("secret");

@@ -1,5 +1,7 @@
 //! What is damaged stands for nothing: it is passed over, and no sound backup goes in its favour.
 
+use switchmaster::backup::follow;
+
 use super::*;
 
 impl Shelf {
@@ -60,6 +62,10 @@ async fn latest_passes_over_what_is_damaged_and_says_so() {
     assert_eq!(shown.json()[0]["id"], old.id.as_str());
     assert!(shown.told.contains(&format!("passed over {}", new.id)), "{shown:?}");
     assert_eq!(shelf.run(&["show", &new.id]).await.code, Some(0));
+    let timeline = follow::read(&shelf.store, MASTER, []).await.unwrap();
+    let at = |manifest: &Manifest| manifest.created.as_millisecond() as u64;
+    assert_eq!(timeline.to(at(&old)).unwrap().base.id, old.id);
+    assert!(timeline.to(at(&new)).is_err(), "no base of a restore to a moment");
     let unreadable = shelf.keep(&rdb(1_000, 3), &[], "2026-11-21T03:00:00Z").await;
     fs::write(shelf.path(&catalog::manifest_name(MASTER, &unreadable.id)), "{").unwrap();
     let shown = shelf.run(&["show", "--json"]).await;
