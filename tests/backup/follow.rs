@@ -3,6 +3,7 @@
 //! Each test drives load it can account for: a client counts what was acknowledged, and pauses where a moment is taken.
 
 mod away;
+mod failover;
 mod load;
 mod permissions;
 mod prune;

@@ -3,6 +3,7 @@
 //! No file, no clock: bytes and times go in, cuts come out. A segment holds whole commands and whole transactions, so
 //! that each can be read, and stopped at, by itself.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::commands::{Commands, Malformed, Next};
@@ -11,6 +12,8 @@ use super::commands::{Commands, Malformed, Next};
 const MARK_MS: u64 = 100;
 /// A segment is not much larger than this, however long it may last.
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// Marks that are remembered when their segment has ended: minutes of data that flows.
+const REMEMBERED: usize = 4096;
 /// Enough of a command to know a MULTI.
 const HEAD: usize = 64;
 
@@ -50,18 +53,20 @@ pub struct Cutter {
     every_ms: u64,
     /// Where the segment in the making begins.
     from: u64,
-    /// When the first byte of it arrived.
+    /// When the first byte of it arrived, by the host's clock.
     began: Option<u64>,
     marks: Vec<Mark>,
     /// The end of the last whole command outside a transaction, and when it arrived.
     boundary: Mark,
+    /// When the last bytes arrived before each of the last marks.
+    arrived: VecDeque<Mark>,
     /// Time does not run backwards here, whatever the host's clock does.
     now: u64,
 }
 
 impl Cutter {
-    /// From `offset`, between two commands. A segment is cut `every` so often.
-    pub fn new(offset: u64, every: Duration) -> Cutter {
+    /// From `offset`, between two commands. A segment is cut `every` so often. Nothing arrives before `floor_ms`.
+    pub fn new(offset: u64, every: Duration, floor_ms: u64) -> Cutter {
         Cutter {
             commands: Commands::new(offset, HEAD),
             every_ms: every.as_millis() as u64,
@@ -69,7 +74,8 @@ impl Cutter {
             began: None,
             marks: Vec::new(),
             boundary: Mark { offset, ms: 0 },
-            now: 0,
+            arrived: VecDeque::new(),
+            now: floor_ms,
         }
     }
 
@@ -80,7 +86,7 @@ impl Cutter {
         if self.marks.last().is_none_or(|last| self.now >= last.ms + MARK_MS) {
             self.mark();
         }
-        self.began.get_or_insert(self.now);
+        self.began.get_or_insert(now_ms);
         let mut bytes = 0;
         while bytes < input.len() {
             match self.commands.next(&input[bytes..])? {
@@ -89,7 +95,7 @@ impl Cutter {
                     bytes += used;
                     if command.closes {
                         self.boundary = Mark { offset: command.end, ms: self.now };
-                        if self.is_due() {
+                        if self.is_due(now_ms) {
                             return Ok(Taken { bytes, cut: self.close(self.now) });
                         }
                     }
@@ -102,7 +108,7 @@ impl Cutter {
     /// Ends the segment if it is time at `now_ms` and the stream is between two commands; else [`Cutter::take`] will.
     pub fn tick(&mut self, now_ms: u64) -> Option<Cut> {
         self.now = self.now.max(now_ms);
-        match self.is_due() && self.commands.position() == self.boundary.offset {
+        match self.is_due(now_ms) && self.commands.position() == self.boundary.offset {
             true => self.close(self.now),
             false => None,
         }
@@ -122,6 +128,16 @@ impl Cutter {
         if self.commands.position() == self.boundary.offset { self.close(at) } else { None }
     }
 
+    /// The latest moment that was given to anything.
+    pub fn latest(&self) -> u64 {
+        self.now
+    }
+
+    /// A moment at which everything before it is also before `offset`: the last one that is remembered.
+    pub fn complete(&self, offset: u64) -> Option<u64> {
+        self.arrived.iter().rev().find(|mark| mark.offset <= offset).map(|mark| mark.ms)
+    }
+
     /// The offset after the last whole command or transaction.
     pub fn boundary(&self) -> u64 {
         self.boundary.offset
@@ -132,9 +148,10 @@ impl Cutter {
         self.from
     }
 
-    fn is_due(&self) -> bool {
+    /// By the host's clock, which may have been set back: then it is time, too.
+    fn is_due(&self, now_ms: u64) -> bool {
         let Some(began) = self.began else { return false };
-        self.now >= began + self.every_ms || self.boundary.offset >= self.from + SEGMENT_BYTES
+        now_ms.abs_diff(began) >= self.every_ms || self.boundary.offset >= self.from + SEGMENT_BYTES
     }
 
     fn close(&mut self, at: u64) -> Option<Cut> {
@@ -156,6 +173,10 @@ impl Cutter {
         let known = self.marks.last().map_or(self.from, |last| last.offset);
         if self.boundary.offset > known {
             self.marks.push(self.boundary);
+            self.arrived.push_back(self.boundary);
+            if self.arrived.len() > REMEMBERED {
+                self.arrived.pop_front();
+            }
         }
     }
 }
@@ -179,7 +200,7 @@ mod tests {
     #[test]
     fn marks_say_when_bytes_arrived_every_100_ms() {
         let ping = encode(&[&["PING"]]);
-        let mut cutter = Cutter::new(1000, EVERY);
+        let mut cutter = Cutter::new(1000, EVERY, 0);
         for ms in (0..=450).step_by(10) {
             assert_eq!(cutter.take(&ping, 5_000 + ms).unwrap(), Taken { bytes: 14, cut: None });
         }
@@ -210,7 +231,7 @@ mod tests {
         let transaction = encode(&[&["MULTI"], &["INCR", "n"], &["EXEC"]]);
         let after = encode(&[&["PING"]]);
         for split in 1..transaction.len() {
-            let mut cutter = Cutter::new(0, EVERY);
+            let mut cutter = Cutter::new(0, EVERY, 0);
             assert_eq!(cutter.take(&before, 0).unwrap().cut, None);
             assert_eq!(cutter.take(&transaction[..split], 1).unwrap().cut, None);
             assert_eq!(cutter.tick(20_000), None, "within it");
@@ -227,7 +248,7 @@ mod tests {
         let whole = encode(&[&["SET", "k", "v"]]);
         let transaction = encode(&[&["MULTI"], &["INCR", "n"], &["EXEC"]]);
         for split in 1..transaction.len() {
-            let mut cutter = Cutter::new(50, EVERY);
+            let mut cutter = Cutter::new(50, EVERY, 0);
             cutter.take(&whole, 1).unwrap();
             cutter.take(&transaction[..split], 2).unwrap();
             assert_eq!(cutter.rewind(), 50 + whole.len() as u64);
@@ -240,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_large_segment_ends_early_and_an_empty_one_never() {
-        let mut cutter = Cutter::new(0, EVERY);
+        let mut cutter = Cutter::new(0, EVERY, 0);
         assert_eq!(cutter.tick(1 << 40), None);
         assert_eq!(cutter.finish(), None);
         let value = "v".repeat(1 << 20);
@@ -253,9 +274,39 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_back_stops_no_segment_and_gives_no_earlier_moment() {
+        let ping = encode(&[&["PING"]]);
+        let mut cutter = Cutter::new(0, EVERY, 0);
+        cutter.take(&ping, 9_000_000).unwrap();
+        let cut = cutter.take(&ping, 5_400_000).unwrap().cut;
+        let mut ends = vec![cut.unwrap().marks.pop().unwrap()];
+        // As after a restart, and before the clock has caught up.
+        let mut cutter = Cutter::new(ends[0].offset, EVERY, cutter.latest());
+        for ms in [5_401_000, 5_420_000, 9_001_000] {
+            cutter.take(&ping, ms).unwrap();
+            ends.push(cutter.tick(ms + 10_000).unwrap().marks.pop().unwrap());
+        }
+        assert_eq!(ends, [mark(28, 9_000_000), mark(42, 9_000_000), mark(56, 9_000_000), mark(70, 9_011_000)]);
+    }
+
+    #[test]
+    fn it_is_known_when_everything_before_an_offset_had_arrived() {
+        let ping = encode(&[&["PING"]]);
+        let mut cutter = Cutter::new(0, EVERY, 0);
+        assert_eq!(cutter.complete(0), None);
+        for ms in [1_000, 1_300, 22_000, 22_050] {
+            cutter.take(&ping, ms).unwrap();
+            // A quiet end of a segment does not make it later.
+            cutter.tick(ms + 20_000 * u64::from(ms == 1_300));
+        }
+        let known: Vec<_> = [0, 14, 27, 28, 41, 42].map(|offset| cutter.complete(offset)).into();
+        assert_eq!(known, [None, Some(1_000), Some(1_000), Some(1_300), Some(1_300), Some(22_000)]);
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_does_not_disturb_the_order() {
         let ping = encode(&[&["PING"]]);
-        let mut cutter = Cutter::new(0, EVERY);
+        let mut cutter = Cutter::new(0, EVERY, 0);
         for ms in [1_000, 1_200, 400, 900, 1_500] {
             cutter.take(&ping, ms).unwrap();
         }

@@ -41,8 +41,18 @@ pub struct Junction {
     pub at: Position,
 }
 
-/// Joins the stream at `from`, or where it is now. Returns only when it did, or when `from` cannot be continued: why.
-pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, String> {
+/// A place that no node goes on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Why.
+    pub why: String,
+    /// What came after this offset was thrown away; `None`: not known to have been.
+    pub survives: Option<u64>,
+}
+
+/// Joins the stream at `from`, or where it is now. Returns only when it did, or when `from` cannot be continued.
+pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, Gone> {
+    let lost = |why| Gone { why, survives: None };
     let mut calm = Calm::default();
     let mut from = from.cloned();
     let mut hopeless_since: Option<Instant> = None;
@@ -50,17 +60,17 @@ pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, 
     loop {
         match round(config, &mut from).await {
             Round::Joined(junction) => return Ok(*junction),
-            Round::Gone(why) => return Err(why),
+            Round::Gone(gone) => return Err(gone),
             Round::Refused(why) => {
                 // It said that it could, and began a full synchronisation: once is bad luck.
                 refused += 1;
                 if refused == 3 {
-                    return Err(why);
+                    return Err(lost(why));
                 }
             }
             Round::Lost(limit, why) => {
                 if hopeless_since.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    return Err(why);
+                    return Err(lost(why));
                 }
                 calm.say(|| tracing::warn!("{why}"));
             }
@@ -99,7 +109,7 @@ pub fn master(config: &Config) -> lock::Master {
 enum Round {
     Joined(Box<Junction>),
     /// The place is in no history any more.
-    Gone(String),
+    Gone(Gone),
     /// A node did not do what its INFO promised.
     Refused(String),
     /// No node can go on; how long to hope.
@@ -118,7 +128,8 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
             Fate::Stays => {}
             Fate::Renamed(renamed) => *from = renamed,
             Fate::Discarded(bytes) => {
-                return Round::Gone(format!("the failover to {} threw away its last {bytes} bytes", topology.master));
+                let why = format!("the failover to {} threw away its last {bytes} bytes", topology.master);
+                return Round::Gone(Gone { why, survives: Some(from.offset - bytes) });
             }
         }
     }

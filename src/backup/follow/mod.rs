@@ -157,20 +157,21 @@ impl Follower<'_> {
         Ok(guard)
     }
 
-    /// Where the last run left: at the end of what is in the store or waits in the spool.
-    async fn resume(&self) -> Result<Option<(String, Position)>, Error> {
+    /// Where the last run left: at the end of what is in the store or waits in the spool. And the latest moment of all.
+    async fn resume(&self) -> Result<(Option<(String, Position)>, u64), Error> {
         let waiting: Vec<Stored> = self.queue.borrow().waiting().cloned().collect();
         let timeline = read(self.store, &self.master_name, waiting.clone()).await?;
-        let Some(last) = timeline.last() else { return Ok(None) };
+        let Some(last) = timeline.last() else { return Ok((None, 0)) };
         let mut told = self.told.borrow_mut();
         told.base = timeline.newest_base(&last).map(|base| base.ms);
         told.shipped = (!waiting.contains(&last)).then_some((last.name.to, last.name.end_ms));
-        Ok(Some((last.stream, Position { replid: last.name.replid, offset: last.name.to })))
+        let at = Position { replid: last.name.replid, offset: last.name.to };
+        Ok((Some((last.stream, at)), timeline.latest()))
     }
 
     async fn follow(
         &self,
-        mut resume: Option<(String, Position)>,
+        (mut resume, mut floor): (Option<(String, Position)>, u64),
         guard: &mut Option<Guard>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
@@ -186,7 +187,7 @@ impl Follower<'_> {
         let (shipping, bases, telling, guarding) = (self.ship(), self.make_bases(), self.tell(), self.keep_lock(guard));
         tokio::pin!(stop, shipping, bases, telling, guarding);
         loop {
-            let mut receiver = Receiver::new(&around, resume.take())?;
+            let mut receiver = Receiver::new(&around, resume.take(), floor)?;
             let end = tokio::select! {
                 Err(end) = receiver.run() => Some(end),
                 never = &mut shipping => never,
@@ -196,6 +197,7 @@ impl Follower<'_> {
                 () = &mut stop => None,
             };
             let packed = receiver.finish().await;
+            floor = receiver.latest();
             let offset = self.followed.borrow().received;
             match end {
                 None => {
@@ -246,6 +248,9 @@ impl Follower<'_> {
         // The sender is ours: it does not go away.
         let _ = self.locked.subscribe().wait_for(|locked| *locked).await;
         shipper::ship(self.store, &self.master_name, &self.queue, &self.pushed, |segment| {
+            if segment.name.discarded {
+                return;
+            }
             self.told.borrow_mut().shipped = Some((segment.name.to, segment.name.end_ms));
             self.event(|| Event::shipped(segment));
         })

@@ -184,7 +184,8 @@ mod tests {
     use std::io::{Read, Write};
 
     fn segment(from: u64) -> Stored {
-        let name = Name { from, to: from + 10, end_ms: 1_000 + from, replid: "a".repeat(40), encrypted: false };
+        let (to, end_ms, replid) = (from + 10, 1_000 + from, "a".repeat(40));
+        let name = Name { from, to, end_ms, replid, encrypted: false, discarded: false };
         Stored { stream: "20261120T031400Z-aaaaaaaa-0".into(), name }
     }
 

@@ -15,15 +15,16 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::calm::Calm;
 use super::cutter::{Cut, Cutter};
 use super::junction::{self, Junction};
 use super::position::Position;
 use super::queue::Queue;
 use super::section::Section;
 use super::segment::{self, Index, Name, hex};
-use super::timeline::Stored;
-use crate::backup::Error;
+use super::timeline::{Moment, Stored};
 use crate::backup::pack::Recipients;
+use crate::backup::{Error, catalog};
 use crate::config::Config;
 
 /// Between two looks whether a segment is to be ended.
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(1);
 /// A node whose own link is down for so long is left.
 const LINK_DOWN: Duration = Duration::from_secs(3);
+/// A clock that is behind by less is not worth a word: the precision of moments.
+const BEHIND_MS: u64 = 100;
 
 /// Why a stream ends for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,26 +98,41 @@ pub struct Receiver<'a> {
     open: File,
     /// Segments that have ended, with the name of their history: packed one after the other.
     ended: Vec<(File, Cut, String)>,
+    /// That the clock is behind.
+    behind: Calm,
 }
 
 impl<'a> Receiver<'a> {
-    /// Goes on with a stream where it was left, or begins a new one.
-    pub fn new(around: &'a Surroundings<'a>, resume: Option<(String, Position)>) -> Result<Receiver<'a>, Error> {
+    /// Goes on with a stream where it was left, or begins a new one. Whatever the clock says, nothing arrives before
+    /// `floor_ms`.
+    pub fn new(
+        around: &'a Surroundings<'a>,
+        resume: Option<(String, Position)>,
+        floor_ms: u64,
+    ) -> Result<Receiver<'a>, Error> {
         let (stream, at) = resume.unzip();
-        let cutter = Cutter::new(at.as_ref().map_or(0, |at| at.offset), around.every);
+        let cutter = Cutter::new(at.as_ref().map_or(0, |at| at.offset), around.every, floor_ms);
         let open = around.queue.borrow().open_segment()?;
         if let Some(at) = &at {
             let mut followed = around.followed.borrow_mut();
             followed.received = at.offset;
             followed.replids.push(at.replid.clone());
         }
-        Ok(Receiver { around, stream, at, cutter, open, ended: Vec::new() })
+        Ok(Receiver { around, stream, at, cutter, open, ended: Vec::new(), behind: Calm::default() })
     }
 
     /// Receives until there is no going on. May be dropped at any time; then [`Receiver::finish`].
     pub async fn run(&mut self) -> Result<Infallible, End> {
         loop {
-            let mut junction = junction::join(self.around.config, self.at.as_ref()).await.map_err(End::Lost)?;
+            let mut junction = match junction::join(self.around.config, self.at.as_ref()).await {
+                Ok(junction) => junction,
+                Err(gone) => {
+                    if let Some(offset) = gone.survives {
+                        self.discarded(offset, &gone.why).map_err(|error| End::Full(error.to_string()))?;
+                    }
+                    return Err(End::Lost(gone.why));
+                }
+            };
             self.begin(&junction).await?;
             let why = self.receive(&mut junction).await?;
             self.around.followed.borrow_mut().node = None;
@@ -132,12 +150,33 @@ impl<'a> Receiver<'a> {
         self.pack().await
     }
 
+    /// The latest moment that was given to anything.
+    pub fn latest(&self) -> u64 {
+        self.cutter.latest()
+    }
+
+    /// Leaves word in the store that everything after `offset` was thrown away: no moment leads there any more.
+    fn discarded(&self, offset: u64, why: &str) -> Result<(), Error> {
+        let (Some(stream), Some(at)) = (&self.stream, &self.at) else { return Ok(()) };
+        let (end_ms, replid) = (self.cutter.complete(offset).unwrap_or_default(), at.replid.clone());
+        let name = Name { from: offset, to: at.offset, end_ms, replid, encrypted: false, discarded: true };
+        let mut queue = self.around.queue.borrow_mut();
+        let mut word = queue.open_packed()?;
+        writeln!(word, "{why}").map_err(spool)?;
+        queue.push(Stored { stream: stream.clone(), name }, word)?;
+        self.around.pushed.notify_one();
+        Ok(())
+    }
+
     async fn begin(&mut self, junction: &Junction) -> Result<(), End> {
         match &self.at {
             None => {
-                self.stream =
-                    Some(crate::backup::catalog::id(jiff::Timestamp::now(), &junction.at.replid, junction.at.offset));
-                self.cutter = Cutter::new(junction.at.offset, self.around.every);
+                let (now, floor) = (self.now(), self.latest());
+                // Its name has whole seconds, which are not before what was shipped.
+                let begins = if now < floor { floor + 999 } else { now };
+                let begins = jiff::Timestamp::from_millisecond(begins as i64).unwrap_or_default();
+                self.stream = Some(catalog::id(begins, &junction.at.replid, junction.at.offset));
+                self.cutter = Cutter::new(junction.at.offset, self.around.every, floor);
                 tracing::info!("following {} from {}, a new stream", junction.addr, junction.at);
             }
             Some(at) => {
@@ -188,7 +227,8 @@ impl<'a> Receiver<'a> {
                     Err(error) => return Ok(error.to_string()),
                 },
                 _ = tick.tick() => {
-                    if let Some(cut) = self.cutter.tick(now_ms()) {
+                    let now = self.now();
+                    if let Some(cut) = self.cutter.tick(now) {
                         self.end_segment(cut)?;
                         self.pack().await?;
                     }
@@ -214,8 +254,26 @@ impl<'a> Receiver<'a> {
         }
     }
 
+    /// By this host's clock; says when that is behind what it was.
+    fn now(&mut self) -> u64 {
+        let (now, latest) = (now_ms(), self.cutter.latest());
+        match latest.saturating_sub(now) {
+            behind if behind > BEHIND_MS => self.behind.say(|| {
+                tracing::warn!(
+                    "the clock of this host went back, {}.{:03} s behind the stream: until it has caught up, everything \
+                     that arrives counts as of {}",
+                    behind / 1000,
+                    behind % 1000,
+                    Moment(latest)
+                );
+            }),
+            _ => self.behind.over(),
+        }
+        now
+    }
+
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), End> {
-        let now = now_ms();
+        let now = self.now();
         while !bytes.is_empty() {
             let taken = self.cutter.take(bytes, now).map_err(|error| {
                 End::Lost(format!("what comes at offset {} is no command: {}", error.offset, error.what))
@@ -269,7 +327,7 @@ impl<'a> Receiver<'a> {
                     let end_ms = cut.marks.last().map_or(0, |mark| mark.ms);
                     let encrypted = !recipients.is_empty();
                     Ok::<_, Error>((
-                        Name { from: cut.from, to: cut.to, end_ms, replid: index.replid, encrypted },
+                        Name { from: cut.from, to: cut.to, end_ms, replid: index.replid, encrypted, discarded: false },
                         packed,
                     ))
                 });

@@ -287,7 +287,9 @@ impl Fetcher<'_> {
             let (file, mut fetched) = self.fetch(std::slice::from_ref(&segment)).await?;
             let (index, place) = fetched.remove(0);
             let unreadable = |error: io::Error| Error::Spool(format!("the fetched stream cannot be read: {error}"));
-            let mut reader = Reader::open(Section::new(&file, place).map_err(unreadable)?).map_err(unreadable)?;
+            let reader = Reader::open(Section::new(&file, place).map_err(unreadable)?).map_err(unreadable)?;
+            // A command that was thrown away never ran.
+            let mut reader = reader.take(timeline.survives(&segment).saturating_sub(index.from));
             let mut finder = Finder::new(pattern, index.from);
             let mut chunk = vec![0; CHUNK];
             loop {

@@ -23,23 +23,29 @@ const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const INDEX_LIMIT: u32 = 64 << 20;
 /// zstd's level: fast, since the stream does not wait.
 const LEVEL: i32 = 3;
+/// The end of the name that tells of bytes that were thrown away.
+const DISCARDED: &str = ".discarded";
 /// In the names of objects; sorts as the time does.
 const TIME: &str = "%Y%m%dT%H%M%S";
 
 /// What an object's name says, after the folder of its stream:
-/// `<from>-<to>-<UTC with milliseconds>-<replid>.seg.zst[.age]`.
+/// `<from>-<to>-<UTC with milliseconds>-<replid>.seg.zst[.age]`, or the same with [`DISCARDED`] as its end: no segment,
+/// but the word that a failover threw these bytes away.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// The offset before its first byte.
     pub from: u64,
     /// The offset after its last byte.
     pub to: u64,
-    /// Everything that had arrived by then, in milliseconds since 1970, is in this segment or before it.
+    /// Everything that had arrived by then, in milliseconds since 1970, is in this segment or before it. Of bytes that
+    /// were thrown away: is before them; 0: it is not known when they began.
     pub end_ms: u64,
     /// The replication ID under which its bytes were received.
     pub replid: String,
     /// Encrypted with age.
     pub encrypted: bool,
+    /// It holds nothing: a failover threw these bytes away.
+    pub discarded: bool,
 }
 
 /// What stands before the commands.
@@ -67,25 +73,40 @@ impl Name {
             Some(stem) => (stem, true),
             None => (text, false),
         };
-        let mut parts = stem.strip_suffix(".seg.zst")?.split('-');
+        let discarded = stem.strip_suffix(DISCARDED).filter(|_| !encrypted);
+        let mut parts = discarded.or_else(|| stem.strip_suffix(".seg.zst"))?.split('-');
         let mut next = || parts.next();
         let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let (from, to) = (number(next()?)?, number(next()?)?);
         let (seconds, ms) = next()?.strip_suffix('Z')?.split_once('.')?;
-        let at = Timestamp::strptime(format!("{TIME}%z"), format!("{seconds}+0000")).ok()?;
-        let end_ms = u64::try_from(at.as_second()).ok()? * 1000 + number(ms).filter(|&ms| ms < 1000)?;
+        let end_ms = milliseconds(seconds)? + number(ms).filter(|&ms| ms < 1000)?;
         let replid = next()?;
         let well = from < to && replid.len() == 40 && replid.bytes().all(|b| b.is_ascii_hexdigit());
-        (well && next().is_none()).then(|| Name { from, to, end_ms, replid: replid.to_owned(), encrypted })
+        let (replid, discarded) = (replid.to_owned(), discarded.is_some());
+        (well && next().is_none()).then_some(Name { from, to, end_ms, replid, encrypted, discarded })
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = Timestamp::from_millisecond(self.end_ms as i64).unwrap_or(Timestamp::MAX).strftime(TIME);
-        let age = if self.encrypted { ".age" } else { "" };
-        write!(f, "{:016}-{:016}-{at}.{:03}Z-{}.seg.zst{age}", self.from, self.to, self.end_ms % 1000, self.replid)
+        let end = match (self.discarded, self.encrypted) {
+            (true, _) => DISCARDED,
+            (_, true) => ".seg.zst.age",
+            _ => ".seg.zst",
+        };
+        write!(f, "{:016}-{:016}-{at}.{:03}Z-{}{end}", self.from, self.to, self.end_ms % 1000, self.replid)
     }
+}
+
+/// When a stream began, in milliseconds since 1970, as the name of its folder tells.
+pub fn begin_ms(stream: &str) -> Option<u64> {
+    milliseconds(stream.split_once('Z')?.0)
+}
+
+fn milliseconds(seconds: &str) -> Option<u64> {
+    let at = Timestamp::strptime(format!("{TIME}%z"), format!("{seconds}+0000")).ok()?;
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 impl Index {
@@ -233,10 +254,15 @@ mod tests {
             end_ms: 1_795_144_440_007,
             replid: "0123456789abcdef0123456789abcdef01234567".into(),
             encrypted: true,
+            discarded: false,
         };
         let text = "0000000000000120-9007199254740993-20261120T031400.007Z-0123456789abcdef0123456789abcdef01234567.seg.zst.age";
         assert_eq!(name.to_string(), text);
-        assert_eq!(Name::parse(text), Some(name));
+        assert_eq!(Name::parse(text), Some(name.clone()));
+        let thrown = Name { encrypted: false, discarded: true, ..name };
+        let named = text.replace(".seg.zst.age", ".discarded");
+        assert_eq!((thrown.to_string(), Name::parse(&named)), (named.clone(), Some(thrown)));
+        assert_eq!(begin_ms("20261120T031400Z-01234567-120"), Some(1_795_144_440_000));
         for other in ["", "x.rdb.zst", &text.replace("031400", "991400"), &text[1..40], &text.replace("Z-", "Z-0")] {
             assert_eq!(Name::parse(other), None, "{other}");
         }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::cutter::Mark;
 use super::ranges::Ranges;
-use super::segment::Name;
+use super::segment::{self, Name};
 use crate::backup::Manifest;
 
 /// A backup, as far as it matters here.
@@ -48,7 +48,10 @@ pub struct Timeline {
 #[derive(Debug)]
 struct Run {
     stream: String,
+    /// By offset; what the clock said does not matter.
     segments: Vec<Name>,
+    /// What a failover threw away of them: one, or the same told again.
+    discarded: Vec<Name>,
 }
 
 /// How to get somewhere.
@@ -58,6 +61,8 @@ pub struct Plan {
     pub base: Base,
     /// Then these, from the base's offset on; none: the base is all.
     pub segments: Vec<Stored>,
+    /// But nothing after this offset: a failover threw it away.
+    pub survives: u64,
 }
 
 /// Why there is no way. Times in milliseconds since 1970.
@@ -82,13 +87,27 @@ pub enum Refusal {
         /// The first one after it.
         after: u64,
     },
+    /// A failover threw away what was written then.
+    Discarded {
+        /// The last moment before that.
+        before: u64,
+        /// The first one after it, if there is one.
+        after: Option<u64>,
+    },
 }
 
 impl Timeline {
     /// Of everything that is stored, in any order.
     pub fn new(mut bases: Vec<Base>, stored: Vec<Stored>) -> Timeline {
+        let runs = runs(stored);
+        bases.retain(|base| !runs.iter().any(|run| run.threw_away(base)));
+        for base in &mut bases {
+            // Whatever the clock said when it was made: it has bytes that came later than these.
+            let earlier = runs.iter().filter(|run| run.has(base)).filter_map(|run| run.before(base.offset)).max();
+            base.ms = base.ms.max(earlier.unwrap_or_default());
+        }
         bases.sort_by_key(|base| (base.ms, base.offset));
-        Timeline { bases, runs: runs(stored) }
+        Timeline { bases, runs }
     }
 
     /// Only this base is to be used.
@@ -102,24 +121,28 @@ impl Timeline {
         let reaches: Vec<(&Base, Option<&Run>, u64)> = self.reaches().collect();
         let chosen = reaches.iter().rev().find(|(base, _, end)| base.ms <= ms && ms <= *end);
         let Some((base, run, _)) = chosen else {
-            let before = reaches.iter().filter(|(base, ..)| base.ms <= ms).map(|(.., end)| *end).max();
+            let before = reaches.iter().filter(|(base, ..)| base.ms <= ms).max_by_key(|(.., end)| *end);
+            let cut = before.and_then(|(_, run, _)| *run).is_some_and(|run| !run.discarded.is_empty());
+            let before = before.map(|(.., end)| *end);
             let after = reaches.iter().map(|(base, ..)| base.ms).find(|&begin| begin > ms);
             return Err(match (before, after) {
                 (None, None) => Refusal::NoBase,
                 (None, Some(oldest)) => Refusal::TooEarly { oldest },
+                (Some(before), after) if cut => Refusal::Discarded { before, after },
                 (Some(last), None) => Refusal::TooLate { last },
                 (Some(before), Some(after)) => Refusal::Gap { before, after },
             });
         };
         let mut segments = Vec::new();
         for segment in run.iter().flat_map(|run| run.after(base.offset)) {
-            let last = segment.name.end_ms >= ms;
+            // One that ends right then does not end it: after a clock was set back, more than one has the same moment.
+            let last = segment.name.end_ms > ms;
             segments.push(segment);
             if last {
                 break;
             }
         }
-        Ok(Plan { base: (*base).clone(), segments })
+        Ok(Plan { base: (*base).clone(), segments, survives: run.map_or(u64::MAX, Run::survives) })
     }
 
     /// The way to `offset`, a place in the stream where `segment` lies. `None`: no base comes before it.
@@ -128,7 +151,7 @@ impl Timeline {
         let base = self.bases.iter().rev().find(|base| run.has(base) && base.offset <= offset)?;
         let segments = run.after(base.offset).take_while(|segment| segment.name.from < offset && base.offset < offset);
         let segments = segments.collect();
-        Some(Plan { base: base.clone(), segments })
+        Some(Plan { base: base.clone(), segments, survives: run.survives() })
     }
 
     /// The moments that can be reached.
@@ -140,6 +163,16 @@ impl Timeline {
     pub fn last(&self) -> Option<Stored> {
         let run = self.runs.last()?;
         Some(run.stored(run.segments.last()?))
+    }
+
+    /// The latest moment that any segment has.
+    pub fn latest(&self) -> u64 {
+        self.runs.iter().map(Run::latest).max().unwrap_or_default()
+    }
+
+    /// The offset up to which a segment was not thrown away.
+    pub fn survives(&self, segment: &Stored) -> u64 {
+        self.run_of(segment).map_or(u64::MAX, Run::survives)
     }
 
     /// The newest base of the run in which `segment` lies.
@@ -169,7 +202,11 @@ impl Timeline {
             let first = self.bases.iter().filter(|base| run.has(base)).map(|base| base.offset).min();
             let newest = index + 1 == self.runs.len();
             let needless = run.segments.iter().filter(|name| first.map_or(!newest, |first| name.to <= first));
+            let count = found.len();
             found.extend(needless.map(|name| run.stored(name)));
+            if found.len() - count == run.segments.len() {
+                found.extend(run.discarded.iter().map(|name| run.stored(name)));
+            }
         }
         found
     }
@@ -181,8 +218,8 @@ impl Timeline {
     /// Each base with the segments that go on from it, and the last moment that they reach.
     fn reaches(&self) -> impl DoubleEndedIterator<Item = (&Base, Option<&Run>, u64)> {
         self.bases.iter().map(|base| {
-            let run = self.runs.iter().filter(|run| run.has(base)).max_by_key(|run| run.end_ms());
-            let end = run.map_or(base.ms, |run| run.end_ms().max(base.ms));
+            let run = self.runs.iter().filter(|run| run.has(base)).max_by_key(|run| run.reached());
+            let end = run.map_or(base.ms, |run| run.reached().max(base.ms));
             (base, run, end)
         })
     }
@@ -196,7 +233,7 @@ impl Plan {
             [.., before, _] => Mark { offset: before.name.to, ms: before.name.end_ms },
             _ => base,
         };
-        let stop = marks.rev().find(|mark| mark.ms <= ms).unwrap_or(before);
+        let stop = marks.rev().find(|mark| mark.ms <= ms && mark.offset <= self.survives).unwrap_or(before);
         // What its replica had already received when a base began is part of it.
         if stop.offset <= base.offset { base } else { stop }
     }
@@ -211,8 +248,32 @@ impl Run {
         self.segments.last().map_or(0, |last| last.to)
     }
 
-    fn end_ms(&self) -> u64 {
-        self.segments.last().map_or(0, |last| last.end_ms)
+    /// The latest moment of its segments. The last one may have an earlier one: a clock can be set back.
+    fn latest(&self) -> u64 {
+        self.segments.iter().map(|name| name.end_ms).max().unwrap_or_default()
+    }
+
+    /// The last moment at which it has everything that was not thrown away later.
+    fn reached(&self) -> u64 {
+        let Some(first) = self.discarded.first() else { return self.latest() };
+        let whole = self.segments.iter().filter(|name| name.to < first.from);
+        whole.chain(&self.discarded).map(|name| name.end_ms).max().unwrap_or_default().min(self.latest())
+    }
+
+    /// The offset after which everything was thrown away.
+    fn survives(&self) -> u64 {
+        self.discarded.first().map_or(u64::MAX, |name| name.from)
+    }
+
+    fn threw_away(&self, base: &Base) -> bool {
+        base.offset > self.survives() && self.discarded.iter().any(|name| name.replid == base.replid)
+    }
+
+    /// A moment by which something before `offset` had not arrived: the latest one known.
+    fn before(&self, offset: u64) -> Option<u64> {
+        let begin = segment::begin_ms(&self.stream).filter(|_| self.from() < offset);
+        let ends = self.segments.iter().filter(|name| name.to < offset).map(|name| name.end_ms);
+        ends.chain(begin).max()
     }
 
     /// Whether the base's place is in this run: an ID and an offset name one place in one history.
@@ -222,7 +283,8 @@ impl Run {
     }
 
     fn after(&self, offset: u64) -> impl Iterator<Item = Stored> {
-        self.segments.iter().filter(move |name| name.to > offset).map(|name| self.stored(name))
+        let needed = move |name: &&Name| name.to > offset && name.from < self.survives();
+        self.segments.iter().filter(needed).map(|name| self.stored(name))
     }
 
     fn stored(&self, name: &Name) -> Stored {
@@ -239,19 +301,23 @@ fn runs(stored: Vec<Stored>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (stream, mut names) in streams {
         names.sort();
-        let mut run = Run { stream: stream.clone(), segments: Vec::new() };
+        let (discarded, names) = names.into_iter().partition::<Vec<_>, _>(|name| name.discarded);
+        let begin = || Run { stream: stream.clone(), segments: Vec::new(), discarded: Vec::new() };
+        let mut run = begin();
         for name in names {
             match run.to() {
                 _ if run.segments.is_empty() => {}
                 to if name.to <= to && name.from >= run.from() => continue,
                 to if name.from <= to => {}
-                _ => runs.push(std::mem::replace(&mut run, Run { stream: stream.clone(), segments: Vec::new() })),
+                _ => runs.push(std::mem::replace(&mut run, begin())),
             }
             run.segments.push(name);
         }
+        // No stream goes on after it.
+        run.discarded = discarded;
         runs.push(run);
     }
-    runs.sort_by_key(Run::end_ms);
+    runs.sort_by_cached_key(Run::latest);
     runs
 }
 
@@ -282,6 +348,17 @@ impl fmt::Display for Refusal {
                 Moment(*before),
                 Moment(*after)
             ),
+            Refusal::Discarded { before, after } => {
+                write!(
+                    f,
+                    "the failover right after {0} threw away what was written then: choose {0}",
+                    Moment(*before)
+                )?;
+                match after {
+                    Some(after) => write!(f, " or {}, the first moment of the new stream", Moment(*after)),
+                    None => f.write_str(", or wait for the first backup of the new stream"),
+                }
+            }
         }
     }
 }

@@ -14,7 +14,10 @@ fn base(name: &str, ms: u64, replid: char, offset: u64) -> Base {
 }
 
 fn segment(stream: &str, from: u64, to: u64, end_ms: u64, replid: char) -> Stored {
-    Stored { stream: stream.into(), name: Name { from, to, end_ms, replid: id(replid), encrypted: false } }
+    Stored {
+        stream: stream.into(),
+        name: Name { from, to, end_ms, replid: id(replid), encrypted: false, discarded: false },
+    }
 }
 
 /// One stream with two bases, a failover at 300, and a later stream of another history.
@@ -44,8 +47,8 @@ fn a_moment_is_reached_from_the_newest_base_before_it() {
     let timeline = timeline();
     for (ms, expected, segments) in [
         (1_000, "first", vec![100]),
-        (1_500, "first", vec![100]),
-        (1_501, "first", vec![100, 200]),
+        (1_499, "first", vec![100]),
+        (1_500, "first", vec![100, 200]),
         (2_499, "first", vec![100, 200, 300]),
         (2_500, "second", vec![300]),
         (4_000, "second", vec![300, 400]),
@@ -108,7 +111,7 @@ fn segments_that_overlap_are_used_once() {
 
 #[test]
 fn the_stop_is_the_last_mark_that_is_not_after_the_moment() {
-    let plan = timeline().to(2_000).unwrap();
+    let plan = timeline().to(1_999).unwrap();
     let list = [(240, 1_700), (280, 1_900), (300, 2_000)];
     assert_eq!(plan.stop(1_899, marks(&list)), Mark { offset: 240, ms: 1_700 });
     assert_eq!(plan.stop(1_900, marks(&list)), Mark { offset: 280, ms: 1_900 });
@@ -146,4 +149,90 @@ fn segments_go_with_the_last_base_that_needs_them() {
     // The newest run may still get its first base.
     assert_eq!(useless(vec![base("first", 1_000, A, 150)]), [0; 0]);
     assert_eq!(useless(vec![]), [0; 0]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_hides_no_moment() {
+    // At 300 the clock goes back from 10,000 to 7,000. Segments of before stamps were held, and of since then.
+    for after in [[7_500, 8_000, 12_000], [10_000, 10_000, 12_000]] {
+        let stored = vec![
+            segment("s", 100, 200, 6_000, A),
+            segment("s", 200, 300, 10_000, A),
+            segment("s", 300, 400, after[0], A),
+            segment("s", 400, 500, after[1], A),
+            segment("s", 500, 600, after[2], A),
+        ];
+        let bases = vec![base("first", 5_000, A, 150), base("second", 7_600, A, 450)];
+        let timeline = Timeline::new(bases.clone(), stored.clone());
+        assert_eq!(timeline.ranges(), Ranges::new(vec![(5_000, 12_000)]));
+        assert_eq!(way(timeline.to(7_800)), ("first".to_owned(), vec![100, 200]));
+        assert_eq!(way(timeline.to(9_999)), ("first".to_owned(), vec![100, 200]));
+        // Everything that came before the clock had caught up.
+        assert_eq!(way(timeline.to(10_000)), ("second".to_owned(), vec![400, 500]));
+        assert_eq!(timeline.last().unwrap().name.from, 500);
+        // While it is still behind.
+        let timeline = Timeline::new(bases, stored[..4].to_vec());
+        assert_eq!(way(timeline.to(8_500)), ("first".to_owned(), vec![100, 200]));
+        assert_eq!((timeline.latest(), timeline.last().unwrap().name.from), (10_000, 400));
+    }
+}
+
+#[test]
+fn the_base_of_a_new_stream_is_not_before_the_stream() {
+    let stored = vec![
+        segment("19700101T000001Z-aaaaaaaa-100", 100, 200, 9_500, A),
+        segment("19700101T000010Z-bbbbbbbb-40", 40, 90, 9_500, B),
+    ];
+    let timeline = Timeline::new(vec![base("first", 1_200, A, 150), base("second", 7_000, B, 60)], stored);
+    assert_eq!(way(timeline.to(8_000)).0, "first");
+    assert_eq!(timeline.ranges(), Ranges::new(vec![(1_200, 9_500), (10_000, 10_000)]));
+    assert_eq!(timeline.last().unwrap().name.from, 40);
+}
+
+#[test]
+fn what_a_failover_threw_away_leads_nowhere() {
+    let thrown = |end_ms| {
+        let mut word = segment("s1", 250, 400, end_ms, A);
+        word.name.discarded = true;
+        word
+    };
+    let stored = |end_ms| {
+        vec![
+            segment("s1", 100, 200, 1_500, A),
+            segment("s1", 200, 300, 2_500, A),
+            segment("s1", 300, 400, 3_500, A),
+            thrown(end_ms),
+        ]
+    };
+    let bases = vec![base("first", 1_000, A, 150), base("lost", 2_600, A, 320)];
+    let timeline = Timeline::new(bases.clone(), stored(2_000));
+    let plan = timeline.to(2_000).unwrap();
+    // Also where a clock that stands still gave the same moment to what came next.
+    let same = [(240, 2_000), (260, 2_000), (300, 2_500)];
+    assert_eq!(plan.stop(2_000, marks(&same)), Mark { offset: 240, ms: 2_000 });
+    assert_eq!(way(Ok(plan)), ("first".to_owned(), vec![100, 200]));
+    assert_eq!(timeline.to(2_001), Err(Refusal::Discarded { before: 2_000, after: None }));
+    let searched: Vec<(u64, u64)> =
+        timeline.newest_first().map(|stored| (stored.name.from, timeline.survives(&stored))).collect();
+    assert_eq!(searched, [(200, 250), (100, 250)]);
+    // The follower goes on from what it has, and hears again that it was thrown away.
+    assert_eq!(timeline.last().unwrap().name.to, 400);
+    // A follower that was started later does not know when: up to the last segment that is sure to be whole.
+    let mut all = stored(0);
+    all.push(segment("s2", 700, 800, 6_000, B));
+    let bases = [&bases[..], &[base("new", 5_000, B, 710)]].concat();
+    let timeline = Timeline::new(bases, all.clone());
+    assert_eq!(timeline.ranges(), Ranges::new(vec![(1_000, 1_500), (5_000, 6_000)]));
+    let refused = timeline.to(3_000).unwrap_err();
+    assert_eq!(refused, Refusal::Discarded { before: 1_500, after: Some(5_000) });
+    assert_eq!(
+        refused.to_string(),
+        "the failover right after 1970-01-01T00:00:01.500Z threw away what was written then: choose \
+         1970-01-01T00:00:01.500Z or 1970-01-01T00:00:05.000Z, the first moment of the new stream"
+    );
+    // The word goes with the last segment.
+    let useless = Timeline::new(vec![base("new", 5_000, B, 710)], all.clone()).useless();
+    assert_eq!((useless.len(), useless.contains(&thrown(0))), (4, true));
+    let left = Timeline::new(vec![base("new", 5_000, B, 710)], all.split_off(3));
+    assert_eq!(left.useless(), [thrown(0)]);
 }
