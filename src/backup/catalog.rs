@@ -190,7 +190,9 @@ pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> 
                 let id = &backup.id;
                 let why = match (&backup.manifest, &backup.damage) {
                     (Err(why), _) => format!("its manifest {why}"),
-                    (_, Some(damage)) => format!("it is damaged: {damage} (`switchmaster backup verify {id}` looks again)"),
+                    (_, Some(damage)) => {
+                        format!("it is damaged: {damage} (`switchmaster backup verify {id}` looks again)")
+                    }
                     (Ok(manifest), None) => {
                         if is_of_the_future(manifest.created, Timestamp::now()) {
                             tracing::warn!("the latest one, {id}, is dated in the future: is a clock wrong?");

@@ -45,8 +45,10 @@ pub fn loads(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
             manifest.source.version
         )),
         Some(_) => Ok(()),
-        None => Err(format!("{node} does not tell which RDB version it loads (the backup has {version}): may its user call FUNCTION DUMP? \
-             (+function|dump)")),
+        None => Err(format!(
+            "{node} does not tell which RDB version it loads (the backup has {version}): may its user call FUNCTION DUMP? \
+             (+function|dump)"
+        )),
     }
 }
 
