@@ -29,7 +29,7 @@ const DISCARDED: &str = ".discarded";
 const TIME: &str = "%Y%m%dT%H%M%S";
 
 /// What an object's name says, after the folder of its stream:
-/// `<from>-<to>-<UTC with milliseconds>-<replid>.seg.zst[.age]`, or the same with [`DISCARDED`] as its end: no segment,
+/// `<from>-<to>-<UTC with milliseconds>-<replid>.seg.zst[.age]`, or the same with `.discarded` as its end: no segment,
 /// but the word that a failover threw these bytes away.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
