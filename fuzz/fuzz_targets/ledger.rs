@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use switchmaster::config::OnLostReply;
-use switchmaster::resp::command::{Class, Duty, classify, classify_head};
+use switchmaster::resp::command::{Class, Duty, Effect, classify, classify_head};
 use switchmaster::resp::ordinary;
 use switchmaster::resp::request::{Args, encode};
 use switchmaster::resp::scanner::{RequestScanner, Scan};
@@ -98,6 +98,8 @@ struct Request {
     /// All of it, and how much of that the ledger was given.
     bytes: Vec<u8>,
     given: usize,
+    /// What it does, as far as the ledger knows: of one that it does not have in whole the worst.
+    effect: Effect,
     kept: bool,
     queued: bool,
     /// When it was sent, if it blocks, and its whole time-out.
@@ -146,11 +148,6 @@ impl Request {
     /// Every second one is noted, if it is ordinary, as a run of one.
     fn is_counted(&self) -> bool {
         self.number % 2 == 1
-    }
-
-    /// The ledger has all of it; else it takes it for the worst that it may be.
-    fn is_there(&self) -> bool {
-        self.kept && self.whole()
     }
 
     fn kept_bytes(&self) -> usize {
@@ -398,10 +395,12 @@ impl Model {
         let timeout =
             std::str::from_utf8(words[words.len() - 1]).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let since = Instant::now();
+        let effect = if given == bytes.len() { effect } else { classify_head(&bytes[..given]) };
         let request = Request {
             number: self.pushed,
             bytes,
             given,
+            effect,
             kept: keep,
             queued,
             since,
@@ -415,9 +414,7 @@ impl Model {
         if is_ordinary && request.is_counted() && request.whole() && keep && !queued {
             self.ledger.push_run(&request.bytes, 1);
         } else {
-            let head = &request.bytes[..given];
-            let effect = if request.whole() { effect } else { classify_head(head) };
-            self.ledger.push(effect, head, request.whole(), queued, keep);
+            self.ledger.push(request.effect, &request.bytes[..given], request.whole(), queued, keep);
         }
         if listens {
             self.ledger.owe(owed);
@@ -434,6 +431,9 @@ impl Model {
         self.ledger.extend_last(piece, end == last.bytes.len(), keep);
         last.given = end;
         last.kept &= keep;
+        if last.whole() && last.kept {
+            last.effect = classify(&last.bytes);
+        }
     }
 
     /// One confirmation comes for the next unanswered request.
@@ -486,10 +486,7 @@ impl Model {
                     _ => panic!("{} in place of {answer:?}", reply.escape_ascii()),
                 }
                 assert_eq!(request, &expected.bytes[..expected.kept_bytes()]);
-                assert_eq!(queued, expected.queued);
-                if expected.is_there() {
-                    assert_eq!(effect, classify(&expected.bytes));
-                }
+                assert_eq!((queued, effect), (expected.queued, expected.effect));
                 self.deliver(expected.number);
             }
             (Front::Close(_), Some(answer)) => {
@@ -557,11 +554,7 @@ impl Model {
     fn compare(&mut self) {
         let unanswered = self.requests.iter().find(|request| request.answer.is_none());
         assert_eq!(self.ledger.retained(), self.kept());
-        let expected = self.ledger.expected();
-        assert_eq!(expected.map(|(_, queued)| queued), unanswered.map(|request| request.queued));
-        if let Some(request) = unanswered.filter(|request| request.is_there()) {
-            assert_eq!(expected.map(|(effect, _)| effect), Some(classify(&request.bytes)));
-        }
+        assert_eq!(self.ledger.expected(), unanswered.map(|request| (request.effect, request.queued)));
         if let Some(last) = self.requests.last().filter(|last| !last.whole()) {
             assert_eq!(self.ledger.last_kept(), last.kept_bytes());
         }

@@ -152,8 +152,7 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
 /// The one backup that `wanted` means: its id, the beginning of one, or `latest`, which passes over what is known to be
 /// damaged or has no manifest that can be read (with a warning) as long as there is another one.
 ///
-/// Fails with [`Error::NotFound`], with [`Error::Usage`] when several are meant, and with [`Error::Unsound`] when its
-/// manifest cannot be used.
+/// Fails with [`Error::NotFound`], and with [`Error::Usage`] when several are meant.
 pub async fn resolve(store: &Store, master_name: Option<&str>, wanted: &str) -> Result<Backup, Error> {
     let objects = objects(store, master_name).await?;
     let names = names(&objects);
@@ -312,7 +311,7 @@ fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
     }
     let unsound = Error::Unsound;
     let format: Format = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is no manifest: {error}")))?;
-    if format.format > FORMAT {
+    if format.format != FORMAT {
         return Err(Error::Newer(format!("has the format {}: that needs a newer switchmaster", format.format)));
     }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is damaged: {error}")))?;

@@ -1,10 +1,9 @@
 //! Which backups may go ([`plan`], which decides without the store), and their deletion.
 //!
 //! The newest backup, the newest one that a check found whole, and those whose manifest cannot be read or that are dated
-//! in the future always stay. What
-//! is known to be damaged stands for no other, and goes once a newer one is sound. Safety backups stay for a week, and
-//! stand for no other either. The manifest goes first: from then on it is no backup any more, and what is left of it is
-//! found as an orphan.
+//! in the future always stay. What is known to be damaged stands for no other, and goes once a newer one is sound. Safety
+//! backups stay for a week, and stand for no other either. The manifest goes first: from then on it is no backup any more,
+//! and what is left of it is found as an orphan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::lane::Lane;
+use super::replies::is_harmless;
 use crate::topology::Entry;
 
 /// How long the rest may keep still. A client that does not take what is there keeps it from being read: its time is not
@@ -23,8 +24,8 @@ pub(super) struct Finish {
 impl Session {
     /// The rest of a message is on its way from the old master.
     pub(super) fn finishes_message(&mut self, entry: &Entry) -> bool {
-        let is_planned = entry.term != self.term && entry.replicated_until.is_some();
-        let is_planned = is_planned && matches!(self.lane, Lane::Up(_));
+        let lives = entry.replicated_until.is_some() && matches!(self.lane, Lane::Up(_));
+        let is_planned = entry.term != self.term && lives;
         if is_planned {
             self.deliver_replicated(entry);
         }
@@ -53,7 +54,7 @@ impl Session {
         let Some((effect, queued)) = self.ledger.expected().filter(|_| has_begun && !self.reply_tail.is_empty()) else {
             return;
         };
-        if effect.writes_nothing() || queued || self.replies.kind() == b'-' || self.may_be_unasked(effect) {
+        if is_harmless(effect, queued) || self.replies.kind() == b'-' || self.may_be_unasked(effect) {
             return;
         }
         self.ledger.release(Some(until));
@@ -64,6 +65,7 @@ impl Session {
         }
     }
 
+    /// The rest of a message is waited for: the old master is listened to and told nothing.
     pub(super) fn is_finishing(&self) -> bool {
         self.outage.as_ref().is_some_and(|outage| outage.finish.is_some())
     }

@@ -324,8 +324,7 @@ impl Session {
 
     /// A failover is under way and this may be the reply to a write that the next master never got.
     fn withholds(&self, effect: Effect, queued: bool) -> bool {
-        let harmless = effect.writes_nothing() || queued;
-        self.gate == Gate::Held { withhold: true } && !harmless
+        self.gate == Gate::Held { withhold: true } && !is_harmless(effect, queued)
     }
 
     /// The beginning of a reply at the end of a read: keep it until the rest is there?
@@ -435,6 +434,11 @@ impl Session {
         let Some(known) = known.as_ref() else { return false };
         Args::new(request).last().is_some_and(|password| *password == *known.password.reveal().as_bytes())
     }
+}
+
+/// What a reply tells of changed no data: a read, or a request that MULTI has only queued.
+pub(super) fn is_harmless(effect: Effect, queued: bool) -> bool {
+    effect.writes_nothing() || queued
 }
 
 /// `+1700000000.123456 [0 127.0.0.1:1234] "get" "a"`
