@@ -310,6 +310,10 @@ impl Run<'_> {
         let Begin::Full { replid, offset } = begin else {
             return Err(Error::Unavailable(format!("{} offers no full synchronisation", node.addr)));
         };
+        // Promoted since it was chosen? A later promotion hangs up.
+        if self.ask(node.addr).await?.role.name() != node.role.name() {
+            return Err(Error::Unavailable(format!("the {} {} changed its role", node.role.name(), node.addr)));
+        }
         let mut intake = Intake::new(spool, Progress::begin("streaming", node.dataset / 2));
         replica.rdb(&mut intake).await?;
         drop(replica);

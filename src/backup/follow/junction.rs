@@ -137,7 +137,7 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
     let (mut lost, mut behind, mut waiting) = (false, false, false);
     for node in in_order(&topology) {
         match ask(config, node, from.as_ref()).await {
-            Ok((questions, at)) => match psync(config, node, at).await {
+            Ok((mut questions, at)) => match psync(config, node, at, &mut questions).await {
                 Ok((replica, at)) => {
                     let (addr, version) = (node.addr, node.version.clone());
                     return Round::Joined(Box::new(Junction { replica, questions, addr, version, at }));
@@ -215,12 +215,22 @@ enum Refused {
     Other(String),
 }
 
-async fn psync(config: &Config, node: &Node, at: Position) -> Result<(Replica, Position), Refused> {
+async fn psync(
+    config: &Config,
+    node: &Node,
+    at: Position,
+    questions: &mut Wire,
+) -> Result<(Replica, Position), Refused> {
     let other = |error: Error| Refused::Other(error.to_string());
     let replica = Replica::connect(node, config.sentinel.redis_auth.as_ref(), Want::Stream).await;
     let mut replica = replica.map_err(other)?;
     match replica.psync(Some((&at.replid, at.offset))).await.map_err(other)? {
-        Begin::Continue { replid } => Ok((replica, Position { replid, offset: at.offset })),
+        // Promoted since it was asked? A later promotion hangs up.
+        Begin::Continue { replid } => match backlog(questions).await {
+            Ok(backlog) if backlog.replica => Ok((replica, Position { replid, offset: at.offset })),
+            Ok(_) => Err(Refused::Other(format!("{} is a master now", node.addr))),
+            Err(why) => Err(Refused::Other(format!("{} {why}", node.addr))),
+        },
         Begin::Full { .. } => Err(Refused::Full(format!("{} does not go on at {at}", node.addr))),
     }
 }

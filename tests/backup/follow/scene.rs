@@ -230,10 +230,13 @@ impl Scene {
     /// No Sentinel took the follower for a replica.
     pub async fn no_phantom(&self) {
         for sentinel in 0..self.cluster.sentinels().len() {
-            let known = self.cluster.ask_sentinel(sentinel, &["SENTINEL", "REPLICAS", MASTER]).await.unwrap();
+            let replicas = ["SENTINEL", "REPLICAS", MASTER];
+            let ask =
+                async || self.cluster.ask_sentinel(sentinel, &replicas).await.map_err(|error| error.to_string());
+            let known = until("Sentinel to answer", LIMIT, ask).await.unwrap();
             let known: BTreeSet<&str> = known.items().iter().filter_map(|replica| replica.field("name")).collect();
             let nodes: BTreeSet<String> = self.cluster.nodes().iter().map(|node| node.addr().to_string()).collect();
-            assert!(known.iter().all(|name| nodes.contains(*name)), "{known:?}");
+            assert!(known.iter().all(|name| nodes.contains(*name)), "{known:?}, not only {nodes:?}");
         }
     }
 }
