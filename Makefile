@@ -28,7 +28,7 @@ help:
 demo:
 	@ci/install-deps demo
 	@$(CARGO) build --release --locked
-	@./target/release/switchmaster demo $(DEMO_ARGS)
+	@$(CARGO) run --quiet --release --locked -- demo $(DEMO_ARGS)
 
 test:
 	@ci/install-deps test

@@ -15,7 +15,7 @@ use crate::open_loop::{Latencies, QUANTILES};
 use crate::plot::Plot;
 use crate::store::Store;
 use crate::syscalls::Calls;
-use crate::targets::{DIRECT, HAPROXY, NAKED, NAKED_TWO, NGINX, OURS, OURS_REUSE, OURS_TWO, over_tcp};
+use crate::targets::{DIRECT, HAPROXY, NAKED, NAKED_ONE, NGINX, OURS, OURS_ONE, OURS_REUSE, over_tcp};
 
 /// What was measured.
 #[derive(Default)]
@@ -137,9 +137,10 @@ impl Page {
              is one over TCP: a proxy's socket is here, and the server is not.\n\
              - *own CPU*: the time of all of a proxy's threads (schedstat), per request.\n\
              - *machine's CPU*: whatever ran, the clients and the server too, per request.\n\
-             - *naked relay*: ours without its tap, with as many workers: the same runtime, sockets and buffers, and no look at\n  \
-             the bytes.\n\
-             - All but twemproxy use a thread for each core unless a row says otherwise.\n\n",
+             - *naked relay*: ours without its tap, with as many workers: the same runtime, sockets and buffers, no look at the\n  \
+             bytes, no splice(2).\n\
+             - All but twemproxy use a thread for each core unless a row says otherwise.\n\n\
+             Programs:\n\n",
             machine()
         );
         for version in &self.versions {
@@ -152,7 +153,9 @@ impl Page {
     }
 
     fn goals(&self) -> String {
-        let mut text = "## What it was to reach\n\n| | measured | naked relay | |\n|---|---|---|---|\n".to_owned();
+        let mut text = "## What it was to reach\n\n\
+             Reached: by the median. Within the spread: not by the median, but by the better quartile. Missed: by neither.\n\n\
+             | | measured | naked relay | |\n|---|---|---|---|\n".to_owned();
         for goal in goals::all(self) {
             let _ = writeln!(text, "| {} | {} | {} | {} |", goal.text, goal.measured, goal.floor, goal.verdict);
         }
@@ -161,10 +164,13 @@ impl Page {
 
     /// For the README.
     fn summary(&self) -> String {
-        let columns = [OURS, "HAProxy 3.0", NGINX, NAKED];
+        let columns = [OURS, "HAProxy 3.0", NGINX, "twemproxy", NAKED];
         let mut text = format!(
-            "A proxy's own CPU time per request, {}'s = 1, on {} (medians of paired rounds):\n\n\
-             | load | switchmaster | HAProxy 3.0 | nginx stream | a relay that looks at nothing |\n|---|---|---|---|---|\n",
+            "A proxy's own CPU time per request, {}'s = 1, on {} (medians of paired rounds).\n\
+             twemproxy sends the requests of all clients over one connection to Redis; it has no transactions, subscriptions or\n\
+             blocking commands.\n\n\
+             | load | switchmaster | HAProxy 3.0 | nginx stream | twemproxy | a relay that looks at nothing |\n\
+             |---|---|---|---|---|---|\n",
             self.versions.iter().find(|version| version.starts_with("HAProxy")).map_or(HAPROXY.into(), |version| {
                 let word = version.split_whitespace().nth(2).unwrap_or_default();
                 format!("HAProxy {}", word.split('-').next().unwrap_or_default())
@@ -211,11 +217,12 @@ impl Page {
     fn latency_plot(&self) -> Plot {
         let group = |(transport, latencies): &(Transport, Latencies)| {
             let proxies = latencies.targets.iter().filter(|name| *name != DIRECT);
-            let bars = proxies.filter_map(|name| Some((name.clone(), latencies.added(name, 1)?.middle)));
+            let bars =
+                proxies.filter_map(|name| Some((name.clone(), latencies.added(name, QUANTILES.len() - 1)?.middle)));
             (format!("{} at {:.0} requests/s", transport.name(), latencies.rate), bars.collect())
         };
         let groups = self.latencies.iter().map(group).collect();
-        Plot { title: "p99 of added latency, µs".into(), decimals: 0, groups, mark: None }
+        Plot { title: "p99.9 of added latency, µs".into(), decimals: 0, groups, mark: None }
     }
 }
 
@@ -225,7 +232,7 @@ fn own(cell: &Cell) -> f64 {
 
 /// The relay without a tap that has as many workers.
 pub fn floor_of(target: &str) -> &'static str {
-    if target == OURS_TWO { NAKED_TWO } else { NAKED }
+    if target == OURS_ONE { NAKED_ONE } else { NAKED }
 }
 
 fn table(load: &Load, rounds: &Rounds) -> String {

@@ -18,14 +18,14 @@ use crate::{Failure, cpu};
 pub const DIRECT: &str = "direct";
 /// The proxy of this project.
 pub const OURS: &str = "switchmaster";
-/// With another number of workers than its default on a machine of two cores.
-pub const OURS_TWO: &str = "switchmaster, 2 workers";
+/// With one worker, where it would have one for each core.
+pub const OURS_ONE: &str = "switchmaster, 1 worker";
 /// With reuse_backends.
 pub const OURS_REUSE: &str = "switchmaster, reuse";
 /// The relay that looks at nothing, with as many workers as ours.
 pub const NAKED: &str = "naked relay";
-/// The same for [`OURS_TWO`].
-pub const NAKED_TWO: &str = "naked relay, 2 workers";
+/// The same for [`OURS_ONE`].
+pub const NAKED_ONE: &str = "naked relay, 1 worker";
 /// What every row is compared with: the system's.
 pub const HAPROXY: &str = "HAProxy";
 /// nginx with its stream module.
@@ -116,13 +116,13 @@ impl Targets {
         let ours = env!("CARGO_BIN_EXE_switchmaster");
         targets.versions.push(version(&[ours, "--version"]));
         targets.ours(OURS, ours, Part::Everywhere, &[]).await?;
-        targets.ours(OURS_TWO, ours, Part::Threads, &[("SWITCHMASTER_WORKERS", "2")]).await?;
+        targets.ours(OURS_ONE, ours, Part::Threads, &[("SWITCHMASTER_WORKERS", "1")]).await?;
         targets.ours(OURS_REUSE, ours, Part::Connects, &[("SWITCHMASTER_REUSE_BACKENDS", "true")]).await?;
         if let Some(binary) = against {
             targets.ours("switchmaster B", binary, Part::Everywhere, &[]).await?;
         }
         targets.naked(NAKED, Part::Everywhere, workers(), redis)?;
-        targets.naked(NAKED_TWO, Part::Threads, 2, redis)?;
+        targets.naked(NAKED_ONE, Part::Threads, 1, redis)?;
         targets.others(redis, trixie.as_deref())?;
         for target in &targets.all {
             answers(target).await?;

@@ -3,7 +3,8 @@
 //!
 //! `MEASURE_MIB` is the size of the data set (512 and 2048), `MEASURE_PAIRS` the number of pairs of rounds (6). Where
 //! there are two cores, the master and its clients have the first one, the replica and the backup the second, as if
-//! they were two hosts. Values are noise: the RDB is as large as the data, and so is what is stored.
+//! they were two hosts. Two hosts do not share a disk either: `TMPDIR=/dev/shm` keeps it out. Values are noise: the RDB
+//! is as large as the data, and so is what is stored.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -231,8 +231,7 @@ impl Scene {
     pub async fn no_phantom(&self) {
         for sentinel in 0..self.cluster.sentinels().len() {
             let replicas = ["SENTINEL", "REPLICAS", MASTER];
-            let ask =
-                async || self.cluster.ask_sentinel(sentinel, &replicas).await.map_err(|error| error.to_string());
+            let ask = async || self.cluster.ask_sentinel(sentinel, &replicas).await.map_err(|error| error.to_string());
             let known = until("Sentinel to answer", LIMIT, ask).await.unwrap();
             let known: BTreeSet<&str> = known.items().iter().filter_map(|replica| replica.field("name")).collect();
             let nodes: BTreeSet<String> = self.cluster.nodes().iter().map(|node| node.addr().to_string()).collect();
