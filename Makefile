@@ -27,8 +27,7 @@ help:
 
 demo:
 	@ci/install-deps demo
-	@$(CARGO) build --release --locked
-	@$(CARGO) run --quiet --release --locked -- demo $(DEMO_ARGS)
+	@$(CARGO) run --release --locked -- demo $(DEMO_ARGS)
 
 test:
 	@ci/install-deps test

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::it::proxy;
 use crate::lone::Lone;
+use crate::support::sentinels::known_replicas;
 use crate::zoo;
 use site::{Site, created};
 
@@ -32,7 +33,7 @@ async fn every_type_arrives_as_it_is_and_no_sentinel_learns_of_it() {
     let addr = site.cluster.node_addr(0);
     let zoo = zoo::fill(addr, site.cluster.auth().as_ref()).await.unwrap();
     site.wait_for_replicas().await;
-    let before = site.known_replicas().await;
+    let before = known_replicas(&site.cluster).await;
 
     let manifest = created(site.create().await).manifest;
     assert_eq!(manifest.source.role, "replica");
@@ -41,7 +42,7 @@ async fn every_type_arrives_as_it_is_and_no_sentinel_learns_of_it() {
         let size = Wire::open(addr, site.cluster.auth().as_ref(), db).await.unwrap().ask(&["DBSIZE"]).await.unwrap();
         assert_eq!(size, Reply::Integer(manifest.counts.databases[&db].keys as i64), "database {db}");
     }
-    assert_eq!(site.known_replicas().await, before);
+    assert_eq!(known_replicas(&site.cluster).await, before);
     assert_eq!(fs::read_dir(site.spool()).unwrap().count(), 0);
 
     // By hand: nothing of ours but the unpacking, and a server that loads the file.

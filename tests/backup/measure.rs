@@ -22,6 +22,7 @@ use tokio::process::Command;
 
 use crate::create::site::Site;
 use crate::support::bucket::{BUCKET, Bucket, KEY_ID, SECRET};
+use crate::support::sentinels::known_replicas;
 
 const MIB: usize = 1 << 20;
 /// Bytes of one value of the data set.
@@ -83,7 +84,7 @@ async fn the_master_does_not_feel_a_backup() {
     };
     let [without, with, more] = [&mut alone, &mut beside, &mut differences].map(median);
     println!("median p99: alone {without:.3} ms, beside a backup {with:.3} ms, of the differences {more:+.3} ms");
-    for names in site.known_replicas().await {
+    for names in known_replicas(&site.cluster).await {
         assert_eq!(names.len(), 1, "no Sentinel has learnt of another replica: {names:?}");
     }
 }

@@ -13,6 +13,7 @@ use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::demo::server::free_port;
 
 use super::site::{LIMIT, Site, created};
+use crate::support::sentinels::known_replicas;
 
 /// A stream of some seconds.
 const KEYS: usize = 4000;
@@ -32,7 +33,7 @@ async fn every_backup_with_a_failover_in_it_ends_well_or_with_its_own_code() {
     let (mut made, mut codes) = (0, Vec::new());
     for round in 0..rounds {
         let master = site.cluster.wait_replicating(LIMIT).await.unwrap();
-        let before = site.known_replicas().await;
+        let before = known_replicas(&site.cluster).await;
         let (outcome, next) = tokio::join!(site.create(), async {
             site.streaming().await;
             site.cluster.failover(LIMIT).await.unwrap();
@@ -53,7 +54,7 @@ async fn every_backup_with_a_failover_in_it_ends_well_or_with_its_own_code() {
         assert_ne!(next, master);
         site.cluster.wait_ready(LIMIT).await.unwrap();
         // The old master takes the place of the new one in the list; nobody else is in it.
-        for (sentinel, names) in site.known_replicas().await.iter().enumerate() {
+        for (sentinel, names) in known_replicas(&site.cluster).await.iter().enumerate() {
             assert_eq!(names.len(), before[sentinel].len(), "round {round}: {names:?}");
             assert!(names.iter().all(|name| !name.ends_with(":0")), "{names:?}");
         }

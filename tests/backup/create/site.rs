@@ -165,19 +165,6 @@ impl Site {
         None
     }
 
-    /// The replicas that each Sentinel lists, by their addresses.
-    pub async fn known_replicas(&self) -> Vec<Vec<String>> {
-        let mut all = Vec::new();
-        for sentinel in 0..self.cluster.sentinels().len() {
-            let reply = self.cluster.ask_sentinel(sentinel, &["SENTINEL", "REPLICAS", "mymaster"]).await.unwrap();
-            let mut names: Vec<String> =
-                reply.items().iter().filter_map(|item| item.field("name").map(str::to_owned)).collect();
-            names.sort();
-            all.push(names);
-        }
-        all
-    }
-
     /// Objects that belong to backups: data and manifests. Every one must belong to a whole backup.
     pub async fn objects(&self) -> usize {
         let objects = self.store.list("mymaster").await.unwrap();

@@ -25,6 +25,7 @@ use super::load::now_ms;
 use super::{LIMIT, MASTER};
 use crate::lone::Lone;
 use crate::support::bucket::{Bucket, KEY_ID, SECRET};
+use crate::support::sentinels::known_replicas;
 
 /// A cluster, a store, and the followers that run between them.
 pub struct Scene {
@@ -229,13 +230,9 @@ impl Scene {
 
     /// No Sentinel took the follower for a replica.
     pub async fn no_phantom(&self) {
-        for sentinel in 0..self.cluster.sentinels().len() {
-            let replicas = ["SENTINEL", "REPLICAS", MASTER];
-            let ask = async || self.cluster.ask_sentinel(sentinel, &replicas).await.map_err(|error| error.to_string());
-            let known = until("Sentinel to answer", LIMIT, ask).await.unwrap();
-            let known: BTreeSet<&str> = known.items().iter().filter_map(|replica| replica.field("name")).collect();
-            let nodes: BTreeSet<String> = self.cluster.nodes().iter().map(|node| node.addr().to_string()).collect();
-            assert!(known.iter().all(|name| nodes.contains(*name)), "{known:?}, not only {nodes:?}");
+        let nodes: BTreeSet<String> = self.cluster.nodes().iter().map(|node| node.addr().to_string()).collect();
+        for known in known_replicas(&self.cluster).await {
+            assert!(known.iter().all(|name| nodes.contains(name)), "{known:?}, not only {nodes:?}");
         }
     }
 }

@@ -3,3 +3,4 @@
 pub mod bucket;
 pub mod redis;
 pub mod samples;
+pub mod sentinels;
