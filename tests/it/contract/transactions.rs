@@ -58,7 +58,9 @@ async fn a_queue_too_large_to_keep_goes_through(seat: Seat) -> Told {
     client.say("INCR @i").await?;
     seat.done().await?;
     client.hear("+QUEUED").await?;
-    client.ask("EXEC", "*2 +OK :1").await?;
+    client.say("EXEC").await?;
+    seat.runs_before_the_promotion("STRLEN @", ":262144").await?;
+    client.hear("*2 +OK :1").await?;
     let mut direct = seat.switched().await?;
     direct.ask("STRLEN @", ":262144").await?;
     client.ask("INCR @i", ":2").await
