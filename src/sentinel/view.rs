@@ -561,11 +561,6 @@ impl View {
         }
     }
 
-    fn is_replica(&self, addr: SocketAddr) -> bool {
-        self.replicas.contains_key(&addr)
-            || self.provisional.as_ref().is_some_and(|provisional| provisional.previous.addr == addr)
-    }
-
     fn ask_master(&mut self) {
         if let Some(master) = &self.master {
             self.outputs.push(Output::AskNode(master.addr));

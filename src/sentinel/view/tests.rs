@@ -315,6 +315,22 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     assert_eq!(world.view.counters.early_commits, 1);
 }
 
+/// A master lists replicas that are announced by host names as such: no address of them is known from it.
+#[test]
+fn a_candidate_that_only_the_sentinels_list_is_asked_with_credentials() {
+    let is_trusted = |world: &World| world.view.nodes(world.now)[&addr(CANDIDATE)].trusted;
+    let mut world = World::new(settings());
+    for index in 0..3 {
+        world.connect(index);
+        world.answer_with(index, MASTER, 5, |answer| answer.replicas = answer.replicas.take().filter(|_| index == 0));
+    }
+    world.master_says(MASTER, 100, &[]);
+    world.selected();
+    assert!(!is_trusted(&world), "one Sentinel of three");
+    world.answer(1, MASTER, 5);
+    assert!(is_trusted(&world), "two");
+}
+
 #[test]
 fn a_new_master_confirmed_before_its_first_answer_has_lost_no_replica() {
     let mut world = World::held();
