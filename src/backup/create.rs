@@ -181,17 +181,13 @@ async fn newest(store: &Store, name: &str) -> Result<Option<Manifest>, Error> {
     Ok(catalog::newest(store, name).await?.and_then(|backup| backup.manifest.ok()))
 }
 
-/// The newest backup, if `--if-older-than` says that it will do.
+/// The newest backup, if `--if-older-than` says that it will do. How old one of the future is nobody knows, and a wrong
+/// clock must not end the backups.
 fn young_enough(args: &CreateArgs, newest: Option<&Manifest>) -> Option<Outcome> {
     let age = SignedDuration::try_from(args.if_older_than?).unwrap_or(SignedDuration::MAX);
-    let newest = newest?;
-    let now = Timestamp::now();
-    if catalog::is_of_the_future(newest.created, now) {
-        // Nobody knows how old it is, and a wrong clock must not end the backups.
-        tracing::warn!("{} is dated in the future: is a clock wrong? It is not taken for a young one", newest.id);
-        return None;
-    }
-    (now.duration_since(newest.created) < age).then(|| Outcome::YoungEnough { id: newest.id.clone() })
+    let (newest, now) = (newest?, Timestamp::now());
+    let is_young = !catalog::is_of_the_future(newest.created, now) && now.duration_since(newest.created) < age;
+    is_young.then(|| Outcome::YoungEnough { id: newest.id.clone() })
 }
 
 struct Run<'a> {
@@ -222,6 +218,11 @@ impl Run<'_> {
         // Another host may have been faster while the lock was waited for.
         if let Some(young) = young_enough(self.args, before.as_ref()) {
             return Ok(young);
+        }
+        if let Some(newest) =
+            before.as_ref().filter(|newest| catalog::is_of_the_future(newest.created, Timestamp::now()))
+        {
+            tracing::warn!("{} is dated in the future: is a clock wrong?", newest.id);
         }
         let taken = match self.lone {
             Some(addr) => self.stream(&self.ask(addr).await?).await?,
