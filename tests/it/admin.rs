@@ -170,13 +170,10 @@ async fn every_route_answers_and_head_answers_without_a_body() {
         ("/live", "text/plain"),
         ("/ready", "text/plain"),
     ] {
-        let asked = Instant::now();
         let answer = fixture.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert!(answer.head.contains(&format!("content-type: {kind}")), "{path}: {}", answer.head);
         assert!(!answer.body.is_empty(), "{path}");
-        // The bound is 50 ms; a busy test machine gets some slack.
-        assert!(asked.elapsed() < Duration::from_millis(500), "{path} took {:?}", asked.elapsed());
         let head = fixture.ask(&format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
         assert!(head.head.contains("content-length: "), "{path}: {}", head.head);

@@ -311,14 +311,14 @@ fn a_killed_master_is_replaced_before_switch_master() {
     let switches = hear_switches(&cluster);
     let from = Instant::now();
     cluster.nodes[0].1.kill().expect("killed");
-    following.until("suspect at once", |entry| entry.phase != Phase::Stable);
+    let suspect = following.until("suspect at once", |entry| entry.phase != Phase::Stable);
     let suspected = from.elapsed();
     let new = following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
     let heard = switches.lock().expect("no panic").len();
     following.stable();
     following.show("crash", from);
     println!("suspect after {suspected:?}");
-    assert!(suspected < Duration::from_millis(500), "{suspected:?}");
+    assert!(!suspect.reason.contains("silent"), "its end was seen, not its silence: {}", suspect.reason);
     assert_eq!(heard, 0, "before any +switch-master");
     assert_eq!(new.replicated_until, None);
     assert_eq!(following.status.borrow().counters.failovers_crash, 1);
@@ -333,7 +333,7 @@ fn a_stopped_master_is_left_and_does_not_come_back() {
     wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
     let from = Instant::now();
     Cluster::signal(&cluster.nodes[0].1, "STOP");
-    following.until("suspect", |entry| entry.phase != Phase::Stable);
+    let suspect = following.until("suspect", |entry| entry.phase != Phase::Stable);
     let suspected = from.elapsed();
     following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
     Cluster::signal(&cluster.nodes[0].1, "CONT");
@@ -343,7 +343,9 @@ fn a_stopped_master_is_left_and_does_not_come_back() {
     let after = following.stable();
     assert_eq!(after.term, before.term + 1);
     assert_ne!(after.master.as_ref().expect("a master").addr, cluster.addr(0));
-    assert!(suspected > Duration::from_millis(400) && suspected < Duration::from_millis(1500), "{suspected:?}");
+    println!("suspect after {suspected:?}");
+    assert!(suspected > Duration::from_millis(400), "{suspected:?}");
+    assert_eq!(suspect.phase, Phase::Suspect, "before any Sentinel promotes another: {}", suspect.reason);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Sessions that only wait, and sessions that an operator kills.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use switchmaster::demo::cluster::{ClusterSpec, until};
 use switchmaster::demo::load::LoadSpec;
@@ -95,7 +95,6 @@ async fn a_killed_connection_ends_its_session_and_no_other() {
             let end = soon(wire.receive()).await;
             assert!(end.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof), "{end:?}");
             figures.note_time("until the client sees FIN, ms", Target::AtMost(1_000.0), killed.elapsed());
-            assert!(killed.elapsed() < Duration::from_secs(10));
         }
         more(&load, 300).await;
         assert_eq!(ask(&mut bystander, &["CLIENT", "ID"]).await, id, "another connection of the bystander's");
