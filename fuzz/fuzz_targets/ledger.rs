@@ -158,6 +158,10 @@ impl Request {
         classify(&self.bytes).class == Class::Blocking && !self.queued
     }
 
+    fn waits(&self) -> bool {
+        self.blocks() || (classify(&self.bytes).duty == Duty::Wait && !self.queued)
+    }
+
     fn listens(&self) -> bool {
         classify(&self.bytes).duty == Duty::Subscribe
     }
@@ -234,7 +238,7 @@ impl Request {
             None => {
                 let half = seen.front && judgement.partly_delivered;
                 let did_not_run = seen.untouched || (self.queued && !self.is_exec());
-                let must_go = self.kept && did_not_run && has_time && !half && !watched && !let_go && self.tries <= MAX_TRIES;
+                let must_go = self.kept && did_not_run && has_time && !half && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
                     _ if !self.whole() => Answer::Close,
@@ -243,7 +247,7 @@ impl Request {
                 }
             }
             Some(Answer::Withheld { refused: true, .. }) => {
-                let must_go = self.kept && has_time && !watched && !let_go && self.tries <= MAX_TRIES;
+                let must_go = self.kept && has_time && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was refused and given up");
                 Answer::MadeUp
             }
@@ -502,14 +506,17 @@ impl Model {
         let mut again = again.iter().peekable();
         let unanswered = self.requests.iter().filter(|request| request.answer.is_none());
         let mut sent = unanswered.map(|request| request.given as u64).sum::<u64>() - judgement.unsent;
-        let (mut front, mut replayed) = (true, 0);
+        let (mut front, mut replayed, mut blocked) = (true, 0, false);
         for request in &mut self.requests {
             let size = request.given as u64;
-            let seen = Seen { reached: request.whole() && sent >= size, untouched: sent == 0, front };
+            let reached = request.whole() && sent >= size && !blocked;
+            let seen = Seen { reached, untouched: sent == 0 || blocked, front };
             front = false;
             if request.answer.is_none() {
-                request.tries += u8::from(sent > 0);
+                request.tries = request.tries.saturating_add(u8::from(!seen.untouched));
                 sent = sent.saturating_sub(size);
+                // An old master that lived has answered all that it ran: it has not come further than what blocks.
+                blocked |= reached && request.waits() && judgement.replicated_until.is_some();
             }
             match again.next_if(|(number, _)| *number == Some(request.number)) {
                 Some((_, bytes)) => {

@@ -85,6 +85,14 @@ impl Ledger {
         Some((last.effect, book.retained.all()[start..].to_vec()))
     }
 
+    /// Something is pipelined behind a request that blocks.
+    pub fn has_more_behind_a_block(&self) -> bool {
+        let blocks = |entry: &Entry| {
+            !entry.is_answered() && (entry.effect.class == Class::Blocking || entry.effect.duty == Duty::Wait)
+        };
+        self.0.as_ref().is_some_and(|book| book.entries.iter().rev().skip(1).any(blocks))
+    }
+
     /// A request that MULTI queues was too large to keep.
     pub fn has_unkept_queued(&self) -> bool {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(|entry| entry.queued && entry.kept == 0))

@@ -289,7 +289,7 @@ impl Session {
 
     /// One turn of everything; true when something moved.
     fn turn(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
-        self.observe()?;
+        self.observe(cx, round)?;
         let replied = self.pump_replies(cx, round)?;
         let attached = self.attach(cx)?;
         round.backend_drained &= !attached;
@@ -338,7 +338,7 @@ impl Session {
     }
 
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
-    fn observe(&mut self) -> Result<(), CloseReason> {
+    fn observe(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<(), CloseReason> {
         self.observe_round()?;
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
@@ -347,6 +347,12 @@ impl Session {
             return Ok(());
         }
         let entry = self.worker.topology.current();
+        if entry.term != self.term && entry.replicated_until.is_some() && self.ledger.has_more_behind_a_block() {
+            // Whether it still blocks: what the old master has said before it was left is read.
+            self.gate = Gate::Held { withhold: true };
+            round.backend_drained = false;
+            while self.pump_replies(cx, round)? {}
+        }
         if self.finishes_message(&entry) {
             self.gate = Gate::Held { withhold: true };
             return Ok(()); // looked at again each turn

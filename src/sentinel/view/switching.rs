@@ -336,8 +336,11 @@ impl View {
         let (lives, crash, promoted) = (failover.lives, failover.crash, failover.promoted);
         let leader = failover.leader.clone();
         let held = self.outage_since.unwrap_or(failover.since);
-        let second =
-            info.filter(|info| self.lineage.kinship(info) == Kinship::Heir).and_then(|info| info.second_offset);
+        let (heir, foreign) = match info {
+            Some(info) if self.lineage.kinship(info) == Kinship::Heir => (Some(info), false),
+            other => (None, other.is_some()),
+        };
+        let second = heir.and_then(|info| info.second_offset);
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
         let kind = if crash { "crash" } else { "planned" };
@@ -364,10 +367,15 @@ impl View {
         }
         let how = if early { "early, to be confirmed" } else { "by the epoch" };
         let idle = IDLE_GAP.0 + IDLE_GAP.1 * (now - held).as_secs();
-        let level = if gap.is_some_and(|gap| gap > idle) { Level::WARN } else { Level::INFO };
+        let level = if foreign || gap.is_some_and(|gap| gap > idle) { Level::WARN } else { Level::INFO };
         let gap = match gap {
             Some(0) => "; it has all of the old master's stream".into(),
             Some(gap) => format!("; {gap} bytes of the old master's stream are not on it"),
+            None if foreign => {
+                "; its history does not continue the old master's: writes of before the failover may not \
+                                be on it, how many nobody can tell"
+                    .into()
+            }
             None => String::new(),
         };
         self.log(

@@ -55,6 +55,8 @@ pub(super) struct Fates {
     /// An earlier request is lost or sent again: replies of reads behind it may show what is no longer true.
     broken: bool,
     first: bool,
+    /// An earlier request blocks: the old master, which has answered all that it ran, has not come to the later ones.
+    blocked: bool,
     /// Bytes of unanswered requests that were sent.
     sent: u64,
 }
@@ -62,7 +64,13 @@ pub(super) struct Fates {
 impl Fates {
     /// `unanswered` is the number of bytes of all requests without an answer.
     pub(super) fn new(judgement: Judgement, unanswered: u64) -> Fates {
-        Fates { judgement, broken: false, first: true, sent: unanswered.saturating_sub(judgement.unsent) }
+        Fates {
+            judgement,
+            broken: false,
+            first: true,
+            blocked: false,
+            sent: unanswered.saturating_sub(judgement.unsent),
+        }
     }
 
     /// The entry's answer; `None` sends it again.
@@ -94,8 +102,11 @@ impl Fates {
             }
             Some(answer) => Some(answer),
             None => {
-                let fully_sent = entry.whole && self.sent >= entry.size;
-                entry.replays += u8::from(self.sent > 0);
+                let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
+                let blocks = entry.effect.class == Class::Blocking || entry.effect.duty == Duty::Wait;
+                self.blocked |= fully_sent && blocks && !entry.queued && self.judgement.replicated_until.is_some();
+                let may_run = self.sent > 0 && !self.blocked;
+                entry.replays = entry.replays.saturating_add(u8::from(may_run));
                 self.sent = self.sent.saturating_sub(entry.size);
                 if first && self.judgement.partly_delivered {
                     return Some(Answer::Close(CloseReason::PartialReply));
@@ -132,12 +143,14 @@ impl Fates {
             // What WATCH guarded may have changed: nil says "try again".
             return Some(Answer::Ready(nothing(self.judgement.resp3)));
         }
-        if entry.kept as u64 == entry.size && entry.replays <= MAX_REPLAYS {
+        let is_whole = entry.kept as u64 == entry.size;
+        // What blocks has done no harm so far, and may outlast any number of masters.
+        if is_whole && (entry.replays <= MAX_REPLAYS || entry.effect.class == Class::Blocking) {
             return None;
         }
         // The rest of one that is not whole is still to come: no answer would fit there.
         // And what follows a MULTI that is not sent again would run by itself.
-        if entry.kept as u64 == entry.size && entry.whole && entry.effect.duty != Duty::Multi {
+        if is_whole && entry.whole && entry.effect.duty != Duty::Multi {
             return self.lost(entry, verdict);
         }
         verdict.lost += 1;

@@ -34,6 +34,39 @@ fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
 }
 
 #[test]
+fn what_stands_behind_a_pop_that_blocks_has_not_run() {
+    let now = Instant::now();
+    let requests: Vec<Vec<u8>> =
+        [vec![&b"BLPOP"[..], b"q", b"0"], vec![b"INCR", b"a"], vec![b"MULTI"], vec![b"INCR", b"a"], vec![b"EXEC"]]
+            .iter()
+            .map(|args| encode(args))
+            .collect();
+    let mut ledger = Ledger::default();
+    for (at, request) in requests.iter().enumerate() {
+        ledger.push(classify(request), request, true, at == 3, true);
+    }
+    assert!(ledger.has_more_behind_a_block());
+    for _ in 0..5 {
+        let verdict = ledger.judge(Judgement { replicated_until: Some(now), ..judgement(now) });
+        assert_eq!((verdict.again, verdict.lost), (requests.concat(), 0), "however many masters it outlasts");
+    }
+    let verdict = ledger.judge(judgement(now));
+    let again = [&requests[..1], &requests[2..4]].concat().concat();
+    assert_eq!((verdict.again, verdict.lost), (again, 2), "a dead one may have come further");
+}
+
+#[test]
+fn what_blocks_goes_on_with_the_time_that_is_left() {
+    let waited = std::time::Duration::from_millis(2_500);
+    let left = |args: &[&[u8]]| with_time_left(&encode(args), waited);
+    assert_eq!(left(&[b"BLPOP", b"q", b"12"]).unwrap(), encode(&[&b"BLPOP"[..], b"q", b"9.500"]));
+    let read = |millis: &'static [u8]| [&b"XREAD"[..], b"BLOCK", millis, b"STREAMS", b"s", b"$"];
+    assert_eq!(left(&read(b"12000")).unwrap(), encode(&read(b"9500")));
+    assert_eq!(left(&[b"BLPOP", b"q", b"0"]).unwrap(), encode(&[&b"BLPOP"[..], b"q", b"0"]));
+    assert_eq!(left(&[b"BLPOP", b"q", b"2.5"]), None);
+}
+
+#[test]
 fn what_the_last_arguments_of_a_large_request_make_of_it_counts() {
     let read: Vec<&[u8]> =
         [&b"BITFIELD"[..], b"k"].into_iter().chain([&b"GET"[..], b"u8", b"0"].repeat(2000)).collect();
