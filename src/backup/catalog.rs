@@ -314,6 +314,9 @@ fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
     if format.format != FORMAT {
         return Err(Error::Newer(format!("has the format {}: that needs a newer switchmaster", format.format)));
     }
+    if !Manifest::is_sealed(bytes) {
+        return Err(unsound("is damaged: it is not what its seal is of".into()));
+    }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is damaged: {error}")))?;
     if manifest.id != id || manifest.master_name != master_name {
         return Err(unsound(format!("is that of {} of {}", manifest.id, manifest.master_name)));

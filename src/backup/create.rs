@@ -94,7 +94,7 @@ pub async fn safety(
     });
     match outcome? {
         Outcome::Created(created) => Ok(*created),
-        Outcome::YoungEnough { id } => Err(Error::Internal(format!("{id} was taken for a safety backup"))),
+        Outcome::YoungEnough { id, .. } => Err(Error::Internal(format!("{id} was taken for a safety backup"))),
     }
 }
 
@@ -119,8 +119,12 @@ pub async fn create(
     report::record(config, name.as_deref(), |record| match &outcome {
         Ok(Outcome::Created(_)) if args.safety => {}
         Ok(Outcome::Created(created)) => created.tell(record),
-        // Another host's run is no failure of this one, and nothing new.
-        Ok(Outcome::YoungEnough { .. }) | Err(Error::Locked(_)) => {}
+        // Another host's run is no failure of this one, and a good backup to both.
+        Ok(Outcome::YoungEnough { created, .. }) => {
+            let created = u64::try_from(created.as_second()).unwrap_or_default();
+            record.last_success = record.last_success.max(created);
+        }
+        Err(Error::Locked(_)) => {}
         Err(error) => (record.last_run, record.exit_code) = (report::now(), error.exit_code()),
     });
     outcome
@@ -187,7 +191,7 @@ fn young_enough(args: &CreateArgs, newest: Option<&Manifest>) -> Option<Outcome>
     let age = SignedDuration::try_from(args.if_older_than?).unwrap_or(SignedDuration::MAX);
     let (newest, now) = (newest?, Timestamp::now());
     let is_young = !catalog::is_of_the_future(newest.created, now) && now.duration_since(newest.created) < age;
-    is_young.then(|| Outcome::YoungEnough { id: newest.id.clone() })
+    is_young.then(|| Outcome::YoungEnough { id: newest.id.clone(), created: newest.created })
 }
 
 struct Run<'a> {
@@ -399,7 +403,7 @@ impl Run<'_> {
     }
 
     async fn publish(&mut self, manifest: &Manifest) -> Result<(), Error> {
-        let bytes = serde_json::to_vec_pretty(manifest).map_err(|error| Error::Internal(error.to_string()))?;
+        let bytes = manifest.to_bytes()?;
         // A host that was frozen for longer than the lock lives must not publish beside another one.
         self.guard.check().await?;
         let name = catalog::manifest_name(self.name, &manifest.id);

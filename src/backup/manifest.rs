@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Error;
 
 /// The JSON object `….manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,9 +97,38 @@ pub struct DbCounts {
     pub types: BTreeMap<String, u64>,
 }
 
+/// What stands before the hash of everything above it, in the object's last line.
+const SEAL: &[u8] = b",\n  \"seal\": \"";
+
+impl Manifest {
+    /// The object, sealed: with a hash of its own text in the last line, so that every change of it shows.
+    ///
+    /// # Errors
+    /// `Internal`: it cannot be written as JSON.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::Internal(error.to_string()))?;
+        bytes.truncate(bytes.len() - "\n}".len());
+        let seal = hash(&bytes);
+        bytes.extend_from_slice(SEAL);
+        bytes.extend_from_slice(seal.as_bytes());
+        bytes.extend_from_slice(b"\"\n}\n");
+        Ok(bytes)
+    }
+
+    /// The object is to the byte what was sealed.
+    pub fn is_sealed(bytes: &[u8]) -> bool {
+        let Some(at) = bytes.windows(SEAL.len()).rposition(|window| window == SEAL) else { return false };
+        bytes[at + SEAL.len()..] == *format!("{}\"\n}}\n", hash(&bytes[..at])).as_bytes()
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Counts {
     /// Keys of all databases.
     pub fn keys(&self) -> u64 {
-        self.databases.values().map(|db| db.keys).sum()
+        self.databases.values().fold(0, |keys, db| keys.saturating_add(db.keys))
     }
 }

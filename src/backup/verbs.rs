@@ -30,7 +30,14 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
                 true => catalog::list(&store, master_name).await?,
                 false => vec![find(&store, &args.which).await?],
             };
-            verify::verify(&store, &backups, &identities, args.drill, config, json, out).await?;
+            let identities = Arc::new(identities);
+            let found = verify::verify(&store, &backups, &identities, args.drill, config, json, out).await;
+            if args.all {
+                let streams = verify::verify_streams(&store, &backups, &identities, config, json, out).await;
+                found.and(streams)?;
+            } else {
+                found?;
+            }
             for backup in &backups {
                 report::record(config, Some(&backup.master_name), |record| record.last_verified = report::now());
             }

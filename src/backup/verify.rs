@@ -4,8 +4,10 @@
 //! against theirs, and a walk over the whole RDB against the counts. What was found is marked beside the manifest, and an
 //! older mark that says otherwise goes. A mark that cannot be written is no failure: a store may be read-only.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -15,7 +17,7 @@ use super::catalog::{self, Backup, Damaged, Verified};
 use super::pack::{Identities, Unpacker};
 use super::rdb::Summary;
 use super::store::Store;
-use super::{Error, Manifest, Progress, drill, fetch, rdb, show};
+use super::{Error, Manifest, Progress, drill, fetch, follow, rdb, show};
 use crate::config::Config;
 
 /// Checks `backups` one after the other, marks each and says so on `out`.
@@ -69,6 +71,41 @@ pub async fn verify(
         [why] if backups.len() == 1 => Err(Error::Unsound(why.clone())),
         [_] => Err(Error::Unsound(format!("1 of {} backups is not sound", backups.len()))),
         several => Err(Error::Unsound(format!("{} of {} backups are not sound", several.len(), backups.len()))),
+    }
+}
+
+/// Checks the segments that `backup follow` has shipped beside `backups`, and says so on `out`.
+///
+/// # Errors
+/// [`Error::Unsound`] when any is damaged, after having looked at all; any other error at once.
+pub async fn verify_streams(
+    store: &Store,
+    backups: &[Backup],
+    identities: &Arc<Identities>,
+    config: &Config,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let mut bad = 0;
+    for name in backups.iter().map(|backup| &backup.master_name).collect::<BTreeSet<_>>() {
+        let (count, damaged) = follow::replay::check(config, store, name, identities).await?;
+        let segments = show::count(count as u64, "segment");
+        if json && count > 0 {
+            let told = json!({ "stream": name, "segments": count, "sound": damaged.is_empty(), "errors": damaged });
+            show::line(out, &told.to_string())?;
+        } else if count > 0 && damaged.is_empty() {
+            show::line(out, &format!("sound  {segments} of the stream of {name}"))?;
+        } else {
+            damaged.iter().try_for_each(|why| show::line(out, &format!("DAMAGED  {why}")))?;
+        }
+        bad += damaged.len();
+    }
+    match bad {
+        0 => Ok(()),
+        1 => Err(Error::Unsound("a segment of a stream is not sound: what follows it cannot be reached".into())),
+        _ => {
+            Err(Error::Unsound(format!("{bad} segments of streams are not sound: what follows one cannot be reached")))
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Shelf {
     async fn put(&self, manifest: &Manifest, stored: Vec<u8>) {
         let name = &manifest.master_name;
         self.store.put_over(&catalog::object_name(name, &manifest.object), stored).await.unwrap();
-        let bytes = serde_json::to_vec(manifest).unwrap();
+        let bytes = manifest.to_bytes().unwrap();
         self.store.put_over(&catalog::manifest_name(name, &manifest.id), bytes).await.unwrap();
     }
 
@@ -152,7 +152,9 @@ async fn a_manifest_that_cannot_be_used_is_told_and_never_deleted() {
         let manifest = shelf.keep(&rdb(100, 2), &[], created).await;
         let mut value = serde_json::to_value(&manifest).unwrap();
         change(&mut value);
-        fs::write(shelf.path(&catalog::manifest_name(MASTER, &manifest.id)), value.to_string()).unwrap();
+        let sealed = serde_json::from_value::<Manifest>(value.clone()).map(|changed| changed.to_bytes().unwrap());
+        let bytes = sealed.unwrap_or_else(|_| value.to_string().into());
+        fs::write(shelf.path(&catalog::manifest_name(MASTER, &manifest.id)), bytes).unwrap();
     }
     let listed = shelf.run(&["list"]).await;
     for (created, told, _) in &strange {
@@ -228,7 +230,7 @@ async fn a_manifest_that_lies_is_found() {
         let mut manifest = good.clone();
         lie(&mut manifest);
         let name = catalog::manifest_name(MASTER, &good.id);
-        fs::write(shelf.path(&name), serde_json::to_vec(&manifest).unwrap()).unwrap();
+        fs::write(shelf.path(&name), manifest.to_bytes().unwrap()).unwrap();
         let ran = shelf.run(&["verify"]).await;
         assert!(ran.code == Some(82) && ran.told.contains(told), "{told}: {ran:?}");
     }
@@ -237,6 +239,22 @@ async fn a_manifest_that_lies_is_found() {
     shelf.keep(b"REDIS0010 and then nonsense", &[], "2026-11-20T03:00:00Z").await;
     let ran = shelf.run(&["verify"]).await;
     assert!(ran.code == Some(82) && ran.told.contains("of the RDB"), "{ran:?}");
+}
+
+/// 1,000 flipped bits of a manifest: whatever it is that they change.
+#[test]
+fn a_thousand_damages_of_a_manifest_are_found() {
+    let (_, manifest) = packed(&rdb(1_000, 4), &[], "2026-11-20T03:00:00Z");
+    let sealed = manifest.to_bytes().unwrap();
+    assert!(Manifest::is_sealed(&sealed));
+    assert_eq!(serde_json::from_slice::<Manifest>(&sealed).unwrap(), manifest);
+    for flip in 0..1_000 {
+        let mut bytes = sealed.clone();
+        let at = flip * 7919 % (bytes.len() * 8);
+        bytes[at / 8] ^= 1 << (at % 8);
+        assert!(!Manifest::is_sealed(&bytes), "bit {at}");
+    }
+    assert!(!Manifest::is_sealed(&sealed[..sealed.len() - 1]) && !Manifest::is_sealed(&[&sealed[..], b" "].concat()));
 }
 
 /// 1,000 random damages of a stored object, encrypted or not: each is found, none ends the program, nothing is fetched.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::backup::Manifest;
@@ -19,6 +20,8 @@ pub enum Outcome {
     YoungEnough {
         /// The newest backup.
         id: String,
+        /// When its source began it.
+        created: Timestamp,
     },
 }
 
@@ -73,7 +76,7 @@ fn dropped(before: u64, now: u64) -> bool {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::YoungEnough { id } => write!(f, "nothing to do: {id} is young enough"),
+            Outcome::YoungEnough { id, .. } => write!(f, "nothing to do: {id} is young enough"),
             Outcome::Created(created) => {
                 let Manifest { id, master_name, source, plain_bytes, stored_bytes, .. } = &created.manifest;
                 write!(

@@ -303,7 +303,7 @@ impl Follower<'_> {
         };
         match create::create(&args, self.store, self.config, interrupted).await? {
             Outcome::Created(created) => Ok(created.manifest),
-            Outcome::YoungEnough { id } => Err(Error::Internal(format!("backup {id} was taken for a base"))),
+            Outcome::YoungEnough { id, .. } => Err(Error::Internal(format!("backup {id} was taken for a base"))),
         }
     }
 

@@ -222,6 +222,30 @@ impl std::fmt::Display for Replay {
     }
 }
 
+/// Looks whether each segment of a master is what was shipped, to the byte: how many there are, and what is wrong with those
+/// that are not.
+///
+/// # Errors
+/// The store cannot be read, a segment cannot be decrypted, or the spool is full.
+pub async fn check(
+    config: &Config,
+    store: &Store,
+    master_name: &str,
+    identities: &Arc<Identities>,
+) -> Result<(usize, Vec<String>), Error> {
+    let fetcher = Fetcher { config, store, master_name, identities };
+    let (mut count, mut damaged) = (0, Vec::new());
+    for segment in super::segments(store, master_name).await?.iter().filter(|segment| !segment.name.discarded) {
+        count += 1;
+        match fetcher.fetch(std::slice::from_ref(segment)).await {
+            Ok(_) => {}
+            Err(Error::Unsound(why)) => damaged.push(why),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((count, damaged))
+}
+
 fn unreachable(timeline: &Timeline, goal: &str, why: &dyn std::fmt::Display) -> Error {
     let ranges = timeline.ranges();
     let reached = if ranges.is_empty() { String::new() } else { format!("; moments that can be reached: {ranges}") };

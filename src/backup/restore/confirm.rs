@@ -19,8 +19,9 @@ pub fn question(survey: &Survey, manifest: &Manifest, safety: bool) -> String {
         None => format!("{addr}, which no Sentinel monitors"),
     };
     let mut text = format!("This replaces ALL data of {what}:\n");
-    let now = keys(survey.facts.keyspace.iter().map(|(db, keys)| (*db, *keys)));
-    let then = keys(manifest.counts.databases.iter().map(|(db, counts)| (*db, counts.keys)));
+    let now = content(survey.facts.keyspace.iter().map(|(db, keys)| (*db, *keys)), survey.facts.libraries);
+    let then = manifest.counts.databases.iter().map(|(db, counts)| (*db, counts.keys));
+    let then = content(then, manifest.counts.functions);
     let _ = writeln!(text, "  now      {now}");
     let _ = writeln!(text, "  then     {then} (backup {} of {})", manifest.id, manifest.created);
     if let Some(topology) = &survey.monitored {
@@ -120,11 +121,19 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Error> {
     }
 }
 
-/// `db0: 3 keys, db1: 4 keys`
-fn keys(databases: impl Iterator<Item = (u32, u64)>) -> String {
-    let each: Vec<String> = databases
+/// `db0: 3 keys, db1: 4 keys, 1 function library`
+fn content(databases: impl Iterator<Item = (u32, u64)>, libraries: u64) -> String {
+    let mut each: Vec<String> = databases
         .filter(|(_, keys)| *keys > 0)
         .map(|(db, keys)| format!("db{db}: {}", show::count(keys, "key")))
         .collect();
-    if each.is_empty() { "no keys".into() } else { each.join(", ") }
+    if each.is_empty() {
+        each.push("no keys".into());
+    }
+    match libraries {
+        0 => {}
+        1 => each.push("1 function library".into()),
+        _ => each.push(format!("{libraries} function libraries")),
+    }
+    each.join(", ")
 }

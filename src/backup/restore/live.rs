@@ -47,6 +47,8 @@ pub struct Outcome {
     pub safety: Option<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
+    /// Somebody did not wait for the replicas.
+    pub interrupted: bool,
 }
 
 /// What is put there.
@@ -149,6 +151,7 @@ pub async fn replace(
             0
         }),
         None => {
+            outcome.interrupted = true;
             outcome.warnings.push(format!(
                 "interrupted before {} followed: one that does not yet has the old data, and a failover would bring it back",
                 show::count(survey.facts.replicas, "replica")

@@ -114,13 +114,6 @@ async fn live(
     let (target, outcome) = outcome?;
     let safety = &outcome.safety;
     let (keys, held, replicas) = (outcome.keys, outcome.held.as_secs_f64(), outcome.replicas);
-    if json {
-        return Ok(json!({
-            "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
-            "replicas": replicas, "safety_backup": safety, "until": until, "warnings": outcome.warnings,
-        })
-        .to_string());
-    }
     let mut text = format!(
         "{target} holds {} now: {}, {}, done in {held:.1} s",
         manifest.id,
@@ -130,13 +123,23 @@ async fn live(
             _ => format!("{replicas} replicas follow"),
         }
     );
-    if let Some(until) = until {
+    if let Some(until) = &until {
         text += &format!("\nand what followed, up to {until}");
     }
     if let Some(id) = safety {
         text += &format!("\nwhat was there before is in backup {id}");
     }
     outcome.warnings.iter().for_each(|warning| text += &format!("\nwarning: {warning}"));
+    if outcome.interrupted {
+        return Err(Error::Interrupted(text));
+    }
+    if json {
+        let told = json!({
+            "outcome": "restored", "id": manifest.id, "target": target, "keys": keys, "held_seconds": held,
+            "replicas": replicas, "safety_backup": safety, "until": until, "warnings": outcome.warnings,
+        });
+        return Ok(told.to_string());
+    }
     Ok(text)
 }
 
@@ -150,7 +153,8 @@ async fn insured(
     content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
     config: &Config,
 ) -> Result<(SocketAddr, Outcome), Error> {
-    let safety = match args.no_safety_backup || survey.facts.keys() == 0 {
+    let is_empty = survey.facts.keys() == 0 && survey.facts.libraries == 0;
+    let safety = match args.no_safety_backup || is_empty {
         true => None,
         false => Some(Safety::make(&survey, manifest, store, config).await?),
     };
@@ -192,6 +196,7 @@ async fn by_key(
         && facts.rdb_version.is_some()
     {
         preflight::loads(&facts, manifest)
+            .and_then(|()| preflight::has_databases(&facts, manifest, args.db))
             .map_err(|why| Error::Restore(format!("{target}: {why}; nothing was changed")))?;
     }
     let choice = Choice { pattern: args.pattern.clone().map(String::into_bytes), db: args.db, replace: args.replace };

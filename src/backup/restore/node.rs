@@ -74,6 +74,10 @@ pub struct Facts {
     pub system_memory: u64,
     /// Keys by database.
     pub keyspace: BTreeMap<u32, u64>,
+    /// How many databases it has; `None`: it does not tell.
+    pub databases: Option<u32>,
+    /// `number_of_libraries`: function libraries.
+    pub libraries: u64,
     /// `aof_enabled`.
     pub aof: bool,
     /// Replicas connected.
@@ -194,6 +198,9 @@ impl Node {
             // Before Redis 7 there are no functions.
             _ => known_version(&facts.version),
         };
+        if let [_, count] = self.ask(&["CONFIG", "GET", "databases"]).await?.items() {
+            facts.databases = count.text().and_then(|count| count.parse().ok());
+        }
         let own = self.connected().await?.local_addr().ok();
         if let Reply::Bulk(list) = self.ask(&["CLIENT", "LIST"]).await? {
             let clients = String::from_utf8_lossy(&list).into_owned();
@@ -260,6 +267,8 @@ impl Facts {
             maxmemory: number("maxmemory"),
             system_memory: number("total_system_memory"),
             keyspace: keyspace(info).into_iter().map(|(db, (keys, _))| (db, keys)).collect(),
+            databases: None,
+            libraries: number("number_of_libraries"),
             aof: set("aof_enabled"),
             replicas: number("connected_slaves"),
             watched: None,

@@ -52,6 +52,20 @@ pub fn loads(facts: &Facts, manifest: &Manifest) -> Result<(), String> {
     }
 }
 
+/// Why the node has no place for the backup's databases, or for the one that is wanted of them. One that loads an RDB with
+/// more than it has ends itself (rdb.c, `rdbLoadRioWithLoadingCtx`).
+pub fn has_databases(facts: &Facts, manifest: &Manifest, wanted: Option<u32>) -> Result<(), String> {
+    let held = manifest.counts.databases.iter().filter(|(_, counts)| counts.keys > 0).map(|(db, _)| *db);
+    match (held.filter(|db| wanted.is_none_or(|wanted| wanted == *db)).max(), facts.databases) {
+        (Some(last), Some(count)) if last >= count => Err(format!(
+            "the backup has keys in database {last}, and it has only {count}: start it with `databases {}` in its \
+             configuration, or restore the others one by one with --keys --db",
+            last.saturating_add(1)
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// How a node lets go of what it has before it loads what it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Emptying {
@@ -110,13 +124,14 @@ pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), Strin
     if facts.system_memory > 0 && size > facts.system_memory {
         return Err(format!("{takes} the memory of its host ({})", show::size(facts.system_memory)));
     }
+    has_databases(facts, manifest, None)?;
     loads(facts, manifest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::{Counts, Packing, Source};
+    use crate::backup::{Counts, DbCounts, Packing, Source};
 
     fn manifest(magic: &str, version: u32) -> Manifest {
         Manifest {
@@ -196,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_node_that_cannot_take_it_is_told_why() {
-        let manifest = manifest("REDIS", 10);
+        let mut manifest = manifest("REDIS", 10);
+        manifest.counts.databases = [0, 3, 15].map(|db| (db, DbCounts { keys: 1, ..DbCounts::default() })).into();
         let fine = facts(false, Some(10));
         assert_eq!(serves(&fine, &manifest, 1000), Ok(()));
         let said = |facts: Facts, word: &str| {
@@ -207,6 +223,9 @@ mod tests {
         said(Facts { master: false, ..fine.clone() }, "replica");
         said(Facts { loading: true, ..fine.clone() }, "loading");
         said(Facts { maxmemory: 999, ..fine.clone() }, "maxmemory");
+        said(Facts { databases: Some(15), ..fine.clone() }, "`databases 16`");
+        assert_eq!(has_databases(&Facts { databases: Some(16), ..fine.clone() }, &manifest, None), Ok(()));
+        assert_eq!(has_databases(&Facts { databases: Some(4), ..fine.clone() }, &manifest, Some(3)), Ok(()));
         said(Facts { system_memory: 999, ..fine }, "memory of its host");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use switchmaster::backup::follow::replay::Goal;
+use switchmaster::backup::follow::{self, replay::Goal};
 use switchmaster::demo::cluster::ClusterSpec;
 
 use super::load::{Counter, all, counters, now_ms};
@@ -50,6 +50,23 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
     let (begin, end) = lost.split_once(" to ").unwrap();
     assert_eq!(summary["lost_moments"], serde_json::json!({ "mymaster": [[begin, end]] }), "{said}");
     assert_eq!((scene.segments(&scene.store()).await, scene.manifests().await.len()), (before.clone(), 2));
+
+    // A check of all looks at the stream too.
+    let verify = async || {
+        let ran = scene.command(&["verify", "--all"]).output().await.unwrap();
+        (ran.status.code(), String::from_utf8_lossy(&ran.stdout).into_owned())
+    };
+    let (code, said) = verify().await;
+    assert!(code == Some(0) && said.contains(" of the stream of mymaster"), "{said}");
+    let segments = follow::segments(&scene.store(), "mymaster").await.unwrap();
+    let path = scene.dir.path().join("store").join(follow::shipper::object("mymaster", &segments[0]));
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    fs::write(&path, flipped).unwrap();
+    let (code, said) = verify().await;
+    assert!(code == Some(82) && said.contains("DAMAGED") && said.contains("seg.zst"), "{said}");
+    fs::write(&path, whole).unwrap();
 
     // To what leads from a damaged backup nobody gets anyway.
     let object = &scene.manifests().await[0].object;

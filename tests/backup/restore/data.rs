@@ -54,7 +54,7 @@ impl Saved {
         let (name, Manifest { id, object, .. }) = (&self.manifest.master_name, &self.manifest);
         fs::create_dir_all(dir.join(name)).unwrap();
         fs::write(dir.join(catalog::object_name(name, object)), &self.stored).unwrap();
-        let manifest = serde_json::to_vec(&self.manifest).unwrap();
+        let manifest = self.manifest.to_bytes().unwrap();
         fs::write(dir.join(catalog::manifest_name(name, id)), manifest).unwrap();
         format!("file://{}", dir.display())
     }

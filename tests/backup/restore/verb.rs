@@ -176,6 +176,16 @@ async fn it_asks_first_and_changes_nothing_unless_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn function_libraries_alone_are_worth_a_safety_backup() {
+    let (shelf, _) = Shelf::full().await;
+    let to = Lone::start(&[]).await;
+    let library = "#!lua name=mine\nredis.register_function('f', function() return 1 end)";
+    assert_eq!(ask(&mut to.open(0).await, &["FUNCTION", "LOAD", library]).await.text(), Some("mine"));
+    let told = json(&shelf.run(&["restore", "latest", "--target", &to.addr.to_string(), "--yes", "--json"]).await);
+    assert!(told["safety_backup"].is_string(), "{told}");
+}
+
+#[tokio::test]
 async fn keys_are_restored_beside_what_is_there() {
     let (shelf, _) = Shelf::full().await;
     let to = Lone::start(&[]).await;
