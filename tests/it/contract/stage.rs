@@ -446,9 +446,10 @@ async fn direct(shared: &Shared, cases: usize) {
 /// Waits until the proxy holds, what is under way has run, and the replicas have it. Left to itself Sentinel gives 60 ms
 /// for that, which a busy machine does not keep; whether they suffice is measured elsewhere, this is what follows.
 async fn drained(shared: &Shared) {
-    let (mut before, mut still) = (Vec::new(), 0);
+    let (mut before, mut still, mut held) = (Vec::new(), 0, false);
     until("what is under way to be replicated", LIMIT, async || {
-        let phase = view(&shared.proxies[0]).await.phase;
+        // The proxy holds for 1.5 s without a promotion: no time is to be lost.
+        held = held || view(&shared.proxies[0]).await.phase != "stable";
         let mut offsets = Vec::new();
         for node in 0..shared.cluster.nodes().len() {
             let info =
@@ -456,11 +457,15 @@ async fn drained(shared: &Shared) {
             let offset = info.text().and_then(|text| text.split("master_repl_offset:").nth(1)?.lines().next());
             offsets.push(offset.unwrap_or_default().to_owned());
         }
-        let calm = phase != "stable" && shared.under_way.get() == 0 && offsets.iter().all(|one| *one == offsets[0]);
+        let calm = held && shared.under_way.get() == 0 && offsets.iter().all(|one| *one == offsets[0]);
         still = if calm && offsets == before { still + 1 } else { 0 };
         before.clone_from(&offsets);
         // Long enough for the proxy to see it too.
-        if still == 10 { Ok(()) } else { Err(format!("{phase}, {} under way, {offsets:?}", shared.under_way.get())) }
+        if still == 3 {
+            Ok(())
+        } else {
+            Err(format!("held: {held}, {} under way, {offsets:?}", shared.under_way.get()))
+        }
     })
     .await
     .unwrap();
