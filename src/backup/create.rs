@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
+use crate::backup::manifest::hex;
 use crate::backup::pack::{self, Packed, Recipients};
 use crate::backup::replica::{Begin, Replica, Want};
 use crate::backup::show::line;
@@ -447,8 +448,4 @@ impl Run<'_> {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -108,7 +108,7 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::Internal(error.to_string()))?;
         bytes.truncate(bytes.len() - "\n}".len());
-        let seal = hash(&bytes);
+        let seal = hex(&Sha256::digest(&bytes));
         bytes.extend_from_slice(SEAL);
         bytes.extend_from_slice(seal.as_bytes());
         bytes.extend_from_slice(b"\"\n}\n");
@@ -118,12 +118,13 @@ impl Manifest {
     /// The object is to the byte what was sealed.
     pub fn is_sealed(bytes: &[u8]) -> bool {
         let Some(at) = bytes.windows(SEAL.len()).rposition(|window| window == SEAL) else { return false };
-        bytes[at + SEAL.len()..] == *format!("{}\"\n}}\n", hash(&bytes[..at])).as_bytes()
+        bytes[at + SEAL.len()..] == *format!("{}\"\n}}\n", hex(&Sha256::digest(&bytes[..at]))).as_bytes()
     }
 }
 
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Counts {

@@ -12,6 +12,7 @@ use age::stream::{StreamReader, StreamWriter};
 use age::x25519;
 use sha2::{Digest, Sha256};
 
+use super::manifest::hex;
 use super::{Error, Manifest, Packing};
 
 /// zstd's own default; its window at this level is 2 MiB.
@@ -166,9 +167,9 @@ pub fn pack(
     hashing.flush().map_err(spool)?;
     Ok(Packed {
         plain_bytes: bytes,
-        plain_sha256: hex(hash),
+        plain_sha256: hex(&hash.finalize()),
         stored_bytes: hashing.bytes,
-        stored_sha256: hex(hashing.hash),
+        stored_sha256: hex(&hashing.hash.finalize()),
     })
 }
 
@@ -236,7 +237,7 @@ impl<R: Read> Unpacker<R> {
         while self.read(&mut chunk).map_err(Error::from_io)? > 0 {}
         self.check_stored()?;
         let expected = (self.manifest.plain_bytes, self.manifest.plain_sha256.as_str());
-        let found = hex(self.hash);
+        let found = hex(&self.hash.finalize());
         match (self.bytes, found.as_str()) == expected {
             true => Ok(()),
             false => Err(Error::Unsound(format!(
@@ -435,7 +436,7 @@ impl<R: Read> Tap<R> {
             }
         }
         let tapped = self.lock();
-        Ok((tapped.bytes, hex(tapped.hash.clone())))
+        Ok((tapped.bytes, hex(&tapped.hash.clone().finalize())))
     }
 }
 
@@ -460,8 +461,4 @@ impl<R: Read> Read for Tap<R> {
         tapped.bytes += read as u64;
         Ok(read)
     }
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -87,9 +87,7 @@ impl Ledger {
 
     /// Something is pipelined behind a request that blocks.
     pub fn has_more_behind_a_block(&self) -> bool {
-        let blocks = |entry: &Entry| {
-            !entry.is_answered() && (entry.effect.class == Class::Blocking || entry.effect.duty == Duty::Wait)
-        };
+        let blocks = |entry: &Entry| !entry.is_answered() && entry.blocks();
         self.0.as_ref().is_some_and(|book| book.entries.iter().rev().skip(1).any(blocks))
     }
 

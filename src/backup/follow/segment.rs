@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cutter::Mark;
+use crate::backup::manifest::hex;
 
 /// The first of the sixteen magic numbers of zstd's skippable frames (RFC 8878, 3.1.2), little-endian.
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
@@ -183,11 +184,6 @@ impl<R: Read> Read for Reader<R> {
         }
         Ok(count)
     }
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unsound(what: &'static str) -> io::Error {

@@ -68,10 +68,10 @@ impl View {
     /// name: a node's list is not worth a question to DNS with each heartbeat.
     pub(super) fn is_replica(&self, addr: SocketAddr) -> bool {
         let lists = |answer: &&SentinelAnswer| answer.replicas.iter().flatten().any(|replica| replica.addr == addr);
-        let listed = self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()).filter(lists).count();
+        let listed = || self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()).filter(lists).count();
         self.replicas.contains_key(&addr)
             || self.provisional.as_ref().is_some_and(|provisional| provisional.previous.addr == addr)
-            || listed * 2 > self.known_sentinels()
+            || listed() * 2 > self.known_sentinels()
     }
 
     /// The epoch below which nothing is believed: our master's, or the one remembered from an earlier run.

@@ -336,11 +336,8 @@ impl View {
         let (lives, crash, promoted) = (failover.lives, failover.crash, failover.promoted);
         let leader = failover.leader.clone();
         let held = self.outage_since.unwrap_or(failover.since);
-        let (heir, foreign) = match info {
-            Some(info) if self.lineage.kinship(info) == Kinship::Heir => (Some(info), false),
-            other => (None, other.is_some()),
-        };
-        let second = heir.and_then(|info| info.second_offset);
+        let foreign = info.is_some_and(|info| self.lineage.kinship(info) != Kinship::Heir);
+        let second = info.filter(|_| !foreign).and_then(|info| info.second_offset);
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
         let kind = if crash { "crash" } else { "planned" };
@@ -372,8 +369,8 @@ impl View {
             Some(0) => "; it has all of the old master's stream".into(),
             Some(gap) => format!("; {gap} bytes of the old master's stream are not on it"),
             None if foreign => {
-                "; its history does not continue the old master's: writes of before the failover may not \
-                                be on it, how many nobody can tell"
+                "; its history does not continue the old master's: writes of before the failover may not be on it, \
+                 how many nobody can tell"
                     .into()
             }
             None => String::new(),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::retained::Retained;
-use crate::resp::command::{Class, Effect, classify};
+use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::resp::scanner::{RequestScanner, Scan};
 use crate::session::CloseReason;
 
@@ -124,6 +124,11 @@ impl Entry {
         if effect.class == Class::Blocking && !self.queued {
             self.since.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// A server runs nothing of the client that stands behind it.
+    pub(super) fn blocks(&self) -> bool {
+        (self.effect.class == Class::Blocking || self.effect.duty == Duty::Wait) && !self.queued
     }
 
     pub(super) fn is_answered(&self) -> bool {

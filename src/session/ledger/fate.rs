@@ -103,8 +103,7 @@ impl Fates {
             Some(answer) => Some(answer),
             None => {
                 let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
-                let blocks = entry.effect.class == Class::Blocking || entry.effect.duty == Duty::Wait;
-                self.blocked |= fully_sent && blocks && !entry.queued && self.judgement.replicated_until.is_some();
+                self.blocked |= fully_sent && entry.blocks() && self.judgement.replicated_until.is_some();
                 let may_run = self.sent > 0 && !self.blocked;
                 entry.replays = entry.replays.saturating_add(u8::from(may_run));
                 self.sent = self.sent.saturating_sub(entry.size);
