@@ -18,6 +18,9 @@ pub struct Memory {
     pub addr: SocketAddr,
     /// Its config-epoch.
     pub epoch: u64,
+    /// The node that was followed early in its place, while that is neither confirmed nor undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<SocketAddr>,
 }
 
 impl Memory {
@@ -45,7 +48,9 @@ impl Memory {
         let fresh = path.with_extension("new");
         let mut file = fs::File::create(&fresh)?;
         file.write_all(serde_json::to_string(self)?.as_bytes())?;
-        file.sync_data()?;
+        if self.candidate.is_none() {
+            file.sync_data()?;
+        } // else sessions wait for this, and it need only outlast the process
         fs::rename(fresh, path)
     }
 }
@@ -66,9 +71,12 @@ mod tests {
     fn what_was_written_is_read_back_and_broken_files_are_told() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert!(matches!(Memory::read(dir.path(), "m"), Ok(None)));
-        let memory = Memory { name: "m".into(), addr: "127.0.0.1:1".parse().expect("parses"), epoch: 7 };
-        memory.write(dir.path()).expect("writes");
-        assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory));
+        let addr = "127.0.0.1:1".parse().expect("parses");
+        for candidate in [None, Some(addr)] {
+            let memory = Memory { name: "m".into(), addr, epoch: 7, candidate };
+            memory.write(dir.path()).expect("writes");
+            assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory));
+        }
         assert!(matches!(Memory::read(dir.path(), "other"), Ok(None)));
         fs::write(path(dir.path(), "m"), "{").expect("writes");
         assert!(Memory::read(dir.path(), "m").is_err());

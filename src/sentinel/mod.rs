@@ -140,7 +140,8 @@ pub async fn run(
         minority: parts.sentinel.minority,
         has_credentials: parts.sentinel.redis_auth.is_some(),
         learn_credentials: parts.sentinel.learn_credentials,
-        floor: memory.map(|memory| (memory.addr, memory.epoch)),
+        floor: memory.as_ref().map(|memory| (memory.addr, memory.epoch)),
+        candidate: memory.as_ref().and_then(|memory| memory.candidate),
     };
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
@@ -166,6 +167,7 @@ pub async fn run(
         followers: HashMap::new(),
         probers: HashMap::new(),
         next_number: 0,
+        memory,
         shown: None,
     };
     task.run(messages, reports, relay_replies, commands, drain).await
@@ -193,6 +195,8 @@ struct Task {
     probers: HashMap<SocketAddr, Prober>,
     /// Connections are numbered over all probers of a node: each prober begins far above the last.
     next_number: u64,
+    /// What was read or written last.
+    memory: Option<Memory>,
     shown: Option<Instant>,
 }
 
@@ -265,7 +269,15 @@ impl Task {
                 Output::UseCredentials(learnt) => {
                     self.credentials.send_replace(Some(learnt));
                 }
-                Output::Remember(master) => self.remember(master.addr, master.epoch),
+                Output::Remember(master) => {
+                    let name = self.name.borrow().clone().unwrap_or_default();
+                    self.remember(Memory { name, addr: master.addr, epoch: master.epoch, candidate: None });
+                }
+                Output::RememberCandidate(addr) => {
+                    if let Some(memory) = self.memory.clone() {
+                        self.remember(Memory { candidate: Some(addr), ..memory });
+                    }
+                }
                 Output::Log(level, text) => match level {
                     tracing::Level::ERROR => tracing::error!("{text}"),
                     tracing::Level::WARN => tracing::warn!("{text}"),
@@ -325,8 +337,9 @@ impl Task {
         match names.pop() {
             Some(name) => {
                 tracing::info!("Sentinel monitors one master: {name}");
-                let floor = remembered(&self.parts, &name).map(|memory| (memory.addr, memory.epoch));
-                self.view.set_floor(floor);
+                self.memory = remembered(&self.parts, &name);
+                self.view.set_floor(self.memory.as_ref().map(|memory| (memory.addr, memory.epoch)));
+                self.view.set_candidate(self.memory.as_ref().and_then(|memory| memory.candidate));
                 self.name.send_replace(Some(name));
             }
             None => self.view.set_reason("Sentinel monitors no master yet"),
@@ -371,11 +384,12 @@ impl Task {
         }
     }
 
-    fn remember(&self, addr: SocketAddr, epoch: u64) {
-        let (Some(dir), Some(name)) = (&self.parts.state_dir, self.name.borrow().clone()) else { return };
-        if let Err(error) = (Memory { name, addr, epoch }).write(dir) {
+    fn remember(&mut self, memory: Memory) {
+        let Some(dir) = &self.parts.state_dir else { return };
+        if let Err(error) = memory.write(dir) {
             tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
         }
+        self.memory = Some(memory);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
-//! hold the transitions, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
+//! hold the transitions, `view/starting.rs` the first of them, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
 //! `view/record.rs` and `view/show.rs` what people see.
 
 mod decide;
@@ -11,6 +11,7 @@ mod following;
 mod peers;
 mod record;
 mod show;
+mod starting;
 mod switching;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub learn_credentials: bool,
     /// The last master and epoch of an earlier run: we do not go below.
     pub floor: Option<(SocketAddr, u64)>,
+    /// The node to which that run had committed early, if that was not settled when it ended.
+    pub candidate: Option<SocketAddr>,
 }
 
 /// What should be done.
@@ -68,6 +71,8 @@ pub enum Output {
     UseCredentials(Credentials),
     /// Remember this master across restarts.
     Remember(Master),
+    /// Remember that this node is followed early, besides the master that it is to replace.
+    RememberCandidate(SocketAddr),
     /// A line for the log.
     Log(tracing::Level, String),
     /// A phase of a failover (one of [`crate::metrics::FAILOVER_PHASES`]) took this long.
@@ -100,6 +105,10 @@ pub struct View {
     listed: bool,
     term: u64,
     state: State,
+    /// A failover that was heard of before there was a master.
+    heard: Option<starting::Heard>,
+    /// When a Sentinel first answered.
+    first_answer: Option<Instant>,
     /// Set while `master` is provisional, and until that is settled.
     provisional: Option<Provisional>,
     outage_since: Option<Instant>,
@@ -269,6 +278,8 @@ impl View {
             listed: false,
             term: 0,
             state: State::Searching,
+            heard: None,
+            first_answer: None,
             provisional: None,
             outage_since: Some(now),
             replicated_until: None,
@@ -305,6 +316,11 @@ impl View {
     /// The last master of an earlier run, once the name is known.
     pub fn set_floor(&mut self, floor: Option<(SocketAddr, u64)>) {
         self.settings.floor = floor;
+    }
+
+    /// The candidate of an earlier run, once the name is known.
+    pub fn set_candidate(&mut self, candidate: Option<SocketAddr>) {
+        self.settings.candidate = candidate;
     }
 
     /// Why there is no master yet, while no Sentinel can be asked about one.
@@ -415,6 +431,9 @@ impl View {
         for addr in self.suspects.keys() {
             watch(*addr, BRISK, self.is_replica(*addr));
         }
+        for addr in self.asked_at_the_start(now) {
+            watch(addr, BRISK, self.is_replica(addr));
+        }
         let current = self.master.as_ref().map(|master| (master.addr, master.epoch));
         for (addr, epoch, trusted) in self.named(now) {
             if current.is_none_or(|(master, current)| addr != master && epoch >= current) {
@@ -446,6 +465,7 @@ impl View {
             FromSentinel::Answer(answer) => {
                 sentinel.error.clone_from(&answer.problem);
                 sentinel.answered = Some(now);
+                self.first_answer.get_or_insert(now);
                 if let State::Switching(failover) = &mut self.state
                     && let (Some(candidate), Some(replicas)) = (failover.candidate, &answer.replicas)
                     && answer.asked >= failover.since
@@ -486,6 +506,9 @@ impl View {
         let ours = of.is_some() && of == current;
         let tilt = self.sentinels.get(&from).is_some_and(|sentinel| sentinel.tilt);
         self.unusual_until = self.unusual_until.max(now + Duration::from_secs(3));
+        if matches!(self.state, State::Searching) && !tilt {
+            self.hear(from.clone(), &kind, of, node);
+        }
         match kind {
             Kind::TiltOn | Kind::TiltOff => {
                 if let Some(sentinel) = self.sentinels.get_mut(&from) {
@@ -540,7 +563,9 @@ impl View {
                 node.answer = Some((*answer).clone());
                 if is_master {
                     self.on_master_answer(now, &answer);
-                } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role) {
+                } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role)
+                    && self.named(now).iter().any(|(named, ..)| *named == addr)
+                {
                     self.on_unreadable(addr, words);
                 }
             }
@@ -559,6 +584,10 @@ impl View {
             FromNode::Silent(error) => node.silent = Some((now, error)),
             FromNode::Notice(text) => self.notice(text),
         }
+    }
+
+    fn remember_candidate(&mut self, candidate: Option<SocketAddr>) {
+        self.outputs.extend(candidate.map(Output::RememberCandidate));
     }
 
     fn ask_master(&mut self) {

@@ -7,4 +7,5 @@ mod crash;
 mod outage;
 mod planned;
 mod sessions;
+mod starting;
 mod transactions;

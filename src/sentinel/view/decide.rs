@@ -105,6 +105,14 @@ impl View {
         }
         match self.verify(&named, self.started) {
             Ok(info) => {
+                let under_way = match self.under_way(now, &named, info.as_ref()) {
+                    Ok(under_way) => under_way,
+                    Err(why) => {
+                        self.reason = why;
+                        return;
+                    }
+                };
+                let began = self.outage_since;
                 self.log(
                     Level::INFO,
                     format!(
@@ -116,6 +124,9 @@ impl View {
                     ),
                 );
                 self.commit(now, named.addr, named.epoch, info.as_ref(), false);
+                if let Some(found) = under_way {
+                    self.join(now, found, began);
+                }
             }
             Err(why) => self.reason = why,
         }

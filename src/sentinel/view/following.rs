@@ -133,10 +133,7 @@ impl View {
 
     /// A node we keep an eye on says master: a promotion nobody told us of.
     pub(super) fn vanished_turned_master(&mut self, now: Instant, master: &Master) -> bool {
-        let turned = self.suspects.keys().copied().find(|addr| {
-            *addr != master.addr && matches!(self.verdict(*addr, self.started, None), Verdict::Master(_, Kinship::Heir))
-        });
-        let Some(addr) = turned else { return false };
+        let Some(addr) = self.turned_master(master.addr) else { return false };
         let ours = |named: &Named| {
             named.addr == master.addr && named.epoch >= master.epoch && named.majority && !named.failover
         };
@@ -147,6 +144,14 @@ impl View {
         }
         self.hold(now, Some(addr), None, format!("{addr} says it is a master"));
         true
+    }
+
+    /// A node that we keep an eye on and that was promoted out of `master`'s history.
+    pub(super) fn turned_master(&self, master: SocketAddr) -> Option<SocketAddr> {
+        let turned = |addr: &SocketAddr| {
+            *addr != master && matches!(self.verdict(*addr, self.started, None), Verdict::Master(_, Kinship::Heir))
+        };
+        self.suspects.keys().copied().find(turned)
     }
 
     pub(super) fn role(&self, addr: SocketAddr) -> Option<&Role> {
@@ -166,6 +171,7 @@ impl View {
     pub(super) fn resume(&mut self, now: Instant, why: &str) {
         let held = self.outage_since.map_or(Duration::ZERO, |since| now - since);
         self.log(Level::INFO, format!("requests flow again after {} ms: {why}", ms(held)));
+        self.settings.candidate = None;
         self.state = State::Following;
         self.life = now;
         self.outage_since = None;

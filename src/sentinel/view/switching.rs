@@ -111,10 +111,22 @@ impl View {
     }
 
     pub(super) fn switch(&mut self, now: Instant) {
+        self.find_candidate(now);
         if self.switch_by_word(now) || self.switch_early(now) {
             return;
         }
         self.release(now);
+    }
+
+    /// A failover of which only that it runs is known: a node that is watched for it turns master.
+    fn find_candidate(&mut self, now: Instant) {
+        let (Some(master), State::Switching(failover)) = (self.master.as_ref(), &self.state) else { return };
+        if failover.candidate.is_none()
+            && let Some(addr) = self.turned_master(master.addr)
+        {
+            let leader = failover.leader.clone();
+            self.hold(now, Some(addr), leader, format!("{addr} says it is a master"));
+        }
     }
 
     /// Commits to the node that the Sentinels name at a higher epoch, or whatever the rules for going back allow.
@@ -315,6 +327,7 @@ impl View {
                 self.counters.failovers_aborted += 1;
                 self.distrust.insert(candidate, now + DISTRUST_FOR);
                 self.suspects.insert(candidate, now + DISTRUST_FOR);
+                self.outputs.push(Output::Remember(master.clone()));
                 "the failover was aborted, the old master stays"
             }
         };
@@ -360,6 +373,7 @@ impl View {
         }
         if early {
             self.counters.early_commits += 1;
+            self.remember_candidate(Some(addr));
             self.provisional = Some(Provisional { since: now, previous: old.clone(), leader, replies: self.replies });
         }
         let how = if early { "early, to be confirmed" } else { "by the epoch" };
@@ -430,12 +444,14 @@ impl View {
             self.outputs.push(Output::Remember(master.clone()));
         }
         self.master = Some(master);
+        self.settings.candidate = None;
         self.state = State::Following;
         self.outage_since = None;
         self.failing = false;
         self.called_down = false;
         self.restart = None;
-        self.suspects.remove(&addr);
+        // Nobody is promoted out of the history of the one before any more.
+        self.suspects.clear();
         self.life = now;
         self.reason.clear();
     }

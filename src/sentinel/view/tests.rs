@@ -3,6 +3,8 @@
 use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
+mod starting;
+
 /// Behind the time that a promotion waits for the old master, in milliseconds.
 const DRAINED: u64 = super::switching::DRAINED_WITHIN.as_millis() as u64 + 5;
 const MASTER: usize = 0;
@@ -41,6 +43,7 @@ fn settings() -> Settings {
         has_credentials: false,
         learn_credentials: true,
         floor: None,
+        candidate: None,
     }
 }
 
@@ -70,6 +73,7 @@ impl World {
             self.connect(index);
             self.answer(index, MASTER, 5);
         }
+        self.replicas_say();
         self.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
         assert_eq!(self.phase(), Phase::Stable, "{:?}", self.logs);
         self.after(200);
@@ -209,6 +213,11 @@ impl World {
         self.node_says(node, Role::Replica { master: Some(addr(MASTER)), link_up, offset: 100 }, Some(info));
     }
 
+    fn replicas_say(&mut self) {
+        self.replica_says(CANDIDATE, true);
+        self.replica_says(OTHER, true);
+    }
+
     /// The candidate was promoted out of history-a when it had everything below `second`.
     fn promoted_says(&mut self, node: usize, second: u64) {
         let info = Info {
@@ -250,6 +259,8 @@ fn the_first_master_is_published_when_it_says_so_itself() {
     world.answer(0, MASTER, 5);
     world.connect(1);
     world.answer(1, MASTER, 5);
+    world.lose(2);
+    world.replicas_say();
     assert_eq!(world.entry().master, None, "a majority is not enough");
     assert!(world.view.nodes(world.now).contains_key(&addr(MASTER)), "it is asked");
     world.replica_says(MASTER, true);
@@ -865,7 +876,9 @@ fn without_credentials_the_majoritys_word_is_followed() {
         world.connect(index);
         world.answer(index, MASTER, 5);
     }
-    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    for node in [CANDIDATE, OTHER, MASTER] {
+        world.node_says(node, Role::Unreadable("-NOAUTH".into()), None);
+    }
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
     world.after(200);
     let asked = world.now;
@@ -893,7 +906,9 @@ fn a_clients_credentials_are_used_when_there_are_none() {
         world.connect(index);
         world.answer(index, MASTER, 5);
     }
-    world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
+    for node in [CANDIDATE, OTHER, MASTER] {
+        world.node_says(node, Role::Unreadable("-NOAUTH".into()), None);
+    }
     let credentials = Credentials { username: None, password: crate::secret::Secret::new("x") };
     world.handle(Input::Credentials(credentials));
     world.view.handle(
