@@ -123,8 +123,9 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
     Status(StatusArgs),
     /// Ask Sentinel for a planned failover through the running switchmaster, and watch it
-    #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error.")]
-    Failover,
+    #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error. \
+        It is refused (69) while a failover is under way.")]
+    Failover(FailoverArgs),
     /// Hold new requests of every client until `release`, or for a time
     #[command(after_help = "Examples:\n  switchmaster hold --for 10s\n  switchmaster release")]
     Hold(HoldArgs),
@@ -161,6 +162,14 @@ pub struct StatusArgs {
     /// Again each second, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `failover`.
+#[derive(Args, Clone)]
+pub struct FailoverArgs {
+    /// Ask Sentinel also when the master is silent
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `hold`.

@@ -63,7 +63,9 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
             let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
             ask(&loaded.config, async |remote, out| client::status(remote, show, out).await)
         }
-        Verb::Failover => ask(&loaded.config, async |remote, out| client::failover(remote, out).await),
+        Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
+            client::failover(remote, args.force, out, &mut std::io::stderr()).await
+        }),
         Verb::Hold(args) => ask(&loaded.config, async |remote, out| client::hold(remote, args.duration, out).await),
         Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
         #[cfg(feature = "backup")]

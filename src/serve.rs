@@ -354,9 +354,9 @@ async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Con
             done.await.map_err(|_| ENDING)?;
             Ok("requests flow again".into())
         }
-        admin::Control::Failover => {
+        admin::Control::Failover { force } => {
             let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Failover { reply }).await?;
+            send(sentinel::Command::Failover { force, reply }).await?;
             done.await.map_err(|_| ENDING)??;
             Ok("Sentinel has begun the failover".into())
         }

@@ -19,7 +19,7 @@ use super::view::{CredentialsState, FailoverView, State, Traffic, View};
 use crate::secret::Secret;
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long `failover` follows what it started.
 const FOLLOW: Duration = Duration::from_secs(30);
 /// Between two looks of `status --watch`.
@@ -143,12 +143,31 @@ pub async fn release(remote: impl Into<Remote>, out: &mut impl Write) -> Result<
     writeln!(out, "{}", order_release(&remote.into()).await?).map_err(Error::Output)
 }
 
-/// Asks for a planned failover and follows it until the sessions have another master, at most 30 s.
-pub async fn failover(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
+/// Asks for a planned failover and follows it until the sessions have another master, at most 30 s. `force` asks whatever
+/// the nodes are like. What it waits for goes to `progress`.
+pub async fn failover(
+    remote: impl Into<Remote>,
+    force: bool,
+    out: &mut impl Write,
+    progress: &mut impl Write,
+) -> Result<(), Error> {
     let remote = remote.into();
     let before = look(&remote).await?;
     let started = Instant::now();
-    let answer = order(&remote, "/control/failover").await?;
+    let path = if force { "/control/failover?force" } else { "/control/failover" };
+    let answer = {
+        let ordered = order(&remote, path);
+        tokio::pin!(ordered);
+        loop {
+            tokio::select! {
+                answer = &mut ordered => break answer?,
+                () = tokio::time::sleep(LOOK) => {
+                    // A terminal that went away ends no failover.
+                    let _ = writeln!(progress, "{}", waiting(&look(&remote).await?));
+                }
+            }
+        }
+    };
     writeln!(out, "{answer}").map_err(Error::Output)?;
     while started.elapsed() < FOLLOW {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -175,6 +194,15 @@ pub async fn failover(remote: impl Into<Remote>, out: &mut impl Write) -> Result
         "Sentinel accepted, but no other master was seen within {} s",
         FOLLOW.as_secs()
     )))
+}
+
+/// What a failover waits for before Sentinel is asked.
+fn waiting(view: &View) -> String {
+    let behind = view.replicas.iter().filter_map(|replica| Some((replica.lag_bytes?, &replica.addr)));
+    match behind.max() {
+        Some((lag, addr)) if lag > 0 => format!("waiting for the replicas: {addr} is {} behind", bytes(lag)),
+        _ => "waiting for the Sentinels and the replicas to answer".into(),
+    }
 }
 
 /// What Sentinel's reason for an abort means (Redis 7.0 sentinel.c, sentinelFailoverStateMachine).

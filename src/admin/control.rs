@@ -29,7 +29,10 @@ pub enum Control {
     /// End a hold.
     Release,
     /// Ask Sentinel for a planned failover.
-    Failover,
+    Failover {
+        /// Whatever the nodes are like.
+        force: bool,
+    },
 }
 
 /// A command and where its answer goes: what was done, or why not, in plain words.
@@ -47,7 +50,11 @@ pub fn parse(verb: &str, query: Option<&str>) -> Result<Control, String> {
             Ok(Control::Hold { for_: hold_length(text)? })
         }
         "release" => Ok(Control::Release),
-        "failover" => Ok(Control::Failover),
+        "failover" => match query {
+            None | Some("") => Ok(Control::Failover { force: false }),
+            Some("force") => Ok(Control::Failover { force: true }),
+            Some(other) => Err(format!("a failover takes nothing or ?force, not {other:?}")),
+        },
         _ => Err(format!("there is no command {verb:?}")),
     }
 }

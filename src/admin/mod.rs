@@ -96,7 +96,7 @@ impl Default for Options {
             on_global_outage: OnGlobalOutage::Ready,
             health_budget: Duration::from_secs(2),
             token: None,
-            control_limit: Duration::from_secs(10),
+            control_limit: Duration::from_secs(25),
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
             connection_limit: Duration::from_secs(20),

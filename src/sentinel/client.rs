@@ -338,11 +338,32 @@ impl Sentinel {
         Ok(SentinelAnswer { asked, myid: self.myid.clone(), claim, problem, peers, replicas, quorum })
     }
 
-    /// `SENTINEL FAILOVER name`: asks for a planned failover. The error is the Sentinel's own words.
-    pub async fn failover(&mut self, name: &str, limit: Duration) -> Result<(), Error> {
+    /// `SENTINEL FAILOVER name`: asks for a planned failover (sentinel.c, `sentinelCommand`).
+    ///
+    /// # Errors
+    /// There is no answer: whether it was begun is not known.
+    pub async fn failover(&mut self, name: &str, limit: Duration) -> Result<Begun, Error> {
         let replies = self.connection.ask(&[cmd(&["SENTINEL", "FAILOVER", name])], limit).await?;
-        replies.first().and_then(|reply| error_of(&self.connection.peer, reply)).map_or(Ok(()), Err)
+        Ok(match replies.first() {
+            Some(Value::ServerError(error)) if error.code() == "INPROG" => Begun::Before,
+            Some(reply) => match error_of(&self.connection.peer, reply) {
+                Some(error) => Begun::Not(error.to_string()),
+                None => Begun::Now,
+            },
+            None => return Err(Error::Reply(format!("{}: no reply", self.connection.peer))),
+        })
     }
+}
+
+/// What a Sentinel answers to `SENTINEL FAILOVER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It has begun a failover.
+    Now,
+    /// -INPROG: one is under way.
+    Before,
+    /// It will not, and why, in its own words.
+    Not(String),
 }
 
 /// A Redis node: ROLE and INFO over RESP2, which every version and every ACL of ours understands.

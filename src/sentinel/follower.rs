@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::HostPort;
 use crate::secret::Credentials;
-use crate::sentinel::client::{self, AddressMap, Sentinel};
+use crate::sentinel::client::{self, AddressMap, Begun, Sentinel};
 use crate::sentinel::report::{FromSentinel, Input, SentinelAnswer};
 
 /// For connecting and for each answer.
@@ -34,6 +34,8 @@ pub(super) struct Shared {
 pub(super) enum Message {
     /// For the decision.
     Input(Input),
+    /// A Sentinel has begun the failover that was asked for, or why not.
+    Asked(Result<(), String>),
     /// A Sentinel's masters, while no name is known.
     Masters(Vec<String>),
 }
@@ -41,7 +43,7 @@ pub(super) enum Message {
 /// What a Sentinel is asked besides its polls.
 pub(super) enum Order {
     /// `SENTINEL FAILOVER`.
-    Failover(oneshot::Sender<Result<(), String>>),
+    Failover(oneshot::Sender<Result<Begun, client::Error>>),
 }
 
 /// A running follower; dropping it ends the task.
@@ -88,7 +90,7 @@ impl Task {
             }
             self.tell(FromSentinel::Lost { error: error.to_string() }).await;
             while let Ok(Order::Failover(reply)) = self.orders.try_recv() {
-                let _ = reply.send(Err(error.to_string()));
+                let _ = reply.send(Err(error.clone()));
             }
             tokio::time::sleep(backoff(failures)).await;
             failures += 1;
@@ -122,9 +124,11 @@ impl Task {
                     sentinel.ping(LIMIT).await?;
                 }
                 Some(Order::Failover(reply)) = self.orders.recv() => {
-                    let name = name.unwrap_or_default();
-                    let result = sentinel.failover(&name, LIMIT).await;
-                    let _ = reply.send(result.map_err(|error| error.to_string()));
+                    // One that waited for a connection is not wanted any more.
+                    if !reply.is_closed() {
+                        let result = sentinel.failover(&name.unwrap_or_default(), LIMIT).await;
+                        let _ = reply.send(result);
+                    }
                 }
                 Ok(()) = pace.changed() => {}
                 Ok(()) = names.changed() => polled = self.ask(&mut sentinel, &names).await?,

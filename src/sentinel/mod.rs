@@ -34,7 +34,7 @@ use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
-use crate::sentinel::client::AddressMap;
+use crate::sentinel::client::{AddressMap, Begun, show};
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
@@ -85,9 +85,11 @@ pub enum Command {
         /// Answered when sessions were told.
         reply: oneshot::Sender<()>,
     },
-    /// `SENTINEL FAILOVER` through the first Sentinel that takes it.
+    /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
     Failover {
-        /// A Sentinel has accepted it, or what the last one said.
+        /// Ask whatever the nodes are like.
+        force: bool,
+        /// A Sentinel has begun it, or why none has.
         reply: oneshot::Sender<Result<(), String>>,
     },
 }
@@ -168,6 +170,7 @@ pub async fn run(
         probers: HashMap::new(),
         next_number: 0,
         memory,
+        asked: None,
         shown: None,
     };
     task.run(messages, reports, relay_replies, commands, drain).await
@@ -197,6 +200,8 @@ struct Task {
     next_number: u64,
     /// What was read or written last.
     memory: Option<Memory>,
+    /// Who is answered when a Sentinel has begun the failover, or none has.
+    asked: Option<oneshot::Sender<Result<(), String>>>,
     shown: Option<Instant>,
 }
 
@@ -224,6 +229,11 @@ impl Task {
                     Message::Input(input) => Some(input),
                     Message::Masters(names) => {
                         self.choose(names)?;
+                        None
+                    }
+                    Message::Asked(result) => {
+                        self.view.failover_asked(Instant::now(), result.is_ok());
+                        self.answer_asked(result);
                         None
                     }
                 },
@@ -278,6 +288,8 @@ impl Task {
                         self.remember(Memory { candidate: Some(addr), ..memory });
                     }
                 }
+                Output::AskFailover(Ok(order)) => self.ask_for_failover(order),
+                Output::AskFailover(Err(why)) => self.answer_asked(Err(why)),
                 Output::Log(level, text) => match level {
                     tracing::Level::ERROR => tracing::error!("{text}"),
                     tracing::Level::WARN => tracing::warn!("{text}"),
@@ -360,27 +372,24 @@ impl Task {
                 self.carry_out();
                 let _ = reply.send(());
             }
-            Command::Failover { reply } => {
-                let orders: Vec<_> = self.followers.values().map(|follower| follower.orders.clone()).collect();
-                tokio::spawn(async move {
-                    let mut result = Err("no Sentinel is known".to_owned());
-                    for orders in orders {
-                        let (sender, receiver) = oneshot::channel();
-                        let asked = orders.try_send(Order::Failover(sender)).is_ok();
-                        let answer = tokio::time::timeout(follower::LIMIT * 2, receiver).await;
-                        match answer {
-                            Ok(Ok(Ok(()))) => {
-                                result = Ok(());
-                                break;
-                            }
-                            Ok(Ok(Err(error))) => result = Err(error),
-                            _ if asked => result = Err("a Sentinel did not answer in time".into()),
-                            _ => {}
-                        }
-                    }
-                    let _ = reply.send(result);
-                });
-            }
+            Command::Failover { force, reply } => match self.view.want_failover(now, force) {
+                Ok(()) => self.asked = Some(reply),
+                Err(why) => _ = reply.send(Err(why)),
+            },
+        }
+    }
+
+    fn ask_for_failover(&self, order: Vec<HostPort>) {
+        let orders = |at: HostPort| Some((self.followers.get(&at)?.orders.clone(), at));
+        let (sentinels, out) = (order.into_iter().filter_map(orders).collect(), self.out.clone());
+        tokio::spawn(async move {
+            let _ = out.send(Message::Asked(ask_in_turn(sentinels).await)).await;
+        });
+    }
+
+    fn answer_asked(&mut self, result: Result<(), String>) {
+        if let Some(asked) = self.asked.take() {
+            let _ = asked.send(result);
         }
     }
 
@@ -391,6 +400,34 @@ impl Task {
         }
         self.memory = Some(memory);
     }
+}
+
+/// Asks one Sentinel after the other, until one has begun it or may have: a second one would begin a second failover.
+async fn ask_in_turn(sentinels: Vec<(mpsc::Sender<Order>, HostPort)>) -> Result<(), String> {
+    let mut refusal = "no Sentinel can be asked".to_owned();
+    for (orders, at) in sentinels {
+        let (sender, answer) = oneshot::channel();
+        if orders.try_send(Order::Failover(sender)).is_err() {
+            continue;
+        }
+        let at = show(&at);
+        match tokio::time::timeout(follower::LIMIT * 2, answer).await {
+            Ok(Ok(Ok(Begun::Now))) => return Ok(()),
+            Ok(Ok(Ok(Begun::Before))) => {
+                return Err(format!(
+                    "a failover is under way (Sentinel {at} says INPROG): nothing was begun; wait until `switchmaster status` shows its end"
+                ));
+            }
+            Ok(Ok(Ok(Begun::Not(words)))) => refusal = words,
+            Ok(Ok(Err(error))) => return Err(unknown(&error.to_string())),
+            Ok(Err(_)) | Err(_) => return Err(unknown(&format!("Sentinel {at} did not answer in time"))),
+        }
+    }
+    Err(refusal)
+}
+
+fn unknown(why: &str) -> String {
+    format!("{why}: it may have begun the failover all the same, so no other was asked; see `switchmaster status`")
 }
 
 async fn draining(drain: &mut Option<drain::Watch>) {

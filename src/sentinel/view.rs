@@ -1,7 +1,8 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
+//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/planned.rs` is the operator's wish,
+//! `view/following.rs` and `view/switching.rs`
 //! hold the transitions, `view/starting.rs` the first of them, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
 //! `view/record.rs` and `view/show.rs` what people see.
 
@@ -9,6 +10,7 @@ mod decide;
 mod evidence;
 mod following;
 mod peers;
+mod planned;
 mod record;
 mod show;
 mod starting;
@@ -73,6 +75,8 @@ pub enum Output {
     Remember(Master),
     /// Remember that this node is followed early, besides the master that it is to replace.
     RememberCandidate(SocketAddr),
+    /// `SENTINEL FAILOVER` through the first of these Sentinels that takes it, or why not.
+    AskFailover(Result<Vec<HostPort>, String>),
     /// A line for the log.
     Log(tracing::Level, String),
     /// A phase of a failover (one of [`crate::metrics::FAILOVER_PHASES`]) took this long.
@@ -148,6 +152,8 @@ pub struct View {
     /// Replies that all sessions have received so far.
     replies: u64,
     last_change: Option<Change>,
+    /// A failover that an operator asks for.
+    planned: Option<planned::Planned>,
     /// When a Sentinel last gave a failover up, and why.
     last_abort: Option<(Instant, String)>,
     counters: Counters,
@@ -307,6 +313,7 @@ impl View {
             replies: 0,
             replied_at: None,
             last_change: None,
+            planned: None,
             last_abort: None,
             counters: Counters::default(),
             outputs: Vec::new(),

@@ -282,7 +282,7 @@ async fn commands_reach_the_control_plane_and_its_answer_comes_back() {
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("nothing is held"), "{}", answer.body);
     let hold = Control::Hold { for_: Duration::from_millis(1500) };
-    assert_eq!(fixture.commands(), [hold, Control::Failover, Control::Release]);
+    assert_eq!(fixture.commands(), [hold, Control::Failover { force: false }, Control::Release]);
 
     for path in ["/control/hold", "/control/hold?for=ever", "/control/hold?for=1000s"] {
         let answer = fixture.post(path, &good).await;
@@ -482,9 +482,9 @@ async fn the_other_verbs_give_commands_and_say_what_came_of_them() {
     let error = client::release(fixture.addr, &mut Vec::new()).await.unwrap_err();
     assert_eq!((error.to_string().as_str(), error.exit_code()), ("nothing is held", 69));
 
-    let mut out = Vec::new();
-    let (moved, ()) = tokio::join!(client::failover(fixture.addr, &mut out), async {
-        while !fixture.taken.lock().unwrap().contains(&Control::Failover) {
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let (moved, ()) = tokio::join!(client::failover(fixture.addr, false, &mut out, &mut progress), async {
+        while !fixture.taken.lock().unwrap().contains(&Control::Failover { force: false }) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         fixture.publish(Phase::Stable, "10.0.0.2:6379");
@@ -497,9 +497,9 @@ async fn the_other_verbs_give_commands_and_say_what_came_of_them() {
 #[tokio::test]
 async fn a_failover_that_sentinel_gives_up_is_told_at_once() {
     let fixture = Fixture::start().await;
-    let mut out = Vec::new();
-    let (moved, ()) = tokio::join!(client::failover(fixture.addr, &mut out), async {
-        while !fixture.taken.lock().unwrap().contains(&Control::Failover) {
+    let (mut out, mut progress) = (Vec::new(), Vec::new());
+    let (moved, ()) = tokio::join!(client::failover(fixture.addr, false, &mut out, &mut progress), async {
+        while !fixture.taken.lock().unwrap().contains(&Control::Failover { force: false }) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         fixture.view.lock().unwrap().last_abort = Some(AbortView { reason: "no-good-slave".into(), ago_ms: 0 });

@@ -236,7 +236,7 @@ impl Following {
 
     fn failover(&self) {
         let (reply, answer) = oneshot::channel();
-        self.commands.blocking_send(Command::Failover { reply }).expect("the task runs");
+        self.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
         assert_eq!(answer.blocking_recv().expect("answered"), Ok(()));
     }
 
@@ -427,7 +427,7 @@ fn fail_backs_are_followed_and_never_wrong() {
         let from = Instant::now();
         wait_for("Sentinel takes another failover", || {
             let (reply, answer) = oneshot::channel();
-            following.commands.blocking_send(Command::Failover { reply }).expect("the task runs");
+            following.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
             let taken = answer.blocking_recv().expect("answered").is_ok();
             taken && {
                 let deadline = Instant::now() + Duration::from_secs(5);

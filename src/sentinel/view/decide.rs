@@ -22,6 +22,7 @@ impl View {
             State::Following | State::Silent { .. } => self.watch(now),
             State::Switching(_) => self.switch(now),
         }
+        self.plan(now);
         self.check_deadline(now);
         self.note_disagreement(now);
         self.tell_long_hold();

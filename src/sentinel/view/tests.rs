@@ -3,6 +3,7 @@
 use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
+mod planned;
 mod starting;
 
 /// Behind the time that a promotion waits for the old master, in milliseconds.
@@ -18,6 +19,7 @@ struct World {
     entries: Vec<Entry>,
     logs: Vec<String>,
     proofs: Vec<Instant>,
+    asked: Option<Result<Vec<HostPort>, String>>,
     /// Connection numbers of the nodes: another number is another connection.
     connections: [u64; 3],
     run_ids: [String; 3],
@@ -56,6 +58,7 @@ impl World {
             entries: Vec::new(),
             logs: Vec::new(),
             proofs: Vec::new(),
+            asked: None,
             connections: [1, 1, 1],
             run_ids: ["run0".into(), "run1".into(), "run2".into()],
         }
@@ -87,6 +90,7 @@ impl World {
                 Output::Publish(entry) => self.entries.push(entry),
                 Output::Log(_, text) => self.logs.push(text),
                 Output::Prove(asked) => self.proofs.push(asked),
+                Output::AskFailover(what) => self.asked = Some(what),
                 _ => {}
             }
         }
@@ -211,6 +215,12 @@ impl World {
     fn replica_says(&mut self, node: usize, link_up: bool) {
         let info = Info { run_id: self.run_ids[node].clone(), replid: "history-a".into(), ..Info::default() };
         self.node_says(node, Role::Replica { master: Some(addr(MASTER)), link_up, offset: 100 }, Some(info));
+    }
+
+    /// The replicas have what the master has.
+    fn level(&mut self) {
+        self.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+        self.replicas_say();
     }
 
     fn replicas_say(&mut self) {

@@ -21,7 +21,7 @@ struct Starter {
     writer: JoinHandle<(Proxy, usize)>,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_start_in_a_planned_failover_loses_no_acknowledged_write() {
     let _turn = turn().await;
     let cluster = Cluster::start(ClusterSpec::with_password("secret")).await.unwrap();
