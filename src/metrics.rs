@@ -43,7 +43,7 @@ names! {
     EARLY_COMMITS "counter" "switchmaster_early_commits_total" "Failovers followed before Sentinel announced them."
     EARLY_COMMITS_WRONG "counter" "switchmaster_early_commits_wrong_total" "Early commits that Sentinel did not confirm."
     FAILOVERS_ABORTED "counter" "switchmaster_failovers_aborted_total" "Failovers that Sentinel began and gave up."
-    WRITES_AT_RISK "counter" "switchmaster_writes_at_risk_total" "At most this many acknowledged writes were discarded: replies given by masters whose early commit was undone."
+    WRITES_AT_RISK "counter" "switchmaster_writes_at_risk_total" "At most this many acknowledged writes were discarded: replies given by masters whose early commit was undone, or by one whose replica was promoted when it was no longer waited for."
     OFFSET_GAP_BYTES "gauge" "switchmaster_offset_gap_bytes" "Bytes of the replication stream that the new master was behind the old one's last known offset, at the last failover where both could be read."
     SENTINELS_KNOWN "gauge" "switchmaster_sentinels_known" "Sentinels known for this master."
     SENTINELS_CONNECTED "gauge" "switchmaster_sentinels_connected" "Sentinels that are connected now."

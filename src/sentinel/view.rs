@@ -6,6 +6,7 @@
 //! hold the transitions, `view/starting.rs` the first of them, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
 //! `view/record.rs` and `view/show.rs` what people see.
 
+mod abandoned;
 mod decide;
 mod evidence;
 mod following;
@@ -134,6 +135,8 @@ pub struct View {
     called_down: bool,
     /// Nodes that may turn master at any moment, and until when to keep an eye on them.
     suspects: HashMap<SocketAddr, Instant>,
+    /// A failover that was not waited for any longer.
+    abandoned: Option<abandoned::Abandoned>,
     /// Candidates of an aborted failover: no early commit on them until then.
     distrust: HashMap<SocketAddr, Instant>,
     /// A new process, or another data set, is at the master's address.
@@ -299,6 +302,7 @@ impl View {
             unusual_until: now,
             called_down: false,
             suspects: HashMap::new(),
+            abandoned: None,
             distrust: HashMap::new(),
             restart: None,
             lower: None,
@@ -437,6 +441,9 @@ impl View {
         }
         for addr in self.suspects.keys() {
             watch(*addr, BRISK, self.is_replica(*addr));
+        }
+        for addr in self.abandoned.iter().flat_map(|abandoned| &abandoned.nodes) {
+            watch(*addr, FAST, self.is_replica(*addr));
         }
         for addr in self.asked_at_the_start(now) {
             watch(addr, BRISK, self.is_replica(addr));

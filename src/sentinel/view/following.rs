@@ -29,7 +29,7 @@ impl View {
         if self.settle_provisional(now, &master) {
             return;
         }
-        if self.vanished_turned_master(now, &master) {
+        if self.watch_abandoned(now, master.addr) || self.vanished_turned_master(now, &master) {
             return;
         }
         self.check_restart(now, &master);

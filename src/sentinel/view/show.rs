@@ -147,6 +147,7 @@ impl View {
                 }
             }
         }
+        warnings.extend(self.abandoned_warning(now));
         warnings.extend(self.long_hold());
         warnings
     }

@@ -122,7 +122,7 @@ impl View {
     }
 
     /// A Sentinel that is replacing `master` and has not announced the new one.
-    fn leading(&self, now: Instant, master: SocketAddr) -> Option<HostPort> {
+    pub(super) fn leading(&self, now: Instant, master: SocketAddr) -> Option<HostPort> {
         let leads = |answer: &SentinelAnswer| {
             answer.claim.as_ref().is_some_and(|claim| claim.failover && claim.addr == master)
                 // Between the promotion and its end it names the new master, which is still a replica in its table.

@@ -20,7 +20,7 @@ use crate::sentinel::word::Word;
 use crate::topology::Master;
 
 /// A candidate of an aborted failover may still be promoted by a command on its way.
-const DISTRUST_FOR: Duration = Duration::from_secs(15);
+pub(super) const DISTRUST_FOR: Duration = Duration::from_secs(15);
 /// A chosen candidate is promoted within 0.2 s; after this time the hold may end, if the candidate is a replica.
 pub(super) const PROMOTED_WITHIN: Duration = Duration::from_millis(1500);
 /// A Sentinel lost this long, and held for down by its peers, has no say in whether an early commit is safe.
@@ -112,7 +112,7 @@ impl View {
 
     pub(super) fn switch(&mut self, now: Instant) {
         self.find_candidate(now);
-        if self.switch_by_word(now) || self.switch_early(now) {
+        if self.switch_by_word(now) || self.switch_early(now) || self.abandon(now) {
             return;
         }
         self.release(now);
@@ -445,6 +445,7 @@ impl View {
         }
         self.master = Some(master);
         self.settings.candidate = None;
+        self.abandoned = None;
         self.state = State::Following;
         self.outage_since = None;
         self.failing = false;

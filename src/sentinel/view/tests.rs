@@ -3,6 +3,7 @@
 use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
+mod abandoned;
 mod planned;
 mod starting;
 
