@@ -20,6 +20,7 @@ fn the_sentinels_are_asked_by_their_run_ids() {
     for (index, id) in ["zz", "aa", "mm"].into_iter().enumerate() {
         world.answer_with(index, MASTER, 5, |answer| answer.myid = Some(id.into()));
     }
+    world.after(1);
     world.want();
     assert_eq!(world.asked(), None, "they are asked first whether one is under way");
     world.after(5);
