@@ -124,7 +124,8 @@ pub enum Verb {
     Status(StatusArgs),
     /// Ask Sentinel for a planned failover through the running switchmaster, and watch it
     #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error. \
-        It is refused (69) while a failover is under way.")]
+        It waits up to 10 s for replicas that lag, and is refused (69) when one still does, or while a failover is \
+        under way.")]
     Failover(FailoverArgs),
     /// Hold new requests of every client until `release`, or for a time
     #[command(after_help = "Examples:\n  switchmaster hold --for 10s\n  switchmaster release")]
@@ -167,7 +168,7 @@ pub struct StatusArgs {
 /// Arguments of `failover`.
 #[derive(Args, Clone)]
 pub struct FailoverArgs {
-    /// Ask Sentinel also when the master is silent
+    /// Ask Sentinel also when the master is silent or a replica lags behind it
     #[arg(long)]
     pub force: bool,
 }

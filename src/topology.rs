@@ -46,6 +46,9 @@ pub struct Entry {
     /// are known to be on this master (its `second_repl_offset − 1` covers the old master's offset sampled then).
     /// `None`: nothing is known, withheld replies are lost replies.
     pub replicated_until: Option<Instant>,
+    /// In [`Phase::Electing`]: replies that the master of this term gave before this instant are on every replica that may
+    /// be chosen. `None`: nothing is known yet.
+    pub covered_until: Option<Instant>,
     /// For people: why the phase is what it is. Goes into the error text of requests that fail.
     pub reason: String,
 }
@@ -68,6 +71,9 @@ pub struct Master {
 pub enum Phase {
     /// Requests flow to the master.
     Stable,
+    /// A Sentinel is about to choose a replica, and the master lives: requests flow, and replies to writes are withheld
+    /// until `covered_until`.
+    Electing,
     /// The master is silent or gone and no failover is known yet: new requests are held, outstanding ones wait,
     /// whatever reply still comes is delivered.
     Suspect,
@@ -85,6 +91,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Stable => "stable",
+            Phase::Electing => "electing",
             Phase::Suspect => "suspect",
             Phase::Switching => "switching",
             Phase::Paused => "paused",
@@ -159,6 +166,7 @@ impl Topology {
                 phase: Phase::Suspect,
                 outage_since: Some(started),
                 replicated_until: None,
+                covered_until: None,
                 reason: "no master is known yet".into(),
             })),
             changed: watch::Sender::new(()),

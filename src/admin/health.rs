@@ -76,6 +76,9 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
 
     let recent = silence.is_some_and(|silence| silence <= grace);
     match phase {
+        Phase::Electing if recent => {
+            verdict(true, State::Failover, format!("a failover begins{}", because(&view.reason)))
+        }
         Phase::Switching => verdict(
             true,
             State::Failover,
@@ -101,7 +104,7 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
                 verdict(true, State::Ok, format!("the master answered {} ms ago", view.confirmed_ago_ms.unwrap_or(0)))
             }
         },
-        Phase::Stable | Phase::Suspect | Phase::Failing => {
+        Phase::Stable | Phase::Electing | Phase::Suspect | Phase::Failing => {
             let down = view.sentinels.iter().filter(|sentinel| sentinel.connected && sentinel.master_down).count();
             let global = down > 0 && down * 2 > known;
             let why = match silence {

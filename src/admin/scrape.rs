@@ -16,7 +16,8 @@ use crate::metrics as names;
 use crate::metrics::Relay;
 use crate::topology::Phase;
 
-const PHASES: [Phase; 5] = [Phase::Stable, Phase::Suspect, Phase::Switching, Phase::Paused, Phase::Failing];
+const PHASES: [Phase; 6] =
+    [Phase::Stable, Phase::Electing, Phase::Suspect, Phase::Switching, Phase::Paused, Phase::Failing];
 
 /// Sums what the workers counted. `reasons` names the slots of [`Relay::closed_by`], in order.
 pub fn traffic(relays: &[std::sync::Arc<Relay>], reasons: &[&str]) -> Traffic {

@@ -20,7 +20,7 @@ pub struct View {
     pub uptime_ms: u64,
     /// The admin server's: the process is about to end.
     pub draining: bool,
-    /// The admin server's, from the topology: stable, suspect, switching, paused or failing.
+    /// The admin server's, from the topology: stable, electing, suspect, switching, paused or failing.
     pub phase: String,
     /// The admin server's, from the topology: why the phase is what it is.
     pub reason: String,

@@ -8,6 +8,7 @@
 
 mod abandoned;
 mod decide;
+mod electing;
 mod evidence;
 mod following;
 mod peers;
@@ -121,7 +122,7 @@ pub struct View {
     failing: bool,
     reason: String,
     paused: Option<(Instant, Instant)>,
-    published: Option<(u64, Option<Master>, Phase, Option<Instant>)>,
+    published: Option<(u64, Option<Master>, Phase, Option<Instant>, Option<Instant>)>,
     phase_since: Instant,
     /// The last sign of life of the master.
     life: Instant,
@@ -135,6 +136,8 @@ pub struct View {
     called_down: bool,
     /// Nodes that may turn master at any moment, and until when to keep an eye on them.
     suspects: HashMap<SocketAddr, Instant>,
+    /// A Sentinel is about to choose a replica.
+    electing: Option<electing::Electing>,
     /// A failover that was not waited for any longer.
     abandoned: Option<abandoned::Abandoned>,
     /// Candidates of an aborted failover: no early commit on them until then.
@@ -302,6 +305,7 @@ impl View {
             unusual_until: now,
             called_down: false,
             suspects: HashMap::new(),
+            electing: None,
             abandoned: None,
             distrust: HashMap::new(),
             restart: None,
@@ -380,6 +384,7 @@ impl View {
     pub fn next_tick(&mut self, now: Instant) -> Instant {
         let pause = match self.state {
             _ if self.attaching(now) => Duration::from_millis(5),
+            _ if self.electing.is_some() => Duration::from_millis(10),
             State::Following if self.provisional.is_none() => Duration::from_millis(100),
             State::Switching(_) => Duration::from_millis(10),
             _ => Duration::from_millis(50),
@@ -441,6 +446,10 @@ impl View {
         }
         for addr in self.suspects.keys() {
             watch(*addr, BRISK, self.is_replica(*addr));
+        }
+        if let Some(every) = self.compares_every() {
+            let nodes = self.electable(now).into_iter().chain(self.master.as_ref().map(|master| master.addr));
+            nodes.for_each(|addr| watch(addr, every, self.is_replica(addr)));
         }
         for addr in self.abandoned.iter().flat_map(|abandoned| &abandoned.nodes) {
             watch(*addr, FAST, self.is_replica(*addr));
@@ -523,6 +532,10 @@ impl View {
         if matches!(self.state, State::Searching) && !tilt {
             self.hear(from.clone(), &kind, of, node);
         }
+        let ends = matches!(kind, Kind::Aborted { .. } | Kind::Table { .. } | Kind::SwitchMaster | Kind::Ended);
+        if ends && self.electing.as_ref().is_some_and(|electing| electing.leader == from) {
+            self.electing = None;
+        }
         match kind {
             Kind::TiltOn | Kind::TiltOff => {
                 if let Some(sentinel) = self.sentinels.get_mut(&from) {
@@ -555,6 +568,7 @@ impl View {
                 self.ask_master();
             }
             Kind::MasterUp if ours => self.called_down = false,
+            Kind::TryFailover if ours && !tilt => self.begin_election(now, from),
             Kind::SwitchMaster | Kind::ConfigUpdate | Kind::Peers | Kind::Ended => self.ask_sentinels(),
             Kind::MasterReboot if ours => self.ask_master(),
             Kind::MasterDown | Kind::MasterUp | Kind::MasterReboot | Kind::TryFailover | Kind::Unusual { .. } => {}

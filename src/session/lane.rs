@@ -52,7 +52,7 @@ impl Session {
                 || self.ledger.awaits_backend()
                 || (self.flags.listening && self.state.is_listening());
             // The state is what the client was told: answers that wait for its socket come first.
-            if self.gate != Gate::Open || self.closing.is_some() || !wanted || self.ledger.has_answers() {
+            if !self.gate.is_open() || self.closing.is_some() || !wanted || self.ledger.has_answers() {
                 return Ok(false);
             }
             let entry = self.worker.topology.current();

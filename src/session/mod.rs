@@ -2,6 +2,7 @@
 //!
 //! Phases of a session, decided by the gate (the topology's phase) and the lane (its backend):
 //! - *Flowing*: gate open, lane up. Requests are noted in the ledger and sent on; replies settle them.
+//! - *Electing*: as flowing, but the replies to writes wait until every replica that may become the master has the write.
 //! - *Holding*: gate held. No request is begun; outstanding ones finish, and in a failover the replies to writes
 //!   are withheld. Leaves for Flowing when the gate opens in the same term, for Moving in a new term.
 //! - *Moving*: the rest of a message that a living master has begun comes first (see `finish`). Then the lane is given
@@ -233,8 +234,24 @@ enum ReplyMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
     Open,
-    Held { withhold: bool },
+    /// Open, and replies to writes wait for the replicas.
+    Electing,
+    Held {
+        withhold: bool,
+    },
     Failing,
+}
+
+impl Gate {
+    /// Requests may be begun.
+    fn is_open(self) -> bool {
+        matches!(self, Gate::Open | Gate::Electing)
+    }
+
+    /// Replies to writes may be of what the next master lacks.
+    fn withholds(self) -> bool {
+        matches!(self, Gate::Electing | Gate::Held { withhold: true })
+    }
 }
 
 impl Session {
@@ -311,7 +328,7 @@ impl Session {
 
     /// Counts a hold when it begins and when it ends.
     fn note_hold(&mut self) {
-        let held = self.gate != Gate::Open && !self.inbox.is_empty();
+        let held = !self.gate.is_open() && !self.inbox.is_empty();
         match (self.outage().held_since, held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(Instant::now());
@@ -364,7 +381,8 @@ impl Session {
         self.gate = gate_of(&entry, &self.worker);
         match self.gate {
             Gate::Open => self.settle_doubts(),
-            Gate::Held { .. } => {}
+            Gate::Electing if entry.covered_until.is_some() => self.ledger.release(entry.covered_until),
+            Gate::Electing | Gate::Held { .. } => {}
             Gate::Failing => self.fail(&entry.reason)?,
         }
         Ok(())
@@ -488,6 +506,7 @@ fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
         }
         Phase::Failing => Gate::Failing,
         Phase::Stable if entry.master.is_some() => Gate::Open,
+        Phase::Electing => Gate::Electing,
         Phase::Switching => Gate::Held { withhold: true },
         Phase::Stable | Phase::Suspect | Phase::Paused => Gate::Held { withhold: false },
     }

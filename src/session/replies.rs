@@ -55,7 +55,7 @@ impl Session {
         if round.backend_drained || !matches!(self.lane, Lane::Up(_)) {
             return Ok(moved);
         }
-        let held_back = self.ledger.has_answers() || self.gate == Gate::Held { withhold: true };
+        let held_back = self.ledger.has_answers() || self.gate.withholds();
         if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
             return Ok(moved);
         }
@@ -263,7 +263,7 @@ impl Session {
         !matches!(self.replies.kind(), b'-' | b'>')
             && self.ledger.ordinary() > unsettled
             && !(self.flags.listening || self.flags.partly_delivered)
-            && self.gate != Gate::Held { withhold: true }
+            && !self.gate.withholds()
     }
 
     /// What the frame at hand is; of a longer one at least the first element is there.
@@ -324,7 +324,7 @@ impl Session {
 
     /// A failover is under way and this may be the reply to a write that the next master never got.
     fn withholds(&self, effect: Effect, queued: bool) -> bool {
-        self.gate == Gate::Held { withhold: true } && !is_harmless(effect, queued)
+        self.gate.withholds() && !is_harmless(effect, queued)
     }
 
     /// The beginning of a reply at the end of a read: keep it until the rest is there?

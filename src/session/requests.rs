@@ -108,7 +108,7 @@ impl Session {
         if self.to_backend.is_empty() {
             return Ok(true);
         }
-        if self.flags.resending && self.gate != Gate::Open {
+        if self.flags.resending && !self.gate.is_open() {
             return Ok(false);
         }
         let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
@@ -168,7 +168,7 @@ impl Session {
     #[inline]
     fn may_begin(&self) -> bool {
         let open = match self.gate {
-            Gate::Open => true,
+            Gate::Open | Gate::Electing => true,
             // It cannot be queued again elsewhere: its EXEC goes to where the queue is, while that is the master.
             Gate::Held { withhold: true } => self.flags.multi && self.is_queue_unkept(),
             Gate::Held { withhold: false } | Gate::Failing => false,

@@ -22,6 +22,7 @@ impl View {
             State::Following | State::Silent { .. } => self.watch(now),
             State::Switching(_) => self.switch(now),
         }
+        self.elect(now);
         self.plan(now);
         self.check_deadline(now);
         self.note_disagreement(now);
@@ -215,6 +216,7 @@ impl View {
             _ if self.failing => Phase::Failing,
             State::Following if self.in_stopped_minority(now) => Phase::Suspect,
             _ if self.held_by_command() => Phase::Paused,
+            State::Following if self.electing.is_some() => Phase::Electing,
             State::Following => Phase::Stable,
             State::Searching | State::Silent { .. } => Phase::Suspect,
             State::Switching(_) => Phase::Switching,
@@ -224,21 +226,23 @@ impl View {
     pub(super) fn publish(&mut self, now: Instant) {
         let phase = self.phase(now);
         let outage_since = match phase {
-            Phase::Stable => None,
+            Phase::Stable | Phase::Electing => None,
             Phase::Paused => self.paused.map(|(since, _)| since),
             _ => self.outage_since,
         };
-        let what = (self.term, self.master.clone(), phase, outage_since);
+        let covered_until = self.electing.as_ref().and_then(|electing| electing.covered);
+        let what = (self.term, self.master.clone(), phase, outage_since, covered_until);
         if self.published.as_ref() == Some(&what) {
             return;
         }
-        if self.published.as_ref().is_none_or(|(_, _, last, _)| *last != phase) {
+        if self.published.as_ref().is_none_or(|(_, _, last, ..)| *last != phase) {
             self.phase_since = now;
         }
         self.published = Some(what);
         let reason = match phase {
             Phase::Failing => format!("no master for {} s: {}", self.hold_timeout().as_secs(), self.reason),
             Phase::Paused => "held by the operator".into(),
+            Phase::Electing => "Sentinel is about to choose a new master".into(),
             _ => self.reason.clone(),
         };
         self.outputs.push(Output::Publish(Entry {
@@ -248,6 +252,7 @@ impl View {
             phase,
             outage_since,
             replicated_until: self.replicated_until,
+            covered_until,
             reason,
         }));
     }

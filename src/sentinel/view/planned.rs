@@ -14,11 +14,14 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// Sentinel's first event of a failover that it has begun comes within this time.
 const SHOWS_WITHIN: Duration = Duration::from_secs(3);
 
+/// How long replicas that lag are waited for.
+const LEVEL_WITHIN: Duration = Duration::from_secs(10);
+
 /// A failover that was asked for.
 #[derive(Debug)]
 pub(super) struct Planned {
     since: Instant,
-    /// Ask whatever the nodes are like.
+    /// Ask also when the master is silent or a replica lags.
     force: bool,
     stage: Stage,
 }
@@ -31,6 +34,13 @@ enum Stage {
     Asking,
     /// A Sentinel has begun it then.
     Begun(Instant),
+}
+
+impl Planned {
+    /// It is not decided yet.
+    pub(super) fn looks(&self) -> bool {
+        matches!(self.stage, Stage::Looking)
+    }
 }
 
 impl View {
@@ -119,6 +129,15 @@ impl View {
         }
         if order.is_empty() {
             return Err("no Sentinel is connected: see `switchmaster status`".into());
+        }
+        if let Some(lag) = self.lagging(now, planned.since).filter(|_| !planned.force) {
+            if now < planned.since + LEVEL_WITHIN {
+                return Ok(None);
+            }
+            return Err(format!(
+                "{lag}, and so for {} s: nothing was asked for, since Sentinel may choose it, and what it lacks would be lost; run this again when it has caught up, or with --force",
+                LEVEL_WITHIN.as_secs()
+            ));
         }
         let run_id = |at| self.sentinels.get(at).and_then(|sentinel| sentinel.answer.as_ref()?.myid.as_ref());
         order.sort_by_key(|at| (run_id(at).is_none(), run_id(at), *at));

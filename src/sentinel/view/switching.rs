@@ -64,6 +64,7 @@ impl View {
             self.outage_since = Some(now);
         }
         self.outage_since.get_or_insert(now);
+        self.electing = None;
         self.state = State::Switching(Box::new(Failover {
             since: now,
             lives,

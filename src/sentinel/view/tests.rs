@@ -4,6 +4,7 @@ use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
 mod abandoned;
+mod electing;
 mod planned;
 mod starting;
 
