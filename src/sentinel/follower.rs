@@ -35,7 +35,7 @@ pub(super) enum Message {
     /// For the decision.
     Input(Input),
     /// A Sentinel's masters, while no name is known.
-    Masters(Vec<String>),
+    Masters(HostPort, Vec<String>),
 }
 
 /// What a Sentinel is asked besides its polls.
@@ -147,7 +147,7 @@ impl Task {
             }
             None => {
                 let masters = sentinel.masters(LIMIT).await?;
-                let _ = self.out.send(Message::Masters(masters)).await;
+                let _ = self.out.send(Message::Masters(self.at.clone(), masters)).await;
             }
         }
         Ok(asked)

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod client;
+pub mod electorate;
 pub mod event;
 mod follower;
 pub mod lineage;
@@ -19,7 +20,7 @@ pub mod report;
 pub mod view;
 pub mod word;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,11 +36,12 @@ use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
+use crate::sentinel::electorate::Name;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::view::{Output, Settings, View};
+use crate::sentinel::view::{OTHERS_WITHIN, Output, Settings, View};
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -129,9 +131,13 @@ pub async fn run(
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
-    let memory = name.as_deref().and_then(|name| remembered(&parts, name));
+    let memory = match &name {
+        Some(name) => remembered(&parts, name),
+        None => parts.state_dir.as_deref().and_then(Memory::only),
+    };
     let settings = Settings {
         sentinels: parts.sentinel.addrs.clone(),
+        address_map: AddressMap(parts.sentinel.address_map.clone()),
         heartbeat: parts.sentinel.heartbeat,
         poll_interval: parts.sentinel.poll_interval,
         suspect_after: parts.sentinel.suspect_after,
@@ -140,8 +146,13 @@ pub async fn run(
         minority: parts.sentinel.minority,
         has_credentials: parts.sentinel.redis_auth.is_some(),
         learn_credentials: parts.sentinel.learn_credentials,
-        floor: memory.map(|memory| (memory.addr, memory.epoch)),
+        floor: None,
     };
+    let mut view = View::new(settings, Instant::now());
+    if let Some(memory) = memory {
+        let file = file(&parts, &memory.name);
+        view.recall(Some(memory), file);
+    }
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
@@ -154,7 +165,7 @@ pub async fn run(
         pace: pace_receiver,
     });
     let task = Task {
-        view: View::new(settings, Instant::now()),
+        view,
         parts,
         topology,
         status,
@@ -167,6 +178,8 @@ pub async fn run(
         probers: HashMap::new(),
         next_number: 0,
         shown: None,
+        names: BTreeMap::new(),
+        named_since: None,
     };
     task.run(messages, reports, relay_replies, commands, drain).await
 }
@@ -177,6 +190,11 @@ fn remembered(parts: &Parts, name: &str) -> Option<Memory> {
         tracing::warn!("the remembered master in {} cannot be read ({error}): going on without it", dir.display());
         None
     })
+}
+
+/// Where the master `name` is remembered, for people.
+fn file(parts: &Parts, name: &str) -> String {
+    parts.state_dir.as_ref().map_or_else(String::new, |dir| Memory::path(dir, name).display().to_string())
 }
 
 struct Task {
@@ -194,6 +212,9 @@ struct Task {
     /// Connections are numbered over all probers of a node: each prober begins far above the last.
     next_number: u64,
     shown: Option<Instant>,
+    /// What each Sentinel monitors, while no name is known, and since when one has said so.
+    names: BTreeMap<HostPort, Vec<String>>,
+    named_since: Option<Instant>,
 }
 
 impl Task {
@@ -218,8 +239,8 @@ impl Task {
                 biased;
                 Some(message) = messages.recv() => match message {
                     Message::Input(input) => Some(input),
-                    Message::Masters(names) => {
-                        self.choose(names)?;
+                    Message::Masters(from, names) => {
+                        self.choose(from, names)?;
                         None
                     }
                 },
@@ -265,7 +286,7 @@ impl Task {
                 Output::UseCredentials(learnt) => {
                     self.credentials.send_replace(Some(learnt));
                 }
-                Output::Remember(master) => self.remember(master.addr, master.epoch),
+                Output::Remember(_) => self.remember(),
                 Output::Log(level, text) => match level {
                     tracing::Level::ERROR => tracing::error!("{text}"),
                     tracing::Level::WARN => tracing::warn!("{text}"),
@@ -314,22 +335,32 @@ impl Task {
         self.status.send_replace(shown);
     }
 
-    fn choose(&mut self, mut names: Vec<String>) -> Result<(), Error> {
+    /// No Sentinel alone chooses the name, or ends the process: most of those configured do, or of those that answer
+    /// once the others had their chance.
+    fn choose(&mut self, from: HostPort, mut names: Vec<String>) -> Result<(), Error> {
         if self.name.borrow().is_some() {
             return Ok(());
         }
+        let now = Instant::now();
         names.sort();
-        if names.len() > 1 {
-            return Err(Error::SeveralMasters(names));
-        }
-        match names.pop() {
-            Some(name) => {
+        self.names.insert(from, names);
+        let since = *self.named_since.get_or_insert(now);
+        let configured = &self.parts.sentinel.addrs;
+        let tried = configured.iter().all(|at| self.names.contains_key(at) || self.view.was_tried(at));
+        let settled = tried && now > since + OTHERS_WITHIN;
+        match electorate::name(&self.names, configured.len(), settled) {
+            Name::Several(names) => return Err(Error::SeveralMasters(names)),
+            Name::One(name) => {
                 tracing::info!("Sentinel monitors one master: {name}");
-                let floor = remembered(&self.parts, &name).map(|memory| (memory.addr, memory.epoch));
-                self.view.set_floor(floor);
+                self.view.recall(remembered(&self.parts, &name), file(&self.parts, &name));
                 self.name.send_replace(Some(name));
             }
-            None => self.view.set_reason("Sentinel monitors no master yet"),
+            Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
+            Name::Unknown if tried => {
+                self.view
+                    .set_reason("the Sentinels that answer monitor different masters, or are too few: set master_name");
+            }
+            Name::Unknown => {}
         }
         Ok(())
     }
@@ -371,9 +402,10 @@ impl Task {
         }
     }
 
-    fn remember(&self, addr: SocketAddr, epoch: u64) {
+    fn remember(&self) {
         let (Some(dir), Some(name)) = (&self.parts.state_dir, self.name.borrow().clone()) else { return };
-        if let Err(error) = (Memory { name, addr, epoch }).write(dir) {
+        let Some(memory) = self.view.to_remember(&name) else { return };
+        if let Err(error) = memory.write(dir) {
             tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
         }
     }
