@@ -3,12 +3,14 @@
 //! Every stranger's node counts what it is sent: it must be neither a password nor a client's request.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
+use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::proxy::{Proxy, ProxySpec};
+use switchmaster::demo::relay::Passage;
+use switchmaster::demo::server::free_port;
 use switchmaster::demo::wire::{Reply, Wire};
 
 use crate::support::proxy::{LIMIT, spec, start_as, view, wait_log, wait_settled, wait_stable, wait_view};
@@ -405,6 +407,27 @@ async fn honest_sentinels_that_are_late_are_waited_for() {
     follows_the_honest(&proxy, &cluster).await;
 }
 
+#[tokio::test]
+async fn one_sentinel_of_three_is_enough_if_it_has_a_quorum_and_lists_the_others() {
+    let cluster = cluster().await;
+    let real = cluster.sentinel_addrs();
+    // Nobody listens there: this host cannot reach two of them, but the Sentinels reach each other.
+    let nowhere = [free_port().unwrap(), free_port().unwrap()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut reaches_one = spec(&cluster);
+    let map = [(real[1], nowhere[0]), (real[2], nowhere[1])].map(|(from, to)| format!("{from}={to}"));
+    reaches_one.set("SWITCHMASTER_ADDRESS_MAP", map.join(","));
+    let proxy = start_as(&reaches_one).await;
+    assert_eq!(wait_stable(&proxy).await, cluster.node_addr(0).to_string(), "{}", proxy.log());
+    serves(&proxy, &cluster).await;
+    assert_eq!(view(&proxy).await.agreement.known, 3);
+    // It does not list these.
+    let proxy = start_as(&listing(&cluster, &[real[0], nowhere[0], nowhere[1]])).await;
+    let why = format!("{} do not answer", [nowhere[0], nowhere[1]].map(|at| at.to_string()).join(", "));
+    let sorted = format!("{} do not answer", [nowhere[1], nowhere[0]].map(|at| at.to_string()).join(", "));
+    wait_view(&proxy, "the reason", |view| view.reason.contains(&why) || view.reason.contains(&sorted)).await;
+    assert_eq!(view(&proxy).await.master, None);
+}
+
 /// The proxy again, with what `before` has left in its state directory.
 async fn again(cluster: &Cluster, before: &Proxy, minority: &str) -> Proxy {
     let mut spec = spec(cluster);
@@ -456,23 +479,54 @@ async fn a_state_file_of_another_cluster_costs_no_wait() {
     wait_log(&proxy, &["WARN", "master-mymaster.json remembers", "the file is of another cluster"]).await;
 }
 
-/// Each Sentinel announces an address at which nobody can reach it; configured are the real ones.
+/// Each Sentinel announces an address at which this host cannot reach it; configured are others.
 #[tokio::test]
 async fn sentinels_that_announce_unreachable_addresses_count_once() {
-    let sentinel_config = vec!["sentinel announce-ip 127.0.0.1".to_owned()];
-    let cluster =
-        Cluster::start(ClusterSpec { partitionable: true, sentinel_config, ..ClusterSpec::default() }).await.unwrap();
-    // Behind their relays they announce the relays' ports; configured are the ports behind.
-    let real: Vec<SocketAddr> = cluster.sentinels().iter().map(|sentinel| sentinel.addr()).collect();
+    let cluster = Cluster::start(ClusterSpec { partitionable: true, ..ClusterSpec::default() }).await.unwrap();
+    // They announce their relays, which let the Sentinels through and nobody else; configured is what is behind.
+    for index in 0..3 {
+        let relay = cluster.relay(Member::Sentinel(index)).unwrap();
+        relay.set_for(Ipv4Addr::LOCALHOST.into(), Passage::Refuse);
+    }
+    let mut real: Vec<SocketAddr> = cluster.sentinels().iter().map(|sentinel| sentinel.addr()).collect();
+    real.sort();
     let proxy = start_as(&listing(&cluster, &real)).await;
     follows_the_honest(&proxy, &cluster).await;
     wait_settled(&proxy, &cluster).await;
     a_while(&proxy).await;
     let seen = view(&proxy).await;
     let addrs: Vec<String> = seen.sentinels.iter().map(|sentinel| sentinel.addr.clone()).collect();
-    let mut expected: Vec<String> = real.iter().map(SocketAddr::to_string).collect();
-    expected.sort();
-    assert_eq!(addrs.len(), 3, "{addrs:?} instead of {expected:?}");
+    assert_eq!(addrs.len(), 3, "{addrs:?} instead of {real:?}");
+    cluster.failover(LIMIT).await.unwrap();
+    cluster.wait_for_master_change(0, LIMIT).await.unwrap();
+    wait_stable(&proxy).await;
+    assert_eq!(view(&proxy).await.counters.early_commits, 1, "{}", proxy.log());
+}
+
+/// One of three is down, and its peers have marked it so.
+#[tokio::test]
+async fn a_sentinel_that_went_down_a_moment_ago_costs_a_planned_failover_nothing() {
+    let cluster = cluster().await;
+    let proxy = start_as(&spec(&cluster)).await;
+    wait_settled(&proxy, &cluster).await;
+    let (gone, id) = identities(&cluster).await[2].clone();
+    cluster.sentinel(2).kill9();
+    until("its peers to mark it down", LIMIT, async || {
+        for index in 0..2 {
+            let list = cluster.ask_sentinel(index, &["SENTINEL", "SENTINELS", "mymaster"]).await;
+            let list = list.map_err(|error| error.to_string())?;
+            let entry = list.items().iter().find(|entry| entry.field("runid") == Some(&id));
+            let flags = entry.and_then(|entry| entry.field("flags")).unwrap_or_default();
+            if !flags.contains("s_down") {
+                return Err(format!("Sentinel {index} says {flags} of {gone}"));
+            }
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // The proxy asks once a second.
+    a_while(&proxy).await;
     cluster.failover(LIMIT).await.unwrap();
     cluster.wait_for_master_change(0, LIMIT).await.unwrap();
     wait_stable(&proxy).await;

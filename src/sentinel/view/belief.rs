@@ -226,7 +226,8 @@ impl View {
         let streaming = memory.replicas.iter().filter(|node| follows(node) == Some(true)).count();
         let proven = !memory.replicas.is_empty() && streaming == memory.replicas.len();
         let waited = self.all_tried().is_some_and(|tried| now >= tried + OTHERS_WITHIN + REMEMBERED_WITHIN);
-        if !proven && !(silent && waited) {
+        let decided = proven || (silent && waited);
+        if !decided {
             return;
         }
         let total = memory.replicas.len();
