@@ -60,7 +60,7 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
     let verdict = |ready, state, why: String| Readiness { ready, state, why };
     let silence = view.confirmed_ago_ms.map(Duration::from_millis);
     let connected = view.sentinels.iter().filter(|sentinel| sentinel.connected).count();
-    let known = view.agreement.known.max(view.sentinels.len());
+    let known = if view.agreement.known > 0 { view.agreement.known } else { view.sentinels.len() };
 
     // Faults of this host alone: leave at once, others are better off.
     if view.draining {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::backup::Error;
 use crate::config::{Config, HostPort};
 use crate::sentinel::client::{self, AddressMap, Sentinel};
+use crate::sentinel::electorate;
 use crate::sentinel::report::SentinelAnswer;
 use crate::sentinel::word::{self, Named, Word};
 
@@ -159,8 +160,8 @@ pub fn no_source(topology: &Topology, refusals: &[Refusal]) -> Error {
 pub async fn find(config: &Config) -> Result<Topology, Error> {
     let asker = Asker::new(config);
     let name = asker.name().await?;
-    let answers = asker.poll_all(&name).await?;
-    let named = weigh(&name, &answers)?;
+    let (answers, known) = asker.poll_all(&name).await?;
+    let named = weigh(&name, &answers, known)?;
     let told = || answers.iter().map(|(_, answer)| answer);
     // Only those who follow the same master know its replicas as they are now.
     let current = || told().filter(|answer| answer.claim.as_ref().is_some_and(|claim| claim.addr == named.addr));
@@ -188,12 +189,13 @@ pub async fn find(config: &Config) -> Result<Topology, Error> {
 pub async fn named(config: &Config) -> Result<Named, Error> {
     let asker = Asker::new(config);
     let name = asker.name().await?;
-    weigh(&name, &asker.poll_all(&name).await?)
+    let (answers, known) = asker.poll_all(&name).await?;
+    weigh(&name, &answers, known)
 }
 
-fn weigh(name: &str, answers: &[(HostPort, SentinelAnswer)]) -> Result<Named, Error> {
+fn weigh(name: &str, answers: &[(HostPort, SentinelAnswer)], known: usize) -> Result<Named, Error> {
     let told = || answers.iter().map(|(_, answer)| answer);
-    match word::weigh(told(), word::known(told())) {
+    match word::weigh(told(), known) {
         Word::Named(named) => Ok(named),
         Word::Split { epoch, addrs } => {
             let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
@@ -249,8 +251,8 @@ impl<'a> Asker<'a> {
         Err(unreachable(&problems))
     }
 
-    /// The answers of every Sentinel that can be found, each once.
-    async fn poll_all(&self, name: &str) -> Result<Vec<(HostPort, SentinelAnswer)>, Error> {
+    /// The answers of every Sentinel that is believed, each once, and how many of these there are.
+    async fn poll_all(&self, name: &str) -> Result<(Vec<(HostPort, SentinelAnswer)>, usize), Error> {
         let mut known: BTreeSet<HostPort> = self.config.sentinel.addrs.iter().cloned().collect();
         let mut polls = JoinSet::new();
         let ask = |polls: &mut JoinSet<_>, at: &HostPort| {
@@ -288,7 +290,20 @@ impl<'a> Asker<'a> {
             }
             answers.push((at, answer));
         }
-        if answers.is_empty() { Err(unreachable(&problems)) } else { Ok(answers) }
+        if answers.is_empty() {
+            return Err(unreachable(&problems));
+        }
+        // Without a claim there is no set to count: the reason is in the answers.
+        if answers.iter().all(|(_, answer)| answer.claim.is_none()) {
+            return Ok((answers, 0));
+        }
+        electorate::among(&self.config.sentinel.addrs, answers, &self.map).ok_or_else(|| {
+            Error::Unavailable(format!(
+                "no set of Sentinels that know each other holds a majority of `sentinels`: nobody says reliably who is \
+                 the master of {name}. Take those of another cluster, and those that are gone, out of the list ({})",
+                problems.join("; ")
+            ))
+        })
     }
 
     async fn nodes(&self, addrs: impl Iterator<Item = SocketAddr>) -> Vec<Candidate> {

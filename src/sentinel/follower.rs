@@ -37,7 +37,7 @@ pub(super) enum Message {
     /// A Sentinel has begun the failover that was asked for, or why not.
     Asked(Result<(), String>),
     /// A Sentinel's masters, while no name is known.
-    Masters(Vec<String>),
+    Masters(HostPort, Vec<String>),
 }
 
 /// What a Sentinel is asked besides its polls.
@@ -151,7 +151,7 @@ impl Task {
             }
             None => {
                 let masters = sentinel.masters(LIMIT).await?;
-                let _ = self.out.send(Message::Masters(masters)).await;
+                let _ = self.out.send(Message::Masters(self.at.clone(), masters)).await;
             }
         }
         Ok(asked)

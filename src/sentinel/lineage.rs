@@ -38,6 +38,11 @@ impl Lineage {
         }
     }
 
+    /// The names of the histories, newest last.
+    pub fn known(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(String::as_str)
+    }
+
     /// Judges a node that says it is a master.
     pub fn kinship(&self, info: &Info) -> Kinship {
         let current = self.known.back();

@@ -1,6 +1,7 @@
 //! The last verified master, kept in a small file across restarts.
 //!
-//! It only raises the epoch below which nothing is believed; a missing or broken file costs nothing but that.
+//! It raises the epoch below which nothing is believed, and tells the next run which data and which Sentinels are ours; a
+//! missing or broken file costs nothing but that, and files of before read as ones that know less.
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,6 +22,30 @@ pub struct Memory {
     /// The node that was followed early in its place, while that is neither confirmed nor undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<SocketAddr>,
+    /// The `run_id` of its process.
+    #[serde(default)]
+    pub run_id: Option<String>,
+    /// The names of the histories that our masters have had (`master_replid`), newest last.
+    #[serde(default)]
+    pub history: Vec<String>,
+    /// The replicas that it has now.
+    #[serde(default)]
+    pub replicas: Vec<SocketAddr>,
+    /// Every node that was a master of ours or a replica of one.
+    #[serde(default)]
+    pub family: Vec<SocketAddr>,
+    /// The Sentinels that are believed.
+    #[serde(default)]
+    pub sentinels: Vec<KnownSentinel>,
+}
+
+/// A Sentinel that was believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownSentinel {
+    /// `host:port`, as it was dialled.
+    pub addr: String,
+    /// Its run id.
+    pub run_id: String,
 }
 
 impl Memory {
@@ -29,7 +54,7 @@ impl Memory {
     /// # Errors
     /// The file exists but cannot be read or is not ours; the text says so.
     pub fn read(dir: &Path, name: &str) -> io::Result<Option<Memory>> {
-        let path = path(dir, name);
+        let path = Memory::path(dir, name);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -44,7 +69,7 @@ impl Memory {
     /// # Errors
     /// The directory cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let path = path(dir, &self.name);
+        let path = Memory::path(dir, &self.name);
         let fresh = path.with_extension("new");
         let mut file = fs::File::create(&fresh)?;
         file.write_all(serde_json::to_string(self)?.as_bytes())?;
@@ -53,14 +78,23 @@ impl Memory {
         } // else sessions wait for this, and it need only outlast the process
         fs::rename(fresh, path)
     }
-}
 
-fn path(dir: &Path, name: &str) -> PathBuf {
-    let safe: String = name
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() || "-_".contains(letter) { letter } else { '_' })
-        .collect();
-    dir.join(format!("master-{safe}.json"))
+    /// The only master that is remembered in `dir`, for a start that knows no name and hears no Sentinel.
+    pub fn only(dir: &Path) -> Option<Memory> {
+        let files = fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut files = files.filter(|file| file.starts_with("master-") && file.ends_with(".json"));
+        let file = files.next().filter(|_| files.next().is_none())?;
+        serde_json::from_str(&fs::read_to_string(dir.join(file)).ok()?).ok()
+    }
+
+    /// The file for `name`.
+    pub fn path(dir: &Path, name: &str) -> PathBuf {
+        let safe: String = name
+            .chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() || "-_".contains(letter) { letter } else { '_' })
+            .collect();
+        dir.join(format!("master-{safe}.json"))
+    }
 }
 
 #[cfg(test)]
@@ -72,13 +106,31 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert!(matches!(Memory::read(dir.path(), "m"), Ok(None)));
         let addr = "127.0.0.1:1".parse().expect("parses");
+        let memory = Memory {
+            name: "m".into(),
+            addr,
+            epoch: 7,
+            candidate: None,
+            run_id: Some("run".into()),
+            history: vec!["a".into(), "b".into()],
+            replicas: vec![addr],
+            family: vec![addr],
+            sentinels: vec![KnownSentinel { addr: "s:26379".into(), run_id: "id".into() }],
+        };
         for candidate in [None, Some(addr)] {
-            let memory = Memory { name: "m".into(), addr, epoch: 7, candidate };
+            let memory = Memory { candidate, ..memory.clone() };
             memory.write(dir.path()).expect("writes");
-            assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory));
+            assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory.clone()));
+            assert_eq!(Memory::only(dir.path()), Some(memory));
         }
         assert!(matches!(Memory::read(dir.path(), "other"), Ok(None)));
-        fs::write(path(dir.path(), "m"), "{").expect("writes");
+        let file = Memory::path(dir.path(), "m");
+        fs::write(&file, r#"{"name":"m","addr":"127.0.0.1:1","epoch":7}"#).expect("writes");
+        let old = Memory::read(dir.path(), "m").expect("reads").expect("a file of before");
+        assert_eq!((old.epoch, old.history.len()), (7, 0));
+        fs::write(&file, "{").expect("writes");
         assert!(Memory::read(dir.path(), "m").is_err());
+        Memory { name: "n".into(), ..old }.write(dir.path()).expect("writes");
+        assert_eq!(Memory::only(dir.path()), None, "one of two is no one's");
     }
 }

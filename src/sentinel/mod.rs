@@ -10,6 +10,7 @@
 //! ```
 
 pub mod client;
+pub mod electorate;
 pub mod event;
 mod follower;
 pub mod lineage;
@@ -19,7 +20,7 @@ pub mod report;
 pub mod view;
 pub mod word;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,11 +36,12 @@ use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
 use crate::sentinel::client::{AddressMap, Begun, show};
+use crate::sentinel::electorate::Name;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::view::{Output, Settings, View};
+use crate::sentinel::view::{OTHERS_WITHIN, Output, Settings, View};
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -131,9 +133,13 @@ pub async fn run(
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
-    let memory = name.as_deref().and_then(|name| remembered(&parts, name));
+    let memory = match &name {
+        Some(name) => remembered(&parts, name),
+        None => parts.state_dir.as_deref().and_then(Memory::only),
+    };
     let settings = Settings {
         sentinels: parts.sentinel.addrs.clone(),
+        address_map: AddressMap(parts.sentinel.address_map.clone()),
         heartbeat: parts.sentinel.heartbeat,
         poll_interval: parts.sentinel.poll_interval,
         suspect_after: parts.sentinel.suspect_after,
@@ -142,9 +148,14 @@ pub async fn run(
         minority: parts.sentinel.minority,
         has_credentials: parts.sentinel.redis_auth.is_some(),
         learn_credentials: parts.sentinel.learn_credentials,
-        floor: memory.as_ref().map(|memory| (memory.addr, memory.epoch)),
-        candidate: memory.as_ref().and_then(|memory| memory.candidate),
+        floor: None,
+        candidate: None,
     };
+    let mut view = View::new(settings, Instant::now());
+    if let Some(memory) = memory.clone() {
+        let file = file(&parts, &memory.name);
+        view.recall(Some(memory), file);
+    }
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
@@ -157,7 +168,7 @@ pub async fn run(
         pace: pace_receiver,
     });
     let task = Task {
-        view: View::new(settings, Instant::now()),
+        view,
         parts,
         topology,
         status,
@@ -172,6 +183,8 @@ pub async fn run(
         memory,
         asked: None,
         shown: None,
+        names: BTreeMap::new(),
+        named_since: None,
     };
     task.run(messages, reports, relay_replies, commands, drain).await
 }
@@ -182,6 +195,11 @@ fn remembered(parts: &Parts, name: &str) -> Option<Memory> {
         tracing::warn!("the remembered master in {} cannot be read ({error}): going on without it", dir.display());
         None
     })
+}
+
+/// Where the master `name` is remembered, for people.
+fn file(parts: &Parts, name: &str) -> String {
+    parts.state_dir.as_ref().map_or_else(String::new, |dir| Memory::path(dir, name).display().to_string())
 }
 
 struct Task {
@@ -203,6 +221,9 @@ struct Task {
     /// Who is answered when a Sentinel has begun the failover, or none has.
     asked: Option<oneshot::Sender<Result<(), String>>>,
     shown: Option<Instant>,
+    /// What each Sentinel monitors, while no name is known, and since when one has said so.
+    names: BTreeMap<HostPort, Vec<String>>,
+    named_since: Option<Instant>,
 }
 
 impl Task {
@@ -227,8 +248,8 @@ impl Task {
                 biased;
                 Some(message) = messages.recv() => match message {
                     Message::Input(input) => Some(input),
-                    Message::Masters(names) => {
-                        self.choose(names)?;
+                    Message::Masters(from, names) => {
+                        self.choose(from, names)?;
                         None
                     }
                     Message::Asked(result) => {
@@ -279,14 +300,12 @@ impl Task {
                 Output::UseCredentials(learnt) => {
                     self.credentials.send_replace(Some(learnt));
                 }
-                Output::Remember(master) => {
-                    let name = self.name.borrow().clone().unwrap_or_default();
-                    self.remember(Memory { name, addr: master.addr, epoch: master.epoch, candidate: None });
+                Output::Remember(_) => {
+                    let memory = self.view.to_remember(&self.name.borrow().clone().unwrap_or_default());
+                    self.remember(memory);
                 }
                 Output::RememberCandidate(addr) => {
-                    if let Some(memory) = self.memory.clone() {
-                        self.remember(Memory { candidate: Some(addr), ..memory });
-                    }
+                    self.remember(self.memory.clone().map(|memory| Memory { candidate: Some(addr), ..memory }));
                 }
                 Output::AskFailover(Ok(order)) => self.ask_for_failover(order),
                 Output::AskFailover(Err(why)) => self.answer_asked(Err(why)),
@@ -338,23 +357,33 @@ impl Task {
         self.status.send_replace(shown);
     }
 
-    fn choose(&mut self, mut names: Vec<String>) -> Result<(), Error> {
+    /// No Sentinel alone chooses the name, or ends the process: most of those configured do, or of those that answer
+    /// once the others had their chance.
+    fn choose(&mut self, from: HostPort, mut names: Vec<String>) -> Result<(), Error> {
         if self.name.borrow().is_some() {
             return Ok(());
         }
+        let now = Instant::now();
         names.sort();
-        if names.len() > 1 {
-            return Err(Error::SeveralMasters(names));
-        }
-        match names.pop() {
-            Some(name) => {
+        self.names.insert(from, names);
+        let since = *self.named_since.get_or_insert(now);
+        let configured = &self.parts.sentinel.addrs;
+        let tried = configured.iter().all(|at| self.names.contains_key(at) || self.view.was_tried(at));
+        let settled = tried && now > since + OTHERS_WITHIN;
+        match electorate::name(&self.names, configured.len(), settled) {
+            Name::Several(names) => return Err(Error::SeveralMasters(names)),
+            Name::One(name) => {
                 tracing::info!("Sentinel monitors one master: {name}");
                 self.memory = remembered(&self.parts, &name);
-                self.view.set_floor(self.memory.as_ref().map(|memory| (memory.addr, memory.epoch)));
-                self.view.set_candidate(self.memory.as_ref().and_then(|memory| memory.candidate));
+                self.view.recall(self.memory.clone(), file(&self.parts, &name));
                 self.name.send_replace(Some(name));
             }
-            None => self.view.set_reason("Sentinel monitors no master yet"),
+            Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
+            Name::Unknown if tried => {
+                self.view
+                    .set_reason("the Sentinels that answer monitor different masters, or are too few: set master_name");
+            }
+            Name::Unknown => {}
         }
         Ok(())
     }
@@ -393,8 +422,8 @@ impl Task {
         }
     }
 
-    fn remember(&mut self, memory: Memory) {
-        let Some(dir) = &self.parts.state_dir else { return };
+    fn remember(&mut self, memory: Option<Memory>) {
+        let (Some(dir), Some(memory)) = (&self.parts.state_dir, memory) else { return };
         if let Err(error) = memory.write(dir) {
             tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
         }

@@ -1,18 +1,21 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/planned.rs` is the operator's wish,
-//! `view/following.rs` and `view/switching.rs`
-//! hold the transitions, `view/starting.rs` the first of them, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
-//! `view/record.rs` and `view/show.rs` what people see.
+//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/belief.rs` and `view/starting.rs` say
+//! whom a start follows, `view/following.rs` and `view/switching.rs` hold the transitions, `view/planned.rs` is the
+//! operator's wish, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and `view/record.rs` and
+//! `view/show.rs` what people see.
 
 mod abandoned;
+mod asking;
+mod belief;
 mod decide;
 mod electing;
 mod evidence;
 mod following;
 mod peers;
 mod planned;
+mod recall;
 mod record;
 mod show;
 mod starting;
@@ -27,9 +30,14 @@ use std::time::{Duration, Instant};
 use crate::admin::view::{Counters, CredentialsState};
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
+use crate::sentinel::client::AddressMap;
+use crate::sentinel::electorate::Electorate;
 use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
+use crate::sentinel::memory::Memory;
 use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
+pub use crate::sentinel::view::asking::Watch;
+pub use crate::sentinel::view::belief::OTHERS_WITHIN;
 use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
@@ -38,6 +46,8 @@ use crate::topology::{Entry, Master, Phase};
 pub struct Settings {
     /// The Sentinels to begin with.
     pub sentinels: Vec<HostPort>,
+    /// What is dialled instead of an address that is reported.
+    pub address_map: AddressMap,
     /// Between two questions to the master while all is well.
     pub heartbeat: Duration,
     /// Between two questions to each Sentinel while all is well.
@@ -85,21 +95,20 @@ pub enum Output {
     Phase(&'static str, Duration),
 }
 
-/// How a node should be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// Between two questions.
-    pub every: Duration,
-    /// It may be given our credentials: a majority names it, or it was a replica of our master.
-    pub trusted: bool,
-}
-
 /// The decision procedure.
 #[derive(Debug)]
 pub struct View {
     settings: Settings,
     started: Instant,
     sentinels: BTreeMap<HostPort, SentinelState>,
+    /// Whose answers count.
+    electorate: Electorate,
+    /// Another set of Sentinels answers under this name since then.
+    rivals_since: Option<Instant>,
+    /// What an earlier run has left, and in which file.
+    memory: Option<(Memory, String)>,
+    /// What was last written into that file, and when.
+    recorded: Option<(Memory, Instant)>,
     nodes: HashMap<SocketAddr, NodeState>,
     lineage: Lineage,
     samples: Samples,
@@ -107,6 +116,10 @@ pub struct View {
     master: Option<Master>,
     process: Process,
     replicas: BTreeMap<SocketAddr, u64>,
+    /// Our masters and whatever was a replica of one, with when that was last seen: what no stranger can be.
+    family: BTreeMap<SocketAddr, Instant>,
+    /// The replicas that may be promoted: those of when most Sentinels last named our master, and any since.
+    electable: BTreeSet<SocketAddr>,
     /// `replicas` is what this master itself has said, not what is left of the one before.
     listed: bool,
     term: u64,
@@ -153,6 +166,8 @@ pub struct View {
     offered: Option<Credentials>,
     unreadable: Option<String>,
     notices: BTreeSet<String>,
+    /// What was logged once for all.
+    alarms: BTreeSet<String>,
     empty_restart: Option<(Instant, String)>,
     long_hold_told: bool,
     /// Replies that all sessions have received so far.
@@ -260,6 +275,10 @@ struct SentinelState {
     disagrees_since: Option<Instant>,
     /// Told by peers: forgotten when none names it any more.
     learnt: bool,
+    /// By itself, by the peers it was learnt from, or by an earlier run.
+    run_id: Option<String>,
+    /// When it had first answered or failed to.
+    tried: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -281,12 +300,18 @@ impl View {
             settings,
             started: now,
             sentinels,
+            electorate: Electorate::default(),
+            rivals_since: None,
+            memory: None,
+            recorded: None,
             nodes: HashMap::new(),
             lineage: Lineage::default(),
             samples: Samples::default(),
             master: None,
             process: Process::default(),
             replicas: BTreeMap::new(),
+            family: BTreeMap::new(),
+            electable: BTreeSet::new(),
             listed: false,
             term: 0,
             state: State::Searching,
@@ -316,6 +341,7 @@ impl View {
             offered: None,
             unreadable: None,
             notices: BTreeSet::new(),
+            alarms: BTreeSet::new(),
             empty_restart: None,
             long_hold_told: false,
             replies: 0,
@@ -326,16 +352,6 @@ impl View {
             counters: Counters::default(),
             outputs: Vec::new(),
         }
-    }
-
-    /// The last master of an earlier run, once the name is known.
-    pub fn set_floor(&mut self, floor: Option<(SocketAddr, u64)>) {
-        self.settings.floor = floor;
-    }
-
-    /// The candidate of an earlier run, once the name is known.
-    pub fn set_candidate(&mut self, candidate: Option<SocketAddr>) {
-        self.settings.candidate = candidate;
     }
 
     /// Why there is no master yet, while no Sentinel can be asked about one.
@@ -412,60 +428,6 @@ impl View {
         }
     }
 
-    /// The nodes to be asked, and how.
-    pub fn nodes(&self, now: Instant) -> HashMap<SocketAddr, Watch> {
-        const FAST: Duration = Duration::from_millis(5);
-        const BRISK: Duration = Duration::from_millis(20);
-        const STEADY: Duration = Duration::from_millis(50);
-        let mut nodes: HashMap<SocketAddr, Watch> = HashMap::new();
-        let mut watch = |addr: SocketAddr, every: Duration, trusted: bool| {
-            let entry = nodes.entry(addr).or_insert(Watch { every, trusted });
-            entry.every = entry.every.min(every);
-            entry.trusted |= trusted;
-        };
-        if let Some(master) = &self.master {
-            // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
-            let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
-            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
-            let every = match &self.state {
-                State::Following if unusual => STEADY.min(self.settings.heartbeat),
-                State::Following => self.settings.heartbeat,
-                State::Switching(failover) if now < failover.since + Duration::from_secs(2) => FAST,
-                _ => STEADY,
-            };
-            watch(master.addr, every, true);
-        }
-        if let State::Switching(failover) = &self.state {
-            let every = if now < failover.since + Duration::from_secs(3) { FAST } else { STEADY };
-            if let Some(candidate) = failover.candidate {
-                watch(candidate, every, self.is_replica(candidate));
-            }
-            if let Some(provisional) = &self.provisional {
-                watch(provisional.previous.addr, STEADY, true);
-            }
-        }
-        for addr in self.suspects.keys() {
-            watch(*addr, BRISK, self.is_replica(*addr));
-        }
-        if let Some(every) = self.compares_every() {
-            let nodes = self.electable(now).into_iter().chain(self.master.as_ref().map(|master| master.addr));
-            nodes.for_each(|addr| watch(addr, every, self.is_replica(addr)));
-        }
-        for addr in self.abandoned.iter().flat_map(|abandoned| &abandoned.nodes) {
-            watch(*addr, FAST, self.is_replica(*addr));
-        }
-        for addr in self.asked_at_the_start(now) {
-            watch(addr, BRISK, self.is_replica(addr));
-        }
-        let current = self.master.as_ref().map(|master| (master.addr, master.epoch));
-        for (addr, epoch, trusted) in self.named(now) {
-            if current.is_none_or(|(master, current)| addr != master && epoch >= current) {
-                watch(addr, STEADY, trusted || self.is_replica(addr));
-            }
-        }
-        nodes
-    }
-
     /// Our own late wake-ups are not the master's silence: what was late is added to its last sign of life.
     fn forgive_own_lateness(&mut self, now: Instant) {
         if let Some(due) = self.due.take()
@@ -489,6 +451,10 @@ impl View {
                 sentinel.error.clone_from(&answer.problem);
                 sentinel.answered = Some(now);
                 self.first_answer.get_or_insert(now);
+                sentinel.tried.get_or_insert(now);
+                if answer.myid.is_some() {
+                    sentinel.run_id.clone_from(&answer.myid);
+                }
                 if let State::Switching(failover) = &mut self.state
                     && let (Some(candidate), Some(replicas)) = (failover.candidate, &answer.replicas)
                     && answer.asked >= failover.since
@@ -497,7 +463,8 @@ impl View {
                     failover.demoted.entry(from.clone()).or_insert(demoted);
                 }
                 sentinel.answer = Some(*answer);
-                self.learn_peers(&from);
+                self.count_sentinels(now);
+                self.note_family(now);
             }
             FromSentinel::Lost { error } => {
                 // Errors of DNS name the host alone.
@@ -507,6 +474,7 @@ impl View {
                     sentinel.error.as_ref() != Some(&error) && (sentinel.connected || sentinel.lost_since.is_none());
                 sentinel.connected = false;
                 sentinel.lost_since.get_or_insert(now);
+                sentinel.tried.get_or_insert(now);
                 sentinel.error = Some(error.clone());
                 if first {
                     self.log(tracing::Level::WARN, error.replacen("Sentinel ", "a Sentinel is lost: ", 1));
@@ -525,6 +493,11 @@ impl View {
     }
 
     fn on_event(&mut self, now: Instant, from: HostPort, kind: Kind, of: Option<SocketAddr>, node: Option<SocketAddr>) {
+        // At the start it is not known yet whose events count, and none leads anywhere.
+        let counts = self.electorate.has_voice(&from) || matches!(self.state, State::Searching);
+        if !counts && !matches!(kind, Kind::TiltOn | Kind::TiltOff) {
+            return;
+        }
         let current = self.master.as_ref().map(|master| master.addr);
         let ours = of.is_some() && of == current;
         let tilt = self.sentinels.get(&from).is_some_and(|sentinel| sentinel.tilt);
@@ -592,7 +565,7 @@ impl View {
                 if is_master {
                     self.on_master_answer(now, &answer);
                 } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role)
-                    && self.named(now).iter().any(|(named, ..)| *named == addr)
+                    && self.named(now).any(|(named, _)| named == addr)
                 {
                     self.on_unreadable(addr, words);
                 }
@@ -630,6 +603,20 @@ impl View {
 
     fn log(&mut self, level: tracing::Level, text: String) {
         self.outputs.push(Output::Log(level, text));
+    }
+
+    /// A warning, logged once.
+    fn warn_once(&mut self, text: String) {
+        if self.alarms.len() < 32 && self.alarms.insert(text.clone()) {
+            self.log(tracing::Level::WARN, text);
+        }
+    }
+
+    /// An error, logged once.
+    fn alarm(&mut self, text: String) {
+        if self.alarms.len() < 32 && self.alarms.insert(text.clone()) {
+            self.log(tracing::Level::ERROR, text);
+        }
     }
 
     fn notice(&mut self, text: String) {

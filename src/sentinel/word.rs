@@ -1,7 +1,7 @@
 //! Whom the Sentinels name, taken together.
 //!
-//! A pure count: `config-epoch` is the version, an equal epoch is settled by the majority of all Sentinels that
-//! exist (num-other-sentinels + 1), not of those that answered. Whether to follow the word is `view`'s business.
+//! A pure count: `config-epoch` is the version, an equal epoch is settled by the majority of all Sentinels that are
+//! believed (`electorate`), not of those that answered. Whether to follow the word is `view`'s business.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -45,12 +45,6 @@ pub struct Named {
     pub failover: bool,
     /// When the oldest question among these answers was sent.
     pub asked: Instant,
-}
-
-/// How many Sentinels exist, as far as the answers tell.
-pub fn known<'a>(answers: impl Iterator<Item = &'a SentinelAnswer>) -> usize {
-    let told = answers.filter_map(|answer| answer.claim.as_ref()).map(|claim| claim.other_sentinels + 1).max();
-    usize::try_from(told.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Weighs the answers of `known` Sentinels.

@@ -3,6 +3,7 @@
 //! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
 
 mod admin;
+mod belief;
 mod cluster;
 mod commands;
 mod config;

@@ -26,11 +26,15 @@ impl View {
         self.plan(now);
         self.check_deadline(now);
         self.note_disagreement(now);
+        self.note_rivals(now);
+        self.note_stranger(now);
+        self.record_memory(now);
         self.tell_long_hold();
         self.publish(now);
     }
 
     fn expire(&mut self, now: Instant) {
+        self.count_sentinels(now);
         if self.paused.is_some_and(|(_, until)| now >= until) {
             self.end_pause(now);
             let why = "neither renewed nor released in time, as when a restore that asked for it was killed";
@@ -63,15 +67,19 @@ impl View {
     }
 
     pub(super) fn search(&mut self, now: Instant) {
-        let named = match self.word(now) {
+        let named = match self.word_at_start(now) {
             Word::Nothing => {
                 // Answers without a master: it has another name, most likely. A Sentinel may also be away for a moment.
-                let answered = self.answers(now).find_map(|answer| answer.problem.clone());
+                let answered = self.all_answers(now).find_map(|(_, answer)| answer.problem.clone());
                 if let Some(problem) = &answered {
                     self.notice(problem.clone());
                 }
-                let problem = answered.or_else(|| self.sentinels.values().find_map(|sentinel| sentinel.error.clone()));
+                let problem = self
+                    .why_nobody(now)
+                    .or(answered)
+                    .or_else(|| self.sentinels.values().find_map(|sentinel| sentinel.error.clone()));
                 self.reason = problem.unwrap_or_else(|| "no Sentinel has answered yet".into());
+                self.start_without_sentinels(now);
                 return;
             }
             Word::Split { epoch, addrs } => {
@@ -80,29 +88,12 @@ impl View {
             }
             Word::Named(named) => named,
         };
-        if named.epoch < self.floor() && self.lower(now).is_none() {
-            self.reason = format!(
-                "the Sentinels name {} at epoch {}, but epoch {} was seen before",
-                named.addr,
-                named.epoch,
-                self.floor()
-            );
+        if named.epoch < self.floor() && self.below_floor(now, &named) {
             return;
         }
-        // The others get a moment, so that the first to answer is not believed only because it was first.
-        let all = self.sentinels.values().all(|sentinel| sentinel.answered.is_some() || sentinel.lost_since.is_some());
-        let first = self.sentinels.values().filter_map(|sentinel| sentinel.answered).min();
-        if !all && !named.majority && first.is_some_and(|first| now < first + Duration::from_millis(500)) {
-            self.reason = "waiting for the other Sentinels".into();
-            return;
-        }
-        if !named.majority && (!named.quorum_ok || named.down) {
-            self.reason = format!(
-                "only {} of {} Sentinels name {}, and they have no quorum",
-                named.support,
-                self.known_sentinels(),
-                named.addr
-            );
+        if let Err(why) = self.believed(now, &named) {
+            self.reason = why;
+            self.start_without_sentinels(now);
             return;
         }
         match self.verify(&named, self.started) {
@@ -125,10 +116,12 @@ impl View {
                         self.known_sentinels()
                     ),
                 );
+                self.leave_memory(named.addr, info.as_ref());
                 self.commit(now, named.addr, named.epoch, info.as_ref(), false);
                 if let Some(found) = under_way {
                     self.join(now, found, began);
                 }
+                self.note_family(now);
             }
             Err(why) => self.reason = why,
         }
@@ -195,7 +188,7 @@ impl View {
     }
 
     pub(super) fn down_after(&self) -> Option<Duration> {
-        self.sentinels.values().filter_map(|sentinel| Some(sentinel.answer.as_ref()?.claim.as_ref()?.down_after)).max()
+        self.last_answers().filter_map(|answer| Some(answer.claim.as_ref()?.down_after)).max()
     }
 
     pub(super) fn check_deadline(&mut self, now: Instant) {

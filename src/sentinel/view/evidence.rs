@@ -2,10 +2,12 @@
 //!
 //! Only looks; nothing here changes the state, except to remember how long a majority has insisted.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::View;
+use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{Info, Role, SentinelAnswer};
 use crate::sentinel::word::{self, Named, Word};
@@ -23,55 +25,120 @@ pub(super) enum Verdict {
     No(String),
 }
 
+fn names(answer: &SentinelAnswer, addr: SocketAddr) -> bool {
+    answer.claim.as_ref().is_some_and(|claim| claim.addr == addr)
+}
+
 impl View {
     pub(super) fn fresh(&self) -> Duration {
         (self.settings.poll_interval * 3).max(Duration::from_secs(5))
     }
 
-    /// The last answers of connected Sentinels.
-    pub(super) fn answers(&self, now: Instant) -> impl Iterator<Item = &SentinelAnswer> + Clone {
+    /// The last answers of all connected Sentinels, whoever they are.
+    pub(super) fn all_answers(&self, now: Instant) -> impl Iterator<Item = (&HostPort, &SentinelAnswer)> + Clone {
         let fresh = self.fresh();
         self.sentinels
-            .values()
-            .filter(move |sentinel| sentinel.connected && sentinel.answered.is_some_and(|at| now < at + fresh))
-            .filter_map(|sentinel| sentinel.answer.as_ref())
+            .iter()
+            .filter(move |(_, sentinel)| sentinel.connected && sentinel.answered.is_some_and(|at| now < at + fresh))
+            .filter_map(|(at, sentinel)| Some((at, sentinel.answer.as_ref()?)))
     }
 
+    /// Those of the Sentinels that are believed.
+    pub(super) fn answers(&self, now: Instant) -> impl Iterator<Item = &SentinelAnswer> + Clone {
+        self.all_answers(now).filter(|(at, _)| self.electorate.has_say(at)).map(|(_, answer)| answer)
+    }
+
+    /// The last answers of those that are believed, also of those that are silent now.
+    pub(super) fn last_answers(&self) -> impl Iterator<Item = &SentinelAnswer> + Clone {
+        let voices = self.sentinels.iter().filter(|(at, _)| self.electorate.has_voice(at));
+        voices.filter_map(|(_, sentinel)| sentinel.answer.as_ref())
+    }
+
+    /// How many Sentinels there are, and a majority is of.
     pub(super) fn known_sentinels(&self) -> usize {
-        word::known(self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()))
+        if self.electorate.is_established() { self.electorate.known() } else { self.sentinels.len() }
     }
 
+    /// Whom the Sentinels name. A claim of a node that most of them do not know counts for nothing: else one that lies
+    /// would drown what the others say of the next failover.
     pub(super) fn word(&self, now: Instant) -> Word {
-        word::weigh(self.answers(now), self.known_sentinels())
+        let known_node = |addr| self.master.as_ref().is_some_and(|master| master.addr == addr) || self.trusts(addr);
+        let credible = |answer: &&SentinelAnswer| {
+            answer.claim.as_ref().is_some_and(|claim| {
+                known_node(claim.addr) || self.acquainted(claim.addr) * 2 > self.answers(now).count()
+            })
+        };
+        word::weigh(self.answers(now).filter(credible), self.known_sentinels())
     }
 
-    /// Every address that a Sentinel names, its epoch, and whether a majority or a quorum backs it.
-    pub(super) fn named(&self, now: Instant) -> Vec<(SocketAddr, u64, bool)> {
-        let known = self.known_sentinels();
-        let mut named: Vec<(SocketAddr, u64, bool)> = Vec::new();
-        for answer in self.answers(now) {
-            let Some(claim) = &answer.claim else { continue };
-            let backed = answer.quorum == Some(Ok(())) || known == 1;
-            match named.iter_mut().find(|(addr, epoch, _)| (*addr, *epoch) == (claim.addr, claim.epoch)) {
-                Some(entry) => entry.2 |= backed,
-                None => named.push((claim.addr, claim.epoch, backed)),
-            }
-        }
-        let most = word::majority(self.answers(now), known);
-        for entry in &mut named {
-            entry.2 |= most.as_ref().is_some_and(|most| (most.addr, most.epoch) == (entry.0, entry.1));
-        }
-        named
+    /// Every address that a Sentinel names, with its epoch.
+    pub(super) fn named(&self, now: Instant) -> impl Iterator<Item = (SocketAddr, u64)> {
+        self.answers(now).filter_map(|answer| answer.claim.as_ref()).map(|claim| (claim.addr, claim.epoch))
+    }
+
+    /// How many of the believed Sentinels that answer know this node, as the master or as a replica.
+    pub(super) fn acquainted(&self, addr: SocketAddr) -> usize {
+        let say = self.sentinels.iter().filter(|(at, _)| self.electorate.has_say(at));
+        let knows = |answer: &&SentinelAnswer| {
+            names(answer, addr) || answer.replicas.iter().flatten().any(|replica| replica.addr == addr)
+        };
+        say.filter_map(|(_, sentinel)| sentinel.answer.as_ref()).filter(knows).count()
+    }
+
+    /// It may be given our credentials, and one Sentinel is enough to go there: it was our master or a replica of one, or
+    /// most of all Sentinels know it.
+    pub(super) fn trusts(&self, addr: SocketAddr) -> bool {
+        self.is_replica(addr) || (self.electorate.is_anchored() && self.acquainted(addr) * 2 > self.known_sentinels())
     }
 
     /// A replica of our master: by its own list, or to most of the Sentinels. Only they know one that is announced by a host
     /// name: a node's list is not worth a question to DNS with each heartbeat.
     pub(super) fn is_replica(&self, addr: SocketAddr) -> bool {
         let lists = |answer: &&SentinelAnswer| answer.replicas.iter().flatten().any(|replica| replica.addr == addr);
-        let listed = || self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()).filter(lists).count();
-        self.replicas.contains_key(&addr)
+        self.family.contains_key(&addr)
+            || self.replicas.contains_key(&addr)
             || self.provisional.as_ref().is_some_and(|provisional| provisional.previous.addr == addr)
-            || listed() * 2 > self.known_sentinels()
+            || self.last_answers().filter(lists).count() * 2 > self.known_sentinels()
+    }
+
+    /// What no stranger can have: our master's own list or that of most Sentinels named it while we followed that master.
+    /// Where neither ever named a replica, it cannot be asked for.
+    pub(super) fn is_bonded(&self, addr: SocketAddr) -> bool {
+        let never_listed = || !self.listed && self.last_answers().all(|answer| answer.replicas.is_none());
+        self.family.contains_key(&addr) || never_listed()
+    }
+
+    /// Notes our master and its replicas, as itself and as most Sentinels list them.
+    pub(super) fn note_family(&mut self, now: Instant) {
+        let Some(master) = self.master.clone().filter(|master| !master.provisional) else { return };
+        let own = self.replicas.keys().copied().filter(|_| self.listed);
+        let mut present: BTreeSet<SocketAddr> = own.collect();
+        let known = self.known_sentinels();
+        let agreeing = self.answers(now).filter(|answer| names(answer, master.addr));
+        let (mut listed, mut agree) = (HashMap::<SocketAddr, (usize, bool)>::new(), 0);
+        for answer in agreeing {
+            agree += 1;
+            for fact in answer.replicas.iter().flatten() {
+                let (times, up) = listed.entry(fact.addr).or_default();
+                *times += 1;
+                *up |= !fact.down;
+            }
+        }
+        listed.retain(|_, (times, _)| *times * 2 > known);
+        present.extend(listed.iter().filter(|(_, (_, up))| *up).map(|(addr, _)| *addr));
+        let seen = present.iter().copied().chain(listed.into_keys()).chain([master.addr]);
+        self.family.extend(seen.map(|addr| (addr, now)));
+        while self.family.len() > 64
+            && let Some(oldest) = self.family.iter().min_by_key(|(_, seen)| **seen).map(|(addr, _)| *addr)
+        {
+            self.family.remove(&oldest);
+        }
+        // One that leaves while few Sentinels are heard may be leaving as the next master.
+        if agree * 2 > known {
+            self.electable.clear();
+        }
+        self.electable.extend(present);
+        self.electable.remove(&master.addr);
     }
 
     /// The epoch below which nothing is believed: our master's, or the one remembered from an earlier run.
@@ -125,15 +192,30 @@ impl View {
 
     /// The whole rule for following the word: verified on the node, and backed as its lineage demands.
     pub(super) fn verify(&self, named: &Named, asked_after: Instant) -> Result<Option<Info>, String> {
-        let backed = named.majority || (self.master.is_none() && named.quorum_ok);
+        // What a start may follow was weighed before (`believed`).
+        let starting = self.master.is_none();
+        let backed = starting || (named.majority && self.is_bonded(named.addr));
+        let near = starting || named.majority || self.trusts(named.addr);
         let support = || format!("only {} of {} Sentinels name {}", named.support, self.known_sentinels(), named.addr);
         match self.verdict(named.addr, asked_after, named.run_id.as_deref()) {
-            Verdict::Master(info, Kinship::Heir | Kinship::Kin) => Ok(info),
+            Verdict::Master(info, Kinship::Heir | Kinship::Kin) if near => Ok(info),
             Verdict::Master(info, Kinship::Unknown) if backed => Ok(info),
+            Verdict::Master(_, Kinship::Unknown) if named.majority => Err(self.stranger(named)),
             Verdict::Master(..) => Err(format!("{} and it does not share our master's history", support())),
             Verdict::Unreadable if backed && !named.down => Ok(None),
             Verdict::Unreadable => Err(format!("{} and its ROLE may not be read", support())),
             Verdict::No(why) => Err(why),
         }
+    }
+
+    /// Why sessions do not move to a node that a majority names, and what to do.
+    pub(super) fn stranger(&self, named: &Named) -> String {
+        format!(
+            "{} of {} Sentinels name {} at epoch {}, whose data is of another history and which was never a replica of our master: no session moves there. If the name was given to other data on purpose, restart switchmaster; if not, ask each Sentinel `SENTINEL MASTER` and set right those that are wrong",
+            named.support,
+            self.known_sentinels(),
+            named.addr,
+            named.epoch
+        )
     }
 }

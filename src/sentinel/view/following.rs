@@ -47,15 +47,19 @@ impl View {
 
     /// Reacts to what the Sentinels name; true when that ended `Following` or `Silent`.
     pub(super) fn follow_word(&mut self, now: Instant, master: &Master) -> bool {
-        if let Some(lower) = self.lower(now)
-            && lower.addr != master.addr
-        {
-            self.log(
-                Level::WARN,
-                format!("a majority of Sentinels has named {} at the lower epoch {} for 10 s", lower.addr, lower.epoch),
-            );
-            self.hold(now, Some(lower.addr), None, "the Sentinels' table was rewritten".into());
-            return true;
+        if let Some(lower) = self.lower(now) {
+            let text =
+                format!("a majority of Sentinels has named {} at the lower epoch {} for 10 s", lower.addr, lower.epoch);
+            if lower.addr != master.addr {
+                self.log(Level::WARN, text);
+                self.hold(now, Some(lower.addr), None, "the Sentinels' table was rewritten".into());
+                return true;
+            }
+            // REMOVE and MONITOR begin at 0: the next failover will be above that, not above ours.
+            if matches!(self.word(now), Word::Named(named) if named.epoch == lower.epoch) {
+                self.log(Level::WARN, text);
+                self.adopt_epoch(now, lower.epoch);
+            }
         }
         match self.word(now) {
             Word::Named(named) if named.addr == master.addr && named.epoch > master.epoch => {
@@ -66,10 +70,11 @@ impl View {
                 let forward = named.epoch > master.epoch;
                 let outvoted = named.epoch == master.epoch && named.majority && !master.provisional;
                 // One Sentinel alone holds us only for a node that is what it says: it may be wrong.
-                let heir = matches!(
-                    self.verdict(named.addr, self.started, named.run_id.as_deref()),
-                    Verdict::Master(_, Kinship::Heir | Kinship::Kin)
-                );
+                let heir = self.trusts(named.addr)
+                    && matches!(
+                        self.verdict(named.addr, self.started, named.run_id.as_deref()),
+                        Verdict::Master(_, Kinship::Heir | Kinship::Kin)
+                    );
                 if (forward && (named.majority || heir)) || outvoted {
                     self.hold(
                         now,
@@ -239,6 +244,7 @@ impl View {
                 if matches!(self.state, State::Following) {
                     self.replicas = replicas.iter().copied().collect();
                     self.listed = true;
+                    self.note_family(now);
                 }
             }
             Role::Replica { master, .. } => {
@@ -346,7 +352,9 @@ impl View {
     pub(super) fn check_restart(&mut self, now: Instant, master: &Master) -> bool {
         let Some(restart) = self.restart.clone() else { return false };
         let still = match self.word(now) {
-            Word::Nothing => !self.sentinels.values().any(|sentinel| sentinel.connected),
+            Word::Nothing => {
+                !self.sentinels.iter().any(|(at, sentinel)| sentinel.connected && self.electorate.has_voice(at))
+            }
             Word::Named(named) => {
                 named.addr == master.addr
                     && named.epoch >= master.epoch

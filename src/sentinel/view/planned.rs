@@ -116,7 +116,8 @@ impl View {
             }
             State::Silent { .. } | State::Following => {}
         }
-        let connected = || self.sentinels.iter().filter(|(_, sentinel)| sentinel.connected);
+        let connected =
+            || self.sentinels.iter().filter(|(at, sentinel)| sentinel.connected && self.electorate.has_voice(at));
         let answered = connected()
             .all(|(_, sentinel)| sentinel.answer.as_ref().is_some_and(|answer| answer.asked >= planned.since));
         if !answered && now < planned.since + ANSWERS_WITHIN {

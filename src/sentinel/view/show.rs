@@ -7,8 +7,7 @@ use crate::admin::view::{
     self as shown, AbortView, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
 };
 use crate::config::HostPort;
-use crate::sentinel::report::Role;
-use crate::sentinel::word::Word;
+use crate::sentinel::report::{Role, SentinelAnswer};
 
 /// For this long after a switch a Sentinel may name the old master: gossip takes a second or two.
 const GOSSIP_FOR: Duration = Duration::from_secs(5);
@@ -29,11 +28,13 @@ impl View {
     /// The state at `now`. The master's name, and what [`shown::View`] calls the admin server's, are others' to fill in.
     pub fn show(&self, now: Instant) -> shown::View {
         let age = |at: Instant| ms(now.saturating_duration_since(at));
-        let agreeing = match (&self.master, self.word(now)) {
-            (Some(master), Word::Named(named)) if named.addr == master.addr => named.support,
-            _ => 0,
-        };
-        let claims = || self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.claim.as_ref());
+        let claims = || self.last_answers().filter_map(|answer| answer.claim.as_ref());
+        let agreeing = self.master.as_ref().map_or(0, |master| {
+            let agree = |answer: &&SentinelAnswer| {
+                answer.claim.as_ref().is_some_and(|claim| claim.addr == master.addr && claim.epoch >= master.epoch)
+            };
+            self.answers(now).filter(agree).count()
+        });
         let quorum = claims().map(|claim| claim.quorum).max().unwrap_or_default();
         shown::View {
             phase: self.phase(now).name().into(),
@@ -94,8 +95,7 @@ impl View {
             }
         }
         // What a Sentinel knows of offsets is up to 10 s old.
-        for fact in self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.replicas.as_ref()).flatten()
-        {
+        for fact in self.last_answers().filter_map(|answer| answer.replicas.as_ref()).flatten() {
             if fact.addr != master && !found.iter().any(|(known, _)| *known == fact.addr) {
                 let up = fact.link_up && !fact.down && !matches!(self.role(master), Some(Role::Master { .. }));
                 let link = if up { "up" } else { "down" };
@@ -149,6 +149,7 @@ impl View {
         }
         warnings.extend(self.abandoned_warning(now));
         warnings.extend(self.long_hold());
+        warnings.extend(self.rivals(now));
         warnings
     }
 }

@@ -66,7 +66,8 @@ impl View {
         let found = |candidate: Option<SocketAddr>, leader, why| {
             Ok(Some(Found { candidate, leader, followed: candidate.is_some() && candidate == before, why }))
         };
-        if let Some(heard) = self.heard.as_ref().filter(|heard| heard.of == Some(named.addr)) {
+        let counts = |heard: &&Heard| heard.of == Some(named.addr) && self.electorate.has_voice(&heard.leader);
+        if let Some(heard) = self.heard.as_ref().filter(counts) {
             let why = format!("Sentinel {} promotes {}", name(&heard.leader), heard.candidate);
             return found(Some(heard.candidate), Some(heard.leader.clone()), why);
         }
@@ -112,7 +113,7 @@ impl View {
         let searching = matches!(self.state, State::Searching);
         let candidate = self.settings.candidate.filter(|_| searching);
         // Others are not given the credentials, and cannot answer where some are needed.
-        self.listed_replicas(now).filter(move |addr| searching && self.is_replica(*addr)).chain(candidate)
+        self.listed_replicas(now).chain(candidate).filter(move |addr| searching && self.trusts(*addr))
     }
 
     /// An early commit of an earlier run that was neither confirmed nor undone when that ended.
@@ -132,6 +133,7 @@ impl View {
         let heard = self.sentinels.iter().filter(|(_, sentinel)| {
             sentinel.connected && sentinel.answered.is_some_and(|answered| now < answered + fresh)
         });
+        let heard = heard.filter(|(at, _)| self.electorate.has_voice(at));
         heard.filter(|(_, sentinel)| sentinel.answer.as_ref().is_some_and(leads)).map(|(at, _)| at.clone()).next()
     }
 

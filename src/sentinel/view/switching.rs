@@ -12,10 +12,10 @@ use tracing::Level;
 use super::evidence::Verdict;
 use super::following::CONFIRM_WITHIN;
 use super::show::{ms, name};
-use super::{Failover, Output, Process, Provisional, State, View};
+use super::{Failover, Output, Process, Provisional, SentinelState, State, View};
 use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
-use crate::sentinel::report::{Info, Role};
+use crate::sentinel::report::{Info, Peer, Role};
 use crate::sentinel::word::Word;
 use crate::topology::Master;
 
@@ -23,7 +23,7 @@ use crate::topology::Master;
 pub(super) const DISTRUST_FOR: Duration = Duration::from_secs(15);
 /// A chosen candidate is promoted within 0.2 s; after this time the hold may end, if the candidate is a replica.
 pub(super) const PROMOTED_WITHIN: Duration = Duration::from_millis(1500);
-/// A Sentinel lost this long, and held for down by its peers, has no say in whether an early commit is safe.
+/// A Sentinel lost this long, and listed by no other, has no say in whether an early commit is safe.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// What the PINGs of an old master and the Sentinels' hellos add to its stream until its last look: so much, and so
 /// much more in each second of the hold. More missing bytes than that are writes.
@@ -231,29 +231,35 @@ impl View {
         if failover.ending.is_some() || !self.sentinels.get(leader).is_some_and(|sentinel| sentinel.connected) {
             return Some("the failover was aborted or its Sentinel is lost".into());
         }
-        for (at, sentinel) in &self.sentinels {
+        if !self.trusts(candidate) {
+            return Some("neither our master nor most Sentinels have named it as a replica".into());
+        }
+        for (at, sentinel) in self.sentinels.iter().filter(|(at, _)| !self.has_no_say(now, at)) {
             match failover.demoted.get(at) {
                 Some(false) => {}
                 Some(true) => {
                     return Some(format!("Sentinel {} still takes it for a master and may demote it again", name(at)));
                 }
-                None if self.long_dead(now, at, sentinel.lost_since) => {}
+                None if self.long_dead(now, at, sentinel) => {}
                 None => return Some(format!("Sentinel {} has not said whether it was a master lately", name(at))),
             }
         }
-        if failover.demoted.len() * 2 <= self.known_sentinels() {
+        if failover.demoted.keys().filter(|at| self.electorate.has_say(at)).count() * 2 <= self.known_sentinels() {
             return Some("less than half of the Sentinels have answered".into());
         }
         None
     }
 
-    pub(super) fn long_dead(&self, now: Instant, at: &HostPort, lost_since: Option<Instant>) -> bool {
-        let mut peers = self
-            .answers(now)
-            .flat_map(|answer| answer.peers.iter().flatten())
-            .filter(|peer| peer.addr == *at)
-            .peekable();
-        lost_since.is_some_and(|since| now > since + DEAD_AFTER) && peers.all(|peer| peer.s_down)
+    /// It does not answer us, and whoever lists it has marked it down: it watches nothing that it could demote. Where
+    /// nobody lists it, only time tells.
+    pub(super) fn long_dead(&self, now: Instant, at: &HostPort, sentinel: &SentinelState) -> bool {
+        let Some(since) = sentinel.lost_since else { return false };
+        let is_it = |peer: &&Peer| match &sentinel.run_id {
+            Some(id) if !peer.run_id.is_empty() => *id == peer.run_id,
+            _ => peer.addr == *at || self.settings.address_map.map(&peer.addr) == self.settings.address_map.map(at),
+        };
+        let mut listed = self.answers(now).flat_map(|answer| answer.peers.iter().flatten()).filter(is_it).peekable();
+        if listed.peek().is_none() { now > since + DEAD_AFTER } else { listed.all(|peer| peer.s_down) }
     }
 
     /// Ends the hold with the old master, where that is safe.

@@ -1,5 +1,7 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
+mod belief;
+
 use super::*;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
@@ -38,6 +40,7 @@ fn sentinel(index: usize) -> HostPort {
 fn settings() -> Settings {
     Settings {
         sentinels: (0..3).map(sentinel).collect(),
+        address_map: AddressMap::default(),
         heartbeat: Duration::from_millis(200),
         poll_interval: Duration::from_secs(1),
         suspect_after: Duration::from_millis(600),

@@ -118,6 +118,7 @@ fn a_failover_that_is_asked_for_waits_for_level_replicas() {
     // Always a second behind.
     for step in 0..99_u64 {
         world.after(100);
+        world.all_answer();
         world.master_says(MASTER, 10_000 + 100 * step, &[CANDIDATE, OTHER]);
         world.replica_has(CANDIDATE, 10_000 + 100 * step);
         world.replica_has(OTHER, 9_000 + 100 * step);

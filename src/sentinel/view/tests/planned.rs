@@ -4,11 +4,11 @@ use super::*;
 
 impl World {
     /// What became of a failover that was asked for, if that is decided.
-    fn asked(&mut self) -> Option<Result<Vec<HostPort>, String>> {
+    pub(super) fn asked(&mut self) -> Option<Result<Vec<HostPort>, String>> {
         self.asked.take()
     }
 
-    fn want(&mut self) {
+    pub(super) fn want(&mut self) {
         assert_eq!(self.view.want_failover(self.now, false), Ok(()));
         self.after(1);
     }
@@ -16,17 +16,27 @@ impl World {
 
 #[test]
 fn the_sentinels_are_asked_by_their_run_ids() {
-    let mut world = World::following();
-    for (index, id) in ["zz", "aa", "mm"].into_iter().enumerate() {
-        world.answer_with(index, MASTER, 5, |answer| answer.myid = Some(id.into()));
-    }
+    let ids = ["zz", "aa", "mm"];
+    let renamed = |world: &mut World| {
+        for index in 0..3 {
+            world.answer_with(index, MASTER, 5, |answer| {
+                answer.myid = Some(ids[index].into());
+                let peers = (0..3).filter(|peer| *peer != index);
+                let peer = |peer: usize| Peer { addr: sentinel(peer), run_id: ids[peer].into(), s_down: false };
+                answer.peers = Some(peers.map(peer).collect());
+            });
+        }
+    };
+    let mut world = World::new(settings());
+    (0..3).for_each(|index| world.connect(index));
+    renamed(&mut world);
+    world.level();
+    renamed(&mut world);
     world.after(1);
     world.want();
     assert_eq!(world.asked(), None, "they are asked first whether one is under way");
     world.after(5);
-    for (index, id) in ["zz", "aa", "mm"].into_iter().enumerate() {
-        world.answer_with(index, MASTER, 5, |answer| answer.myid = Some(id.into()));
-    }
+    renamed(&mut world);
     world.level();
     assert_eq!(world.asked(), Some(Ok(vec![sentinel(1), sentinel(2), sentinel(0)])));
 }
