@@ -20,6 +20,8 @@ use crate::socket;
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
+/// How long a client that was refused may take to notice; where no descriptor is left for it, it gets no time.
+const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
@@ -67,7 +69,7 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
         match accepted {
             Ok(client) => {
                 failing = false;
-                admit(client, &worker, max_clients, &drain);
+                admit(client, &worker, max_clients, &drain).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -79,17 +81,29 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
     }
 }
 
-fn admit(mut client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
-    let Some(place) = Place::take(worker, max_clients) else {
-        worker.relay.refused.add(1);
-        tokio::spawn(async move {
-            let _ = poll_fn(|cx| client.poll_write(cx, TOO_MANY)).await;
-            session::linger(&mut client).await
-        });
+async fn admit(client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
+    if let Some(place) = Place::take(worker, max_clients) {
+        worker.relay.accepted.add(1);
+        tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
         return;
-    };
-    worker.relay.accepted.add(1);
-    tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
+    }
+    worker.relay.refused.add(1);
+    match worker.spare.take(1) {
+        Some(descriptor) => {
+            tokio::spawn(async move {
+                refuse(client, REFUSED_LINGER).await;
+                drop(descriptor);
+            });
+        }
+        // Here, so that the next is not accepted before this one is closed.
+        None => refuse(client, Duration::ZERO).await,
+    }
+}
+
+async fn refuse(mut client: Client, linger: Duration) {
+    let say = poll_fn(|cx| client.poll_write(cx, TOO_MANY));
+    let _ = tokio::time::timeout(REFUSED_LINGER, say).await;
+    session::linger(&mut client, linger).await;
 }
 
 /// One of the `max_clients` places; given back on drop, also when the session panics.

@@ -26,14 +26,17 @@ use crate::metrics::{self, Relay};
 use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
+use crate::session::spare::Spare;
 use crate::session::{CloseReason, Worker, registry};
 use crate::socket::{self, ListenAddr, SocketFile};
 use crate::topology::{Report, Topology};
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
 const DIALS: usize = 128;
-/// Descriptors that are not clients: listeners, Sentinels, nodes, logs.
-const OTHER_DESCRIPTORS: u64 = 64;
+/// Descriptors of the control plane: Sentinels, nodes, files, and the admin server's 64 connections.
+const CONTROL_DESCRIPTORS: u64 = 128;
+/// Those of a worker besides its listeners: its runtime's, and a client that is being accepted or refused.
+const WORKER_DESCRIPTORS: u64 = 8;
 
 /// Why the proxy could not start or go on.
 #[derive(Debug)]
@@ -109,7 +112,8 @@ enum Bound {
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
     pub fn start(config: &Config) -> Result<Server, Error> {
-        check_descriptors(config.max_clients);
+        let (max_clients, spare) = share_descriptors(config);
+        let spare = Spare::new(spare);
         let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
         let (mut clients, mut files) = (Vec::new(), Vec::new());
         for listen in &config.listen {
@@ -160,17 +164,13 @@ impl Server {
                 dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),
+                spare: spare.clone(),
                 credentials: credentials.clone(),
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
-            let work = work(
-                topology.clone(),
-                listeners,
-                config.max_clients,
-                config.backends.detach_idle_after,
-                drain_watch.clone(),
-            );
+            let detach_after = config.backends.detach_idle_after;
+            let work = work(topology.clone(), listeners, max_clients, detach_after, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -363,15 +363,47 @@ async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Con
     }
 }
 
-fn check_descriptors(max_clients: usize) {
+/// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.
+fn share_descriptors(config: &Config) -> (usize, usize) {
     let limit = socket::raise_descriptor_limit();
-    let wanted = 2 * max_clients as u64 + OTHER_DESCRIPTORS;
+    let (share, wanted) = Share::of(limit, config);
     if limit < wanted {
         tracing::warn!(
-            "max_clients = {max_clients} needs {wanted} descriptors (two for each client), and the hard limit is {limit}: \
-             raise it (LimitNOFILE= in systemd, ulimit -Hn) or lower max_clients to {}",
-            limit.saturating_sub(OTHER_DESCRIPTORS) / 2
+            "max_clients = {} needs {wanted} descriptors ({} for each client), and the hard limit is {limit}: raise it \
+             (LimitNOFILE= in systemd, ulimit -Hn) or lower max_clients; {} clients are served at once",
+            config.max_clients,
+            share.each,
+            share.clients
         );
+    }
+    (share.clients, share.spare)
+}
+
+/// What each gets of the process's descriptors.
+#[derive(Debug, PartialEq, Eq)]
+struct Share {
+    /// Of a client: its socket and its backend; a Unix socket is registered a second time while a write waits.
+    each: u64,
+    clients: usize,
+    spare: usize,
+}
+
+impl Share {
+    /// More than this many spare ones are of no use.
+    const MOST_SPARE: u64 = 1 << 16;
+
+    /// Also returns what the configuration needs.
+    fn of(limit: u64, config: &Config) -> (Share, u64) {
+        let is_unix = |listen: &Listen| matches!(listen.addr, ListenAddr::Unix(_));
+        let each = if config.listen.iter().any(is_unix) { 3 } else { 2 };
+        let own = CONTROL_DESCRIPTORS + config.workers as u64 * (WORKER_DESCRIPTORS + config.listen.len() as u64);
+        let clients = config.max_clients as u64;
+        let wanted = own + clients * each;
+        let room = limit - own.min(limit / 2);
+        // Where there is not enough for all clients, a part stays spare nevertheless: connections made ready are worth it.
+        let clients = if room < clients * each { (room - room / 8) / each } else { clients };
+        let spare = (room - clients * each).min(Self::MOST_SPARE);
+        (Share { each, clients: clients as usize, spare: spare as usize }, wanted)
     }
 }
 
@@ -394,4 +426,23 @@ fn spawn(
             }
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_kept_for_control_and_shared_among_the_rest() {
+        let mut config = Config { workers: 1, max_clients: 500, ..Config::default() };
+        let own = CONTROL_DESCRIPTORS + WORKER_DESCRIPTORS + 1;
+        let share = |limit, config: &Config| Share::of(limit, config).0;
+        assert_eq!(Share::of(own + 1000, &config), (Share { each: 2, clients: 500, spare: 0 }, own + 1000));
+        assert_eq!(share(own + 1100, &config), Share { each: 2, clients: 500, spare: 100 });
+        assert_eq!(share(own + 800, &config), Share { each: 2, clients: 350, spare: 100 });
+        assert_eq!(share(100, &config), Share { each: 2, clients: 22, spare: 6 }, "half of what there is");
+        assert!(share(u64::MAX, &config).spare < 1 << 20, "no limit");
+        config.listen.push(Listen::new(ListenAddr::Unix("/run/redis.sock".into())));
+        assert_eq!(share(own + 1600, &config), Share { each: 3, clients: 500, spare: 99 });
+    }
 }

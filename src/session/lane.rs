@@ -140,7 +140,8 @@ impl Session {
             return;
         }
         if let Some((stream, term)) = self.end_lane() {
-            tokio::spawn(pool::give_back(stream, term));
+            let spare = self.worker.spare.clone();
+            tokio::spawn(async move { pool::give_back(&spare, stream, term).await });
         }
         self.drop_lane();
         self.flags.nothing_written = true; // on the next one

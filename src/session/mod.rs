@@ -25,6 +25,7 @@ pub mod registry;
 mod replies;
 mod requests;
 pub mod scripts;
+pub mod spare;
 pub mod splice;
 pub mod state;
 
@@ -51,6 +52,7 @@ use ledger::{Judgement, Ledger};
 use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
+use spare::Spare;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
@@ -84,6 +86,8 @@ pub struct Worker {
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
+    /// Descriptors of the whole process beyond those of its clients and of the control plane.
+    pub spare: Arc<Spare>,
     /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
     pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
@@ -101,17 +105,18 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let worker = session.worker.clone();
         if reason != CloseReason::ClientClosed {
             session.lane = Lane::None;
-            Box::pin(linger(&mut session.client)).await;
+            Box::pin(linger(&mut session.client, LINGER)).await;
         } else if let Some((stream, term)) = session.end_lane() {
             drop(session);
-            Box::pin(pool::give_back(stream, term)).await;
+            Box::pin(pool::give_back(&worker.spare, stream, term)).await;
         }
         worker.relay.close(reason as usize);
     }
 }
 
-/// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-pub async fn linger(client: &mut Client) {
+/// Closes with FIN, never RST: clients read a reset as a hung or half-written request. What the client still sends is
+/// read until it closes too, for at most `limit`.
+pub async fn linger(client: &mut Client, limit: Duration) {
     let mut rest = [0; 512];
     poll_fn(|cx| {
         client.shutdown(cx);
@@ -119,7 +124,7 @@ pub async fn linger(client: &mut Client) {
     })
     .await;
     let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
-    let _ = tokio::time::timeout(LINGER, gone).await;
+    let _ = tokio::time::timeout(limit, gone).await;
 }
 
 /// The task's state. What pumps the bytes is in `requests` and `replies`.

@@ -60,7 +60,7 @@ impl Session {
             return Ok(moved);
         }
         if let Some(most) = self.splices()
-            && let Ok(pipe) = Pipe::take()
+            && let Some(pipe) = Pipe::take(&self.worker.spare)
         {
             return Ok(self.splice_body(cx, round, pipe, most)? | moved);
         }
