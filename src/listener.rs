@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 
-use crate::drain;
+use crate::drain::{self, Stage};
 use crate::session::client::{Client, Unix};
 use crate::session::pipe::Socket;
 use crate::session::{self, Worker};
@@ -20,6 +20,8 @@ use crate::socket;
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
+/// For how long the last are accepted.
+const LAST_ACCEPTS: Duration = Duration::from_millis(10);
 /// How long a client that was refused may take to notice; where no descriptor is left for it, it gets no time.
 const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
@@ -58,13 +60,14 @@ impl Listener {
     }
 }
 
-/// Accepts until the drain begins. Runs on the worker's thread.
+/// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already. Runs on the worker's
+/// thread.
 pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mut drain: drain::Watch) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.draining() => return,
+            () = drain.reached(Stage::Ending) => break,
         };
         match accepted {
             Ok(client) => {
@@ -79,6 +82,13 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
             }
         }
     }
+    // They get a FIN; closing the listener would reset them.
+    let last = async {
+        while let Ok(client) = listener.accept().await {
+            admit(client, &worker, max_clients, &drain).await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
 async fn admit(client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {

@@ -17,10 +17,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
-use crate::drain;
+use crate::drain::{self, Stage};
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Relay};
 use crate::secret::Credentials;
@@ -64,24 +65,36 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. Blocks the calling thread.
+/// Stages of the drain in which connections are refused, and how long each lasts at most: in `drain_grace`, but for the
+/// last, in which each client is still read for a moment so that it gets a FIN and no reset.
+const ENDING: Duration = Duration::from_millis(500);
+const STOPPING: Duration = Duration::from_millis(1500);
+const CUTTING: Duration = Duration::from_millis(500);
+
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. Blocks the calling thread.
 pub fn run(config: &Config) -> Result<(), Error> {
     let mut server = Server::start(config)?;
-    let ended = runtime()?.block_on(async {
+    runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read at the start only; restart to change it"),
                 error = server.failed() => break Err(error),
             }
-        }
-    });
-    server.stop(config.drain_grace);
-    ended
+        };
+        let again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.stop(config.drain_grace, again).await;
+        ended
+    })
 }
 
 /// A running proxy. Dropping it ends everything at once; [`Server::stop`] drains first.
@@ -100,7 +113,7 @@ pub struct Server {
     /// Dropped to end the threads.
     end: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
-    _files: Vec<SocketFile>,
+    files: Vec<SocketFile>,
 }
 
 /// A listener of one worker, not yet on its thread.
@@ -205,7 +218,7 @@ impl Server {
             failure: Some(failed),
             end: Some(end),
             threads,
-            _files: files,
+            files,
         })
     }
 
@@ -226,25 +239,35 @@ impl Server {
         std::future::pending().await
     }
 
-    /// Accepts nobody any more, lets sessions end for at most `grace`, then ends everything.
-    pub fn stop(mut self, grace: Duration) {
+    /// Lets what takes long finish while everybody is served, and then ends each session between two of its requests; all
+    /// within `grace`, or until `again` returns. What is left then is cut.
+    ///
+    /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others.
+    pub async fn stop(&mut self, grace: Duration, again: impl Future<Output = ()>) {
+        let Some(mut drain) = self.drain.take() else { return };
         self.draining.store(true, Ordering::Relaxed);
-        if let (Some(mut drain), Ok(runtime)) = (self.drain.take(), runtime()) {
-            let sessions = self.sessions();
-            tracing::info!(sessions, "draining for at most {} s", grace.as_secs());
-            let left = runtime.block_on(async {
-                match tokio::time::timeout(grace, drain.drain()).await {
-                    Ok(()) => 0,
-                    Err(_) => self.sessions(),
-                }
-            });
-            tracing::info!(cut = left, "stopped");
+        tracing::info!(sessions = self.sessions(), "draining for at most {} s", grace.as_secs());
+        let last = grace.min(ENDING + STOPPING);
+        let orderly = async {
+            let _ = timeout(grace - last, drain.settle()).await;
+            self.files.clear(); // while it is certain that they are ours
+            for (stage, limit) in [(Stage::Ending, last.min(ENDING)), (Stage::Stopping, last.saturating_sub(ENDING))] {
+                let _ = timeout(limit, drain.end(stage)).await;
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = again => tracing::info!("asked again: what is left is cut"),
         }
+        let left = self.sessions();
+        let _ = timeout(CUTTING, drain.end(Stage::Cutting)).await;
+        tracing::info!(cut = left, "stopped");
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.files.clear();
         self.end = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -269,7 +292,8 @@ async fn work(
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
-    tokio::spawn(registry::rounds(detach_after, drain));
+    tokio::spawn(registry::rounds(detach_after, drain.news()));
+    drop(drain);
     registry::herald(&topology).await;
 }
 

@@ -98,6 +98,9 @@ impl Session {
 
     /// The backend's socket is at its end, or broken.
     pub(super) fn lose_lane(&mut self) -> Result<(), CloseReason> {
+        if self.flags.unblocking {
+            return self.end_blocked();
+        }
         if self.flags.half_closed && self.ledger.is_empty() {
             self.closing.get_or_insert(CloseReason::ClientClosed);
         } else if self.tunnel.is_some() {
@@ -119,6 +122,7 @@ impl Session {
         self.to_backend.clear();
         self.refused_at = None;
         self.flags.half_closed = false;
+        self.flags.unblocking = false;
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;

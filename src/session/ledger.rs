@@ -91,6 +91,24 @@ impl Ledger {
         self.0.as_ref().is_some_and(|book| book.entries.iter().rev().skip(1).any(blocks))
     }
 
+    /// The server has come to a request that blocks, and to nothing behind it.
+    pub fn is_blocked(&self) -> bool {
+        let front = self.0.as_ref().and_then(|book| book.entries.front());
+        front.is_some_and(|entry| entry.blocks() && entry.whole && entry.answer.is_none())
+    }
+
+    /// The request that blocks is answered as the server does when its time is over; WAIT, that no replica is sure.
+    pub fn time_out(&mut self, resp3: bool) {
+        let Some(book) = &mut self.0 else { return };
+        let Some(entry) = book.entries.front_mut().filter(|entry| entry.blocks() && entry.answer.is_none()) else {
+            return;
+        };
+        let is_wait = entry.effect.duty == Duty::Wait;
+        let answer = if is_wait { no_replica(entry.effect).to_vec() } else { nothing(resp3) };
+        entry.answer = Some(Box::new(Answer::Ready(answer)));
+        book.count_answered();
+    }
+
     /// A request that MULTI queues was too large to keep.
     pub fn has_unkept_queued(&self) -> bool {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(|entry| entry.queued && entry.kept == 0))

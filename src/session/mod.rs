@@ -18,6 +18,7 @@ pub mod client;
 mod close;
 mod finish;
 mod lane;
+mod leaving;
 pub mod ledger;
 pub mod pipe;
 mod pool;
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::config::OnLostReply;
+use crate::drain::Stage;
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
@@ -60,6 +62,8 @@ const TURNS: usize = 16;
 const OK: &[u8] = b"+OK\r\n";
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same in a drain, which is to end soon: long enough to read what crosses our FIN.
+const DRAIN_LINGER: Duration = Duration::from_millis(250);
 
 /// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
@@ -105,7 +109,8 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let worker = session.worker.clone();
         if reason != CloseReason::ClientClosed {
             session.lane = Lane::None;
-            Box::pin(linger(&mut session.client, LINGER)).await;
+            let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
+            Box::pin(linger(&mut session.client, limit)).await;
         } else if let Some((stream, term)) = session.end_lane() {
             drop(session);
             Box::pin(pool::give_back(&worker.spare, stream, term)).await;
@@ -196,6 +201,8 @@ struct Flags {
     client_eof: bool,
     /// Its FIN was passed on.
     half_closed: bool,
+    /// The backend was sent a FIN of ours, to let go of what blocks there.
+    unblocking: bool,
     /// The request being sent is larger than one buffer: part of it is on its way.
     streaming: bool,
     /// And the client wants no reply to it: it stands in no ledger, and what was sent of it cannot be sent again.
@@ -276,11 +283,17 @@ impl Session {
         if self.ticket.is_none() {
             self.ticket = Some(Ticket::new(cx.waker().clone()));
         }
+        if registry::stage() == Stage::Cutting {
+            return Poll::Ready(CloseReason::Drained);
+        }
         let mut round = Round { scratch: Scratch::take(), client_drained: false, backend_drained: false };
         for _ in 0..TURNS {
             match self.turn(cx, &mut round) {
                 Ok(true) => {}
                 Ok(false) => {
+                    if let Err(reason) = self.drain(cx, &round) {
+                        return Poll::Ready(reason);
+                    }
                     self.set_urgency();
                     self.note_hold();
                     return Poll::Pending;
@@ -344,7 +357,7 @@ impl Session {
 
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
     fn observe(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<(), CloseReason> {
-        self.observe_round()?;
+        self.observe_round();
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
             || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
@@ -399,29 +412,12 @@ impl Session {
         }
     }
 
-    /// A session that did nothing for a whole round gives its backend back; while draining, it ends.
-    fn observe_round(&mut self) -> Result<(), CloseReason> {
+    /// A session that did nothing for a whole round gives its backend back.
+    fn observe_round(&mut self) {
         let round = registry::round();
-        if round == self.round {
-            return Ok(());
+        if std::mem::replace(&mut self.round, round) != round && !std::mem::take(&mut self.flags.active) {
+            self.detach();
         }
-        let was_active = std::mem::take(&mut self.flags.active);
-        let before = std::mem::replace(&mut self.round, round);
-        if round < registry::DRAIN {
-            if !was_active {
-                self.detach();
-            }
-            return Ok(());
-        }
-        let was_active = was_active || before < registry::DRAIN;
-        let idle = self.ledger.is_empty()
-            && self.inbox.is_empty()
-            && self.to_client.is_empty()
-            && !self.state.in_transaction();
-        if self.tunnel.is_some() || (idle && !was_active) {
-            return Err(CloseReason::Drained);
-        }
-        Ok(())
     }
 
     /// A new term: gives up the lane and judges what was outstanding there.

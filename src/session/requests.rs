@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Socket};
-use super::{CloseReason, Gate, OK, ReplyMode, Round, Session};
+use super::{CloseReason, Gate, OK, ReplyMode, Round, Session, registry};
+use crate::drain::Stage;
 use crate::resp::command::{Class, Duty, Effect, Shape, classify, classify_head};
 use crate::resp::ordinary::{self, Run};
 use crate::resp::request::{self, Args};
@@ -173,7 +174,10 @@ impl Session {
             Gate::Held { withhold: true } => self.flags.multi && self.is_queue_unkept(),
             Gate::Held { withhold: false } | Gate::Failing => false,
         };
-        open && self.refused_at.is_none() && !self.flags.barrier && self.ledger.len() < MOST_IN_FLIGHT
+        open && self.refused_at.is_none()
+            && !(self.flags.barrier || self.flags.unblocking)
+            && self.ledger.len() < MOST_IN_FLIGHT
+            && registry::stage() < Stage::Stopping
     }
 
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;

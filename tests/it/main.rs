@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod contract;
 mod descriptors;
+mod drain;
 mod failover;
 mod instructions;
 mod laravel;
