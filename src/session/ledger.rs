@@ -28,6 +28,7 @@ thread_local! {
 }
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
+const POOLED_ENTRIES: usize = 64;
 
 /// The ledger of one session. Empty, it is one null pointer.
 #[derive(Debug, Default)]
@@ -60,6 +61,13 @@ impl Ledger {
     /// Requests whose replies are owed.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |book| book.entries.len() + book.run.owed)
+    }
+
+    /// Memory held besides the bytes of [`Ledger::retained`]: for the entries, and for replies that are held back.
+    pub fn held_bytes(&self) -> usize {
+        let Some(book) = &self.0 else { return 0 };
+        let slack = book.retained.capacity() - book.retained.len();
+        book.entries.capacity() * size_of::<Entry>() + slack + self.withheld_bytes()
     }
 
     /// Bytes retained for replay.
@@ -459,7 +467,8 @@ impl Ledger {
             book.run = Run::default();
             book.answered = 0;
             POOL.with_borrow_mut(|pool| {
-                if pool.len() < POOL_SIZE && book.retained.capacity() <= POOLED_BYTES {
+                let is_small = book.retained.capacity() <= POOLED_BYTES && book.entries.capacity() <= POOLED_ENTRIES;
+                if pool.len() < POOL_SIZE && is_small {
                     pool.push(book);
                 }
             });

@@ -10,13 +10,14 @@
 //! - *Failing*: no master and the deadline passed. Requests are answered with an error.
 //!
 //! Invariants: no request is sent to a node after a newer term was seen; replies are delivered in the order of the
-//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what is
-//! buffered is bounded, and nothing is read while it cannot be passed on.
+//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what all
+//! sessions hold in memory is bounded (see `held`), and nothing is read while it cannot be passed on.
 
 pub mod backend;
 pub mod client;
 mod close;
 mod finish;
+mod held;
 mod lane;
 mod leaving;
 pub mod ledger;
@@ -49,6 +50,7 @@ pub use close::CloseReason;
 
 use client::Client;
 use finish::Finish;
+use held::Held;
 use lane::Lane;
 use ledger::{Judgement, Ledger};
 use pipe::{Scratch, Socket, Unsent};
@@ -60,6 +62,10 @@ use state::State;
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
 const OK: &[u8] = b"+OK\r\n";
+/// A session holds and reads no more than this at once where `retain_total` is exhausted: enough to go on.
+const LITTLE: usize = 4 * 1024;
+/// Buffers may be this large in each thread even if nothing is to be retained.
+const LEAST_TOTAL: usize = 1024 * 1024;
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 /// The same in a drain, which is to end soon: long enough to read what crosses our FIN.
@@ -78,7 +84,7 @@ pub struct Worker {
     pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
     pub retain_bytes: usize,
-    /// The same for all sessions of this thread.
+    /// What all sessions of this thread may hold in memory, those requests and every buffer.
     pub retain_total: usize,
     /// At most this many connections are dialled ahead of the sessions that will need them.
     pub warm_backends: usize,
@@ -162,9 +168,10 @@ struct Session {
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
     reply_mode: ReplyMode,
-    round: u32,
+    round: u16,
     outage: Option<Box<Outage>>,
     flags: Flags,
+    held: Held,
 }
 
 /// What outages made of a session; most never see one.
@@ -275,6 +282,7 @@ impl Session {
             round: 0,
             outage: None,
             flags: Flags::default(),
+            held: Held::default(),
             worker,
         }
     }
@@ -286,6 +294,12 @@ impl Session {
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
+        let polled = self.take_turns(cx);
+        self.held.set(self.held_bytes());
+        polled
+    }
+
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let mut round = Round { scratch: Scratch::take(), client_drained: false, backend_drained: false };
         for _ in 0..TURNS {
             match self.turn(cx, &mut round) {
@@ -312,6 +326,19 @@ impl Session {
         let attached = self.attach(cx)?;
         round.backend_drained &= !attached;
         Ok(replied | attached | self.pump_requests(cx, round)?)
+    }
+
+    /// Memory that this session holds, but for what is retained of its requests.
+    fn held_bytes(&self) -> usize {
+        let buffers = self.inbox.capacity() + self.reply_tail.capacity();
+        let unsent = self.to_backend.held_bytes() + self.to_client.held_bytes();
+        buffers + unsent + self.ledger.held_bytes() + self.state.held_bytes()
+    }
+
+    /// The sessions of this thread hold all that they may: this one makes do with little.
+    #[inline]
+    fn is_exhausted(&self) -> bool {
+        Held::by_thread() + Ledger::retained_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
     }
 
     fn set_urgency(&self) {

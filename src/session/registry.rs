@@ -3,6 +3,7 @@
 //! Thread-local on purpose: a session is polled, woken and dropped on the one thread it was accepted on.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroU32;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::topology::Topology;
 
 thread_local! {
     static SLOTS: RefCell<Slots> = const { RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }) };
-    static ROUND: Cell<u32> = const { Cell::new(0) };
+    static ROUND: Cell<u16> = const { Cell::new(0) };
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Serving) };
 }
 
@@ -24,7 +25,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 struct Slots {
     slots: Vec<Option<Slot>>,
-    free: Vec<u32>,
+    free: Vec<NonZeroU32>,
 }
 
 struct Slot {
@@ -48,30 +49,32 @@ pub enum Urgency {
 
 /// A session's place in the registry; dropping it leaves.
 #[derive(Debug)]
-pub struct Ticket(u32);
+pub struct Ticket(NonZeroU32);
 
 impl Ticket {
     /// Enters the registry of this thread.
     pub fn new(waker: Waker) -> Ticket {
         SLOTS.with_borrow_mut(|all| {
             let slot = Some(Slot { waker, urgency: Urgency::Idle, unsettled: false });
-            match all.free.pop() {
-                Some(index) => {
-                    all.slots[index as usize] = slot;
-                    Ticket(index)
-                }
-                None => {
-                    all.slots.push(slot);
-                    Ticket(all.slots.len() as u32 - 1)
-                }
-            }
+            let free = all.free.pop();
+            let place = free.unwrap_or_else(|| {
+                all.slots.push(None);
+                NonZeroU32::new(all.slots.len() as u32).expect("one was pushed")
+            });
+            let ticket = Ticket(place);
+            all.slots[ticket.index()] = slot;
+            ticket
         })
+    }
+
+    fn index(&self) -> usize {
+        self.0.get() as usize - 1
     }
 
     /// Says how urgent this session's waking is from now on.
     pub fn set_urgency(&self, urgency: Urgency) {
         SLOTS.with_borrow_mut(|all| {
-            if let Some(slot) = &mut all.slots[self.0 as usize] {
+            if let Some(slot) = &mut all.slots[self.index()] {
                 slot.urgency = urgency;
             }
         });
@@ -80,7 +83,7 @@ impl Ticket {
     /// What was under way when the drain began is done.
     pub fn settle(&self) {
         SLOTS.with_borrow_mut(|all| {
-            if let Some(slot) = &mut all.slots[self.0 as usize] {
+            if let Some(slot) = &mut all.slots[self.index()] {
                 slot.unsettled = false;
             }
         });
@@ -88,7 +91,7 @@ impl Ticket {
 
     /// Wakes this session after a while, if it is still there.
     pub fn wake_in(&self, delay: Duration) {
-        let waker = SLOTS.with_borrow(|all| all.slots[self.0 as usize].as_ref().map(|slot| slot.waker.clone()));
+        let waker = SLOTS.with_borrow(|all| all.slots[self.index()].as_ref().map(|slot| slot.waker.clone()));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             if let Some(waker) = waker {
@@ -101,14 +104,14 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         SLOTS.with_borrow_mut(|all| {
-            all.slots[self.0 as usize] = None;
+            all.slots[self.index()] = None;
             all.free.push(self.0);
         });
     }
 }
 
 /// The number of the present round: a session that was idle for a whole one gives its backend back.
-pub fn round() -> u32 {
+pub fn round() -> u16 {
     ROUND.get()
 }
 

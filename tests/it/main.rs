@@ -13,6 +13,7 @@ mod failover;
 mod instructions;
 mod laravel;
 mod load;
+mod memory;
 mod odd;
 mod operation;
 mod pool;
