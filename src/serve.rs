@@ -67,8 +67,8 @@ impl From<io::Error> for Error {
 
 /// Stages of the drain in which connections are refused, and how long each lasts at most: in `drain_grace`, but for the
 /// last, in which each client is still read for a moment so that it gets a FIN and no reset.
-const ENDING: Duration = Duration::from_millis(500);
-const STOPPING: Duration = Duration::from_millis(1500);
+const ENDING: Duration = Duration::from_secs(1);
+const STOPPING: Duration = Duration::from_secs(1);
 const CUTTING: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second one ends it. Blocks the calling thread.

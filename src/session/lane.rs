@@ -123,6 +123,7 @@ impl Session {
         self.refused_at = None;
         self.flags.half_closed = false;
         self.flags.unblocking = false;
+        self.flags.unblock_asked = false;
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;

@@ -6,7 +6,7 @@ use std::task::Context;
 
 use super::lane::Lane;
 use super::pipe::Socket;
-use super::{CloseReason, Gate, Round, Session, registry};
+use super::{CloseReason, Gate, Round, Session, registry, unblock};
 use crate::drain::Stage;
 
 impl Session {
@@ -30,7 +30,8 @@ impl Session {
             Stage::Ending if is_between && !is_in_transaction => return Err(CloseReason::Drained),
             // What is in the inbox was not begun.
             Stage::Stopping if self.tunnel.is_some() || self.is_quiet() => return Err(CloseReason::Drained),
-            Stage::Ending | Stage::Stopping if is_blocked => self.unblock(cx),
+            Stage::Ending if is_blocked => self.ask_to_unblock(),
+            Stage::Stopping if is_blocked => self.unblock(cx),
             Stage::Ending | Stage::Stopping => {}
             Stage::Cutting => return Err(CloseReason::Drained),
         }
@@ -59,8 +60,17 @@ impl Session {
             && self.ledger.is_blocked()
     }
 
-    /// Takes a blocking request off the master by a FIN. What it has answered until it sees that comes before its own
-    /// FIN, so that no element is popped for nobody.
+    /// Its reply will come from there.
+    fn ask_to_unblock(&mut self) {
+        if let Lane::Up(backend) = &self.lane
+            && !std::mem::replace(&mut self.flags.unblock_asked, true)
+        {
+            unblock::ask(&self.worker, backend);
+        }
+    }
+
+    /// Takes a blocking request off the master by a FIN, where asking did not help. What it has answered before it sees
+    /// that comes before its own FIN.
     fn unblock(&mut self, cx: &mut Context<'_>) {
         if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.unblocking) {
             backend.shutdown(cx);

@@ -30,6 +30,7 @@ pub mod scripts;
 pub mod spare;
 pub mod splice;
 pub mod state;
+mod unblock;
 
 use std::future::poll_fn;
 use std::sync::atomic::AtomicUsize;
@@ -210,6 +211,8 @@ struct Flags {
     half_closed: bool,
     /// The backend was sent a FIN of ours, to let go of what blocks there.
     unblocking: bool,
+    /// The server was asked to let go of what blocks there.
+    unblock_asked: bool,
     /// The request being sent is larger than one buffer: part of it is on its way.
     streaming: bool,
     /// And the client wants no reply to it: it stands in no ledger, and what was sent of it cannot be sent again.

@@ -73,9 +73,19 @@ async fn busy_clients_end_between_two_requests() {
     }
 }
 
+/// By the master, or by us where its user may not ask for that.
 #[tokio::test]
 async fn what_blocks_is_answered_as_by_a_time_out_and_pops_nothing() {
-    let (cluster, mut proxy) = small().await;
+    blocked_and_drained(&[]).await;
+    blocked_and_drained(&["user default on nopass ~* &* +@all -client|list -client|unblock"]).await;
+}
+
+async fn blocked_and_drained(node_config: &[&str]) {
+    let node_config = node_config.iter().map(|line| line.to_string()).collect();
+    let spec = ClusterSpec { replicas: 0, sentinels: 1, node_config, ..ClusterSpec::default() };
+    let cluster = Cluster::start(spec).await.unwrap();
+    let mut proxy = start(&cluster).await;
+    wait_stable(&proxy).await;
     let mut direct = Wire::connect(cluster.node_addr(0)).await.unwrap();
     assert_eq!(direct.ask(&["XGROUP", "CREATE", "stream", "group", "$", "MKSTREAM"]).await.unwrap().text(), Some("OK"));
     let requests = [
@@ -99,9 +109,7 @@ async fn what_blocks_is_answered_as_by_a_time_out_and_pops_nothing() {
                 let mut reply = vec![0; 4096];
                 timeout(LIMIT, stream.read(&mut reply)).await.unwrap().unwrap();
             }
-            // Something stands behind it, and does not run.
-            let behind = if request.starts_with("BRPOP none") { "SET behind 1\r\n" } else { "" };
-            stream.write_all(format!("{request}\r\n{behind}").as_bytes()).await.unwrap();
+            stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
             let nothing = if hello.is_empty() { "*-1\r\n" } else { "_\r\n" };
             let expected = if request.starts_with("WAIT") { ":0\r\n" } else { nothing };
             blocked.push((request, stream, expected));
@@ -126,7 +134,42 @@ async fn what_blocks_is_answered_as_by_a_time_out_and_pops_nothing() {
     ended(&mut proxy, 0).await;
     assert_eq!(direct.ask(&["RPUSH", "none", "x"]).await.unwrap(), Reply::Integer(1));
     assert_eq!(direct.ask(&["LLEN", "none"]).await.unwrap(), Reply::Integer(1), "it was popped for nobody");
-    assert_eq!(direct.ask(&["EXISTS", "other", "behind"]).await.unwrap(), Reply::Integer(0));
+    assert_eq!(direct.ask(&["EXISTS", "other"]).await.unwrap(), Reply::Integer(0));
+}
+
+/// Elements come while their poppers are let go: each is delivered, or stays.
+#[tokio::test]
+async fn what_is_popped_while_it_drains_is_delivered() {
+    const POPPERS: usize = 50;
+    let (cluster, mut proxy) = small().await;
+    let mut direct = Wire::connect(cluster.node_addr(0)).await.unwrap();
+    let mut tasks = Vec::new();
+    for _ in 0..POPPERS {
+        let mut wire = Wire::connect(proxy.addr()).await.unwrap();
+        tasks.push(tokio::spawn(async move {
+            let mut popped = 0;
+            while let Ok(reply) = wire.ask(&["BLPOP", "jobs", "0"]).await {
+                popped += i64::from(reply != Reply::Nil);
+            }
+            popped
+        }));
+    }
+    let pusher = tokio::spawn(async move {
+        for _ in 0..10_000 {
+            direct.ask(&["RPUSH", "jobs", "x", "x"]).await.unwrap();
+        }
+        direct
+    });
+    wait_view(&proxy, "some traffic", |view| view.traffic.requests > 1_000).await;
+    proxy.signal(Signal::TERM);
+    let mut popped = 0;
+    for task in tasks {
+        popped += timeout(LIMIT, task).await.expect("the end").unwrap();
+    }
+    ended(&mut proxy, 0).await;
+    let mut direct = timeout(LIMIT, pusher).await.expect("the end").unwrap();
+    let Reply::Integer(left) = direct.ask(&["LLEN", "jobs"]).await.unwrap() else { panic!("no number") };
+    assert_eq!(popped + left, 20_000, "{popped} were delivered");
 }
 
 #[tokio::test]
@@ -194,4 +237,29 @@ async fn a_second_signal_ends_it() {
         ended(&mut proxy, 1).await;
         assert!(rest(&mut slow).await.len() < VALUE, "cut, and by a FIN");
     }
+}
+
+/// Redis crashes when a client is unblocked that waits for the end of a pause.
+#[tokio::test]
+async fn a_paused_master_survives_it() {
+    let (cluster, mut proxy) = small().await;
+    let mut direct = Wire::connect(cluster.node_addr(0)).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    stream.write_all(b"PING\r\n").await.unwrap();
+    let mut pong = [0; 7];
+    timeout(LIMIT, stream.read_exact(&mut pong)).await.expect("a reply").unwrap();
+    assert_eq!(direct.ask(&["CLIENT", "PAUSE", "20000", "WRITE"]).await.unwrap().text(), Some("OK"));
+    stream.write_all(b"BLPOP none 0\r\n").await.unwrap();
+    until("it to wait", LIMIT, async || {
+        let list = direct.ask(&["CLIENT", "LIST"]).await.unwrap().to_string();
+        if list.contains("cmd=blpop") { Ok(()) } else { Err(list) }
+    })
+    .await
+    .unwrap();
+    proxy.signal(Signal::TERM);
+    assert_eq!(String::from_utf8_lossy(&rest(&mut stream).await), "*-1\r\n");
+    ended(&mut proxy, 0).await;
+    assert_eq!(direct.ask(&["CLIENT", "UNPAUSE"]).await.unwrap().text(), Some("OK"));
+    assert_eq!(direct.ask(&["RPUSH", "none", "x"]).await.unwrap(), Reply::Integer(1));
+    assert_eq!(direct.ask(&["LLEN", "none"]).await.unwrap(), Reply::Integer(1));
 }
