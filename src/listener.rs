@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 
-use crate::drain;
+use crate::drain::{self, Stage};
 use crate::session::client::{Client, Unix};
 use crate::session::pipe::Socket;
 use crate::session::{self, Worker};
@@ -20,6 +20,10 @@ use crate::socket;
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
+/// For how long the last are accepted.
+const LAST_ACCEPTS: Duration = Duration::from_millis(10);
+/// How long a client that was refused may take to notice; where no descriptor is left for it, it gets no time.
+const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
@@ -56,18 +60,19 @@ impl Listener {
     }
 }
 
-/// Accepts until the drain begins. Runs on the worker's thread.
+/// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already. Runs on the worker's
+/// thread.
 pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mut drain: drain::Watch) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.draining() => return,
+            () = drain.reached(Stage::Ending) => break,
         };
         match accepted {
             Ok(client) => {
                 failing = false;
-                admit(client, &worker, max_clients, &drain);
+                admit(client, &worker, max_clients, &drain).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -77,19 +82,38 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
             }
         }
     }
+    // They get a FIN; closing the listener would reset them.
+    let last = async {
+        while let Ok(client) = listener.accept().await {
+            admit(client, &worker, max_clients, &drain).await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
-fn admit(mut client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
-    let Some(place) = Place::take(worker, max_clients) else {
-        worker.relay.refused.add(1);
-        tokio::spawn(async move {
-            let _ = poll_fn(|cx| client.poll_write(cx, TOO_MANY)).await;
-            session::linger(&mut client).await
-        });
+async fn admit(client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
+    if let Some(place) = Place::take(worker, max_clients) {
+        worker.relay.accepted.add(1);
+        tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
         return;
-    };
-    worker.relay.accepted.add(1);
-    tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
+    }
+    worker.relay.refused.add(1);
+    match worker.spare.take(1) {
+        Some(descriptor) => {
+            tokio::spawn(async move {
+                refuse(client, REFUSED_LINGER).await;
+                drop(descriptor);
+            });
+        }
+        // Here, so that the next is not accepted before this one is closed.
+        None => refuse(client, Duration::ZERO).await,
+    }
+}
+
+async fn refuse(mut client: Client, linger: Duration) {
+    let say = poll_fn(|cx| client.poll_write(cx, TOO_MANY));
+    let _ = tokio::time::timeout(REFUSED_LINGER, say).await;
+    session::linger(&mut client, linger).await;
 }
 
 /// One of the `max_clients` places; given back on drop, also when the session panics.

@@ -17,23 +17,27 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
-use crate::drain;
+use crate::drain::{self, Stage};
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Relay};
 use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
+use crate::session::spare::Spare;
 use crate::session::{CloseReason, Worker, registry};
 use crate::socket::{self, ListenAddr, SocketFile};
 use crate::topology::{Report, Topology};
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
 const DIALS: usize = 128;
-/// Descriptors that are not clients: listeners, Sentinels, nodes, logs.
-const OTHER_DESCRIPTORS: u64 = 64;
+/// Descriptors of the control plane: Sentinels, nodes, files, and the admin server's 64 connections.
+const CONTROL_DESCRIPTORS: u64 = 128;
+/// Those of a worker besides its listeners: its runtime's, and a client that is being accepted or refused.
+const WORKER_DESCRIPTORS: u64 = 8;
 
 /// Why the proxy could not start or go on.
 #[derive(Debug)]
@@ -61,24 +65,36 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. Blocks the calling thread.
+/// Stages of the drain in which connections are refused, and how long each lasts at most: in `drain_grace`, but for the
+/// last, in which each client is still read for a moment so that it gets a FIN and no reset.
+const ENDING: Duration = Duration::from_secs(1);
+const STOPPING: Duration = Duration::from_secs(1);
+const CUTTING: Duration = Duration::from_millis(500);
+
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. Blocks the calling thread.
 pub fn run(config: &Config) -> Result<(), Error> {
     let mut server = Server::start(config)?;
-    let ended = runtime()?.block_on(async {
+    runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read at the start only; restart to change it"),
                 error = server.failed() => break Err(error),
             }
-        }
-    });
-    server.stop(config.drain_grace);
-    ended
+        };
+        let again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.stop(config.drain_grace, again).await;
+        ended
+    })
 }
 
 /// A running proxy. Dropping it ends everything at once; [`Server::stop`] drains first.
@@ -97,7 +113,7 @@ pub struct Server {
     /// Dropped to end the threads.
     end: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
-    _files: Vec<SocketFile>,
+    files: Vec<SocketFile>,
 }
 
 /// A listener of one worker, not yet on its thread.
@@ -109,7 +125,8 @@ enum Bound {
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
     pub fn start(config: &Config) -> Result<Server, Error> {
-        check_descriptors(config.max_clients);
+        let (max_clients, spare) = share_descriptors(config);
+        let spare = Spare::new(spare);
         let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
         let (mut clients, mut files) = (Vec::new(), Vec::new());
         for listen in &config.listen {
@@ -160,17 +177,13 @@ impl Server {
                 dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),
+                spare: spare.clone(),
                 credentials: credentials.clone(),
                 learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
-            let work = work(
-                topology.clone(),
-                listeners,
-                config.max_clients,
-                config.backends.detach_idle_after,
-                drain_watch.clone(),
-            );
+            let detach_after = config.backends.detach_idle_after;
+            let work = work(topology.clone(), listeners, max_clients, detach_after, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -205,7 +218,7 @@ impl Server {
             failure: Some(failed),
             end: Some(end),
             threads,
-            _files: files,
+            files,
         })
     }
 
@@ -226,25 +239,35 @@ impl Server {
         std::future::pending().await
     }
 
-    /// Accepts nobody any more, lets sessions end for at most `grace`, then ends everything.
-    pub fn stop(mut self, grace: Duration) {
+    /// Lets what takes long finish while everybody is served, and then ends each session between two of its requests; all
+    /// within `grace`, or until `again` returns. What is left then is cut.
+    ///
+    /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others.
+    pub async fn stop(&mut self, grace: Duration, again: impl Future<Output = ()>) {
+        let Some(mut drain) = self.drain.take() else { return };
         self.draining.store(true, Ordering::Relaxed);
-        if let (Some(mut drain), Ok(runtime)) = (self.drain.take(), runtime()) {
-            let sessions = self.sessions();
-            tracing::info!(sessions, "draining for at most {} s", grace.as_secs());
-            let left = runtime.block_on(async {
-                match tokio::time::timeout(grace, drain.drain()).await {
-                    Ok(()) => 0,
-                    Err(_) => self.sessions(),
-                }
-            });
-            tracing::info!(cut = left, "stopped");
+        tracing::info!(sessions = self.sessions(), "draining for at most {} s", grace.as_secs());
+        let last = grace.min(ENDING + STOPPING);
+        let orderly = async {
+            let _ = timeout(grace - last, drain.settle()).await;
+            self.files.clear(); // while it is certain that they are ours
+            for (stage, limit) in [(Stage::Ending, last.min(ENDING)), (Stage::Stopping, last.saturating_sub(ENDING))] {
+                let _ = timeout(limit, drain.end(stage)).await;
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = again => tracing::info!("asked again: what is left is cut"),
         }
+        let left = self.sessions();
+        let _ = timeout(CUTTING, drain.end(Stage::Cutting)).await;
+        tracing::info!(cut = left, "stopped");
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.files.clear();
         self.end = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -269,7 +292,8 @@ async fn work(
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
-    tokio::spawn(registry::rounds(detach_after, drain));
+    tokio::spawn(registry::rounds(detach_after, drain.news()));
+    drop(drain);
     registry::herald(&topology).await;
 }
 
@@ -363,15 +387,47 @@ async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Con
     }
 }
 
-fn check_descriptors(max_clients: usize) {
+/// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.
+fn share_descriptors(config: &Config) -> (usize, usize) {
     let limit = socket::raise_descriptor_limit();
-    let wanted = 2 * max_clients as u64 + OTHER_DESCRIPTORS;
+    let (share, wanted) = Share::of(limit, config);
     if limit < wanted {
         tracing::warn!(
-            "max_clients = {max_clients} needs {wanted} descriptors (two for each client), and the hard limit is {limit}: \
-             raise it (LimitNOFILE= in systemd, ulimit -Hn) or lower max_clients to {}",
-            limit.saturating_sub(OTHER_DESCRIPTORS) / 2
+            "max_clients = {} needs {wanted} descriptors ({} for each client), and the hard limit is {limit}: raise it \
+             (LimitNOFILE= in systemd, ulimit -Hn) or lower max_clients; {} clients are served at once",
+            config.max_clients,
+            share.each,
+            share.clients
         );
+    }
+    (share.clients, share.spare)
+}
+
+/// What each gets of the process's descriptors.
+#[derive(Debug, PartialEq, Eq)]
+struct Share {
+    /// Of a client: its socket and its backend; a Unix socket is registered a second time while a write waits.
+    each: u64,
+    clients: usize,
+    spare: usize,
+}
+
+impl Share {
+    /// More than this many spare ones are of no use.
+    const MOST_SPARE: u64 = 1 << 16;
+
+    /// Also returns what the configuration needs.
+    fn of(limit: u64, config: &Config) -> (Share, u64) {
+        let is_unix = |listen: &Listen| matches!(listen.addr, ListenAddr::Unix(_));
+        let each = if config.listen.iter().any(is_unix) { 3 } else { 2 };
+        let own = CONTROL_DESCRIPTORS + config.workers as u64 * (WORKER_DESCRIPTORS + config.listen.len() as u64);
+        let clients = config.max_clients as u64;
+        let wanted = own + clients * each;
+        let room = limit - own.min(limit / 2);
+        // Where there is not enough for all clients, a part stays spare nevertheless: connections made ready are worth it.
+        let clients = if room < clients * each { (room - room / 8) / each } else { clients };
+        let spare = (room - clients * each).min(Self::MOST_SPARE);
+        (Share { each, clients: clients as usize, spare: spare as usize }, wanted)
     }
 }
 
@@ -394,4 +450,23 @@ fn spawn(
             }
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_kept_for_control_and_shared_among_the_rest() {
+        let mut config = Config { workers: 1, max_clients: 500, ..Config::default() };
+        let own = CONTROL_DESCRIPTORS + WORKER_DESCRIPTORS + 1;
+        let share = |limit, config: &Config| Share::of(limit, config).0;
+        assert_eq!(Share::of(own + 1000, &config), (Share { each: 2, clients: 500, spare: 0 }, own + 1000));
+        assert_eq!(share(own + 1100, &config), Share { each: 2, clients: 500, spare: 100 });
+        assert_eq!(share(own + 800, &config), Share { each: 2, clients: 350, spare: 100 });
+        assert_eq!(share(100, &config), Share { each: 2, clients: 22, spare: 6 }, "half of what there is");
+        assert!(share(u64::MAX, &config).spare < 1 << 20, "no limit");
+        config.listen.push(Listen::new(ListenAddr::Unix("/run/redis.sock".into())));
+        assert_eq!(share(own + 1600, &config), Share { each: 3, clients: 500, spare: 99 });
+    }
 }

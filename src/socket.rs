@@ -8,10 +8,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -41,25 +44,33 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// The file of a Unix socket that we listen at; removed with it, if it is still ours.
+/// The file of a Unix socket that we listen at; removed with it, if it is still ours. To be dropped before the listeners:
+/// while they are there nobody else takes it for abandoned, nor gets its inode.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    device_and_inode: (u64, u64),
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.device_and_inode;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
+/// Bytes that the path of a Unix socket may have (`sun_path` has 108 with its NUL, unix(7)).
+pub const LONGEST_UNIX_PATH: usize = 107;
+/// How long another process that starts there may take.
+const DIRECTORY_LIMIT: Duration = Duration::from_secs(5);
+
 /// Listens at a Unix socket with these permissions and this group, for `count` accept queues; non-blocking.
 ///
-/// The file appears with its permissions already set. One that a process listens at is refused; what a process that
-/// ended left behind is replaced; anything else at that path is refused.
+/// Nobody can connect before the permissions are set. One that a process listens at is refused; what a process that
+/// ended left behind is replaced; anything else at that path is refused. Of several processes that start there at once
+/// one gets it.
 pub fn bind_unix(
     path: &Path,
     mode: u32,
@@ -68,41 +79,64 @@ pub fn bind_unix(
 ) -> io::Result<(Vec<UnixListener>, SocketFile)> {
     let at = |error: io::Error| io::Error::new(error.kind(), format!("unix:{}: {error}", path.display()));
     let taken = |what: &str| at(io::Error::new(io::ErrorKind::AddrInUse, what.to_owned()));
+    let group = group.map(group_id).transpose().map_err(at)?;
+    let _alone = lock_directory(path).map_err(at)?;
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(taken("something that is not a socket is there"));
         }
-        if UnixStream::connect(path).is_ok() {
-            return Err(taken("a process listens there"));
+        match connect_unix(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => return Err(taken("a process listens there")),
+            // A queue that is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(taken("a process listens there")),
+            Err(error) => return Err(taken(&format!("a socket is there, and who listens is not known ({error})"))),
         }
     }
-    let group = group.map(group_id).transpose().map_err(at)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let _ = fs::remove_file(&beside);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(at)?;
+    socket.set_nonblocking(true).map_err(at)?;
+    SockAddr::unix(path).and_then(|addr| socket.bind(&addr)).map_err(at)?;
     let bound = (|| {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::unix(&beside)?)?;
-        fs::set_permissions(&beside, Permissions::from_mode(mode))?;
+        let found = fs::symlink_metadata(path)?;
+        let file = SocketFile { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()) };
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
         if let Some(group) = group {
-            std::os::unix::fs::chown(&beside, None, Some(group))?;
+            std::os::unix::fs::chown(path, None, Some(group))?;
         }
         socket.listen(BACKLOG)?;
-        let inode = fs::symlink_metadata(&beside)?.ino();
-        fs::rename(&beside, path)?;
-        let file = SocketFile { path: path.to_owned(), inode };
-        let first: UnixListener = socket.into();
-        let mut listeners = vec![first];
+        let mut listeners: Vec<UnixListener> = vec![socket.into()];
         while listeners.len() < count {
             listeners.push(listeners[0].try_clone()?);
         }
         Ok((listeners, file))
     })();
-    bound.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        at(error)
-    })
+    bound.map_err(at)
+}
+
+/// Whether a process listens there; does not wait for it to accept.
+fn connect_unix(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
+/// Locks the directory of a socket against other processes that start there: each would take the socket that another has
+/// bound, and does not listen at yet, for abandoned. The kernel lets go of it with the process.
+fn lock_directory(path: &Path) -> io::Result<fs::File> {
+    let directory = fs::File::open(path.parent().unwrap_or(path))?;
+    let began = Instant::now();
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) if began.elapsed() < DIRECTORY_LIMIT => thread::sleep(Duration::from_millis(5)),
+            Err(Errno::WOULDBLOCK) => {
+                let text = "another process keeps its directory locked (flock)";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Watches a socket of ours for one direction only. Fails when the thread's runtime cannot.
@@ -234,5 +268,74 @@ mod tests {
         let listeners = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| *port == ports[0] && *port != 0), "{ports:?}");
+    }
+
+    #[test]
+    fn of_those_that_start_at_one_path_at_once_one_gets_it_and_keeps_it() {
+        const AT_ONCE: usize = 8;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("redis.sock");
+        for round in 0..50 {
+            if round % 2 == 0 {
+                drop(UnixListener::bind(&path).unwrap()); // left behind
+            }
+            let start = std::sync::Barrier::new(AT_ONCE);
+            let outcomes: Vec<_> = thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    bind_unix(&path, 0o600, None, 1)
+                };
+                let all: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(one)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let (won, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+            assert_eq!(won.len(), 1, "round {round}: {lost:?}");
+            for error in lost.into_iter().map(Result::unwrap_err) {
+                assert_eq!(error.to_string(), format!("unix:{}: a process listens there", path.display()));
+            }
+            let (listeners, file) = won.into_iter().next().unwrap().unwrap();
+            connect_unix(&path).unwrap();
+            listeners[0].accept().expect("it is the winner's");
+            drop(file);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+        }
+    }
+
+    #[test]
+    fn a_path_may_be_as_long_as_the_kernel_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = LONGEST_UNIX_PATH - dir.path().as_os_str().len() - 1;
+        for missing in [0, 1, 6, 7] {
+            let path = dir.path().join("s".repeat(room - missing));
+            let (_listeners, _file) = bind_unix(&path, 0o600, None, 1).unwrap();
+            connect_unix(&path).unwrap();
+        }
+        assert!(bind_unix(&dir.path().join("s".repeat(room + 1)), 0o600, None, 1).is_err());
+    }
+
+    #[test]
+    fn a_socket_that_we_may_not_or_cannot_connect_to_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.sock");
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let error = bind_unix(&path, 0o600, None, 1).unwrap_err();
+        assert!(error.to_string().contains("a socket is there, and who listens is not known"), "{error}");
+        // One whose queue is full is alive.
+        let path = dir.path().join("busy.sock");
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            match socket.connect(&SockAddr::unix(&path).unwrap()) {
+                Ok(()) => waiting.push(socket),
+                Err(_) => break,
+            }
+        }
+        let error = bind_unix(&path, 0o600, None, 1).unwrap_err();
+        assert!(error.to_string().contains("a process listens there"), "{error}");
+        assert!(path.exists());
     }
 }

@@ -10,7 +10,7 @@ use super::OnLostReply;
 use super::address::parse_listen;
 use super::keys::ON_LOST_REPLY;
 use super::value::{Raw, show_duration, show_size};
-use crate::socket::ListenAddr;
+use crate::socket::{LONGEST_UNIX_PATH, ListenAddr};
 
 /// Where clients connect, and how their sessions are treated at a failover.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,12 @@ impl Listen {
         let mut listen = Listen::new(match addr.strip_prefix("unix:").or(addr.starts_with('/').then_some(addr)) {
             Some(path) if !path.starts_with('/') => {
                 return Err(format!("found {text:?}: the path of a Unix socket begins with \"/\""));
+            }
+            Some(path) if path.len() > LONGEST_UNIX_PATH => {
+                let length = path.len();
+                return Err(format!(
+                    "found {text:?}: the path of a Unix socket has at most {LONGEST_UNIX_PATH} bytes, this one {length}"
+                ));
             }
             Some(path) => ListenAddr::Unix(path.into()),
             None => ListenAddr::Tcp(parse_listen(addr)?),
@@ -111,6 +117,7 @@ mod tests {
             "6379?hold_timeout=3",
             "6379?on_lost_reply=maybe",
             "6379?retain_bytes",
+            &format!("unix:/{}", "s".repeat(LONGEST_UNIX_PATH)),
             "6379?mode=660",
             "unix:a.sock",
             "/a?mode=888",

@@ -39,6 +39,8 @@ pub struct ProxySpec {
     pub arguments: Vec<String>,
     /// Variables such as SWITCHMASTER_SENTINELS.
     pub environment: Vec<(String, String)>,
+    /// How many descriptors it may have; `None`: as many as this process.
+    pub descriptors: Option<u32>,
 }
 
 /// Why the proxy did not start.
@@ -60,6 +62,7 @@ impl ProxySpec {
             also_listen: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            descriptors: None,
         };
         spec.set("SWITCHMASTER_SENTINELS", sentinels.join(","));
         spec.set("SWITCHMASTER_MASTER_NAME", cluster.master_name());
@@ -108,6 +111,10 @@ impl Proxy {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let log = File::create(dir.path().join("proxy.log"))?;
         let mut command = Command::new(&spec.binary);
+        if let Some(limit) = spec.descriptors {
+            command = Command::new("sh");
+            command.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(&spec.binary);
+        }
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("SWITCHMASTER_") || text.starts_with("REDIS_") {

@@ -98,6 +98,9 @@ impl Session {
 
     /// The backend's socket is at its end, or broken.
     pub(super) fn lose_lane(&mut self) -> Result<(), CloseReason> {
+        if self.flags.unblocking {
+            return self.end_blocked();
+        }
         if self.flags.half_closed && self.ledger.is_empty() {
             self.closing.get_or_insert(CloseReason::ClientClosed);
         } else if self.tunnel.is_some() {
@@ -119,6 +122,8 @@ impl Session {
         self.to_backend.clear();
         self.refused_at = None;
         self.flags.half_closed = false;
+        self.flags.unblocking = false;
+        self.flags.unblock_asked = false;
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;
@@ -140,7 +145,8 @@ impl Session {
             return;
         }
         if let Some((stream, term)) = self.end_lane() {
-            tokio::spawn(pool::give_back(stream, term));
+            let spare = self.worker.spare.clone();
+            tokio::spawn(async move { pool::give_back(&spare, stream, term).await });
         }
         self.drop_lane();
         self.flags.nothing_written = true; // on the next one

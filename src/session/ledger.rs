@@ -28,6 +28,7 @@ thread_local! {
 }
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
+const POOLED_ENTRIES: usize = 64;
 
 /// The ledger of one session. Empty, it is one null pointer.
 #[derive(Debug, Default)]
@@ -62,6 +63,13 @@ impl Ledger {
         self.0.as_ref().map_or(0, |book| book.entries.len() + book.run.owed)
     }
 
+    /// Memory held besides the bytes of [`Ledger::retained`]: for the entries, and for replies that are held back.
+    pub fn held_bytes(&self) -> usize {
+        let Some(book) = &self.0 else { return 0 };
+        let slack = book.retained.capacity() - book.retained.len();
+        book.entries.capacity() * size_of::<Entry>() + slack + self.withheld_bytes()
+    }
+
     /// Bytes retained for replay.
     pub fn retained(&self) -> usize {
         self.0.as_ref().map_or(0, |book| book.retained.len())
@@ -89,6 +97,24 @@ impl Ledger {
     pub fn has_more_behind_a_block(&self) -> bool {
         let blocks = |entry: &Entry| !entry.is_answered() && entry.blocks();
         self.0.as_ref().is_some_and(|book| book.entries.iter().rev().skip(1).any(blocks))
+    }
+
+    /// The server has come to a request that blocks, and to nothing behind it.
+    pub fn is_blocked(&self) -> bool {
+        let front = self.0.as_ref().and_then(|book| book.entries.front());
+        front.is_some_and(|entry| entry.blocks() && entry.whole && entry.answer.is_none())
+    }
+
+    /// The request that blocks is answered as the server does when its time is over; WAIT, that no replica is sure.
+    pub fn time_out(&mut self, resp3: bool) {
+        let Some(book) = &mut self.0 else { return };
+        let Some(entry) = book.entries.front_mut().filter(|entry| entry.blocks() && entry.answer.is_none()) else {
+            return;
+        };
+        let is_wait = entry.effect.duty == Duty::Wait;
+        let answer = if is_wait { no_replica(entry.effect).to_vec() } else { nothing(resp3) };
+        entry.answer = Some(Box::new(Answer::Ready(answer)));
+        book.count_answered();
     }
 
     /// A request that MULTI queues was too large to keep.
@@ -441,7 +467,8 @@ impl Ledger {
             book.run = Run::default();
             book.answered = 0;
             POOL.with_borrow_mut(|pool| {
-                if pool.len() < POOL_SIZE && book.retained.capacity() <= POOLED_BYTES {
+                let is_small = book.retained.capacity() <= POOLED_BYTES && book.entries.capacity() <= POOLED_ENTRIES;
+                if pool.len() < POOL_SIZE && is_small {
                     pool.push(book);
                 }
             });

@@ -11,14 +11,16 @@
 //! - *Failing*: no master and the deadline passed. Requests are answered with an error.
 //!
 //! Invariants: no request is sent to a node after a newer term was seen; replies are delivered in the order of the
-//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what is
-//! buffered is bounded, and nothing is read while it cannot be passed on.
+//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what all
+//! sessions hold in memory is bounded (see `held`), and nothing is read while it cannot be passed on.
 
 pub mod backend;
 pub mod client;
 mod close;
 mod finish;
+mod held;
 mod lane;
+mod leaving;
 pub mod ledger;
 pub mod pipe;
 mod pool;
@@ -26,8 +28,10 @@ pub mod registry;
 mod replies;
 mod requests;
 pub mod scripts;
+pub mod spare;
 pub mod splice;
 pub mod state;
+mod unblock;
 
 use std::future::poll_fn;
 use std::sync::atomic::AtomicUsize;
@@ -38,6 +42,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::config::OnLostReply;
+use crate::drain::Stage;
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
@@ -47,18 +52,26 @@ pub use close::CloseReason;
 
 use client::Client;
 use finish::Finish;
+use held::Held;
 use lane::Lane;
 use ledger::{Judgement, Ledger};
 use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
+use spare::Spare;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
 const OK: &[u8] = b"+OK\r\n";
+/// A session holds and reads no more than this at once where `retain_total` is exhausted: enough to go on.
+const LITTLE: usize = 4 * 1024;
+/// Buffers may be this large in each thread even if nothing is to be retained.
+const LEAST_TOTAL: usize = 1024 * 1024;
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same in a drain, which is to end soon: long enough to read what crosses our FIN.
+const DRAIN_LINGER: Duration = Duration::from_millis(250);
 
 /// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
@@ -73,7 +86,7 @@ pub struct Worker {
     pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
     pub retain_bytes: usize,
-    /// The same for all sessions of this thread.
+    /// What all sessions of this thread may hold in memory, those requests and every buffer.
     pub retain_total: usize,
     /// At most this many connections are dialled ahead of the sessions that will need them.
     pub warm_backends: usize,
@@ -85,6 +98,8 @@ pub struct Worker {
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
+    /// Descriptors of the whole process beyond those of its clients and of the control plane.
+    pub spare: Arc<Spare>,
     /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
     pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
@@ -102,17 +117,19 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let worker = session.worker.clone();
         if reason != CloseReason::ClientClosed {
             session.lane = Lane::None;
-            Box::pin(linger(&mut session.client)).await;
+            let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
+            Box::pin(linger(&mut session.client, limit)).await;
         } else if let Some((stream, term)) = session.end_lane() {
             drop(session);
-            Box::pin(pool::give_back(stream, term)).await;
+            Box::pin(pool::give_back(&worker.spare, stream, term)).await;
         }
         worker.relay.close(reason as usize);
     }
 }
 
-/// Closes with FIN, never RST: clients read a reset as a hung or half-written request.
-pub async fn linger(client: &mut Client) {
+/// Closes with FIN, never RST: clients read a reset as a hung or half-written request. What the client still sends is
+/// read until it closes too, for at most `limit`.
+pub async fn linger(client: &mut Client, limit: Duration) {
     let mut rest = [0; 512];
     poll_fn(|cx| {
         client.shutdown(cx);
@@ -120,7 +137,7 @@ pub async fn linger(client: &mut Client) {
     })
     .await;
     let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
-    let _ = tokio::time::timeout(LINGER, gone).await;
+    let _ = tokio::time::timeout(limit, gone).await;
 }
 
 /// The task's state. What pumps the bytes is in `requests` and `replies`.
@@ -153,9 +170,10 @@ struct Session {
     tunnel: Option<&'static str>,
     closing: Option<CloseReason>,
     reply_mode: ReplyMode,
-    round: u32,
+    round: u16,
     outage: Option<Box<Outage>>,
     flags: Flags,
+    held: Held,
 }
 
 /// What outages made of a session; most never see one.
@@ -192,6 +210,10 @@ struct Flags {
     client_eof: bool,
     /// Its FIN was passed on.
     half_closed: bool,
+    /// The backend was sent a FIN of ours, to let go of what blocks there.
+    unblocking: bool,
+    /// The server was asked to let go of what blocks there.
+    unblock_asked: bool,
     /// The request being sent is larger than one buffer: part of it is on its way.
     streaming: bool,
     /// And the client wants no reply to it: it stands in no ledger, and what was sent of it cannot be sent again.
@@ -280,6 +302,7 @@ impl Session {
             round: 0,
             outage: None,
             flags: Flags::default(),
+            held: Held::default(),
             worker,
         }
     }
@@ -288,11 +311,23 @@ impl Session {
         if self.ticket.is_none() {
             self.ticket = Some(Ticket::new(cx.waker().clone()));
         }
+        if registry::stage() == Stage::Cutting {
+            return Poll::Ready(CloseReason::Drained);
+        }
+        let polled = self.take_turns(cx);
+        self.held.set(self.held_bytes());
+        polled
+    }
+
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let mut round = Round { scratch: Scratch::take(), client_drained: false, backend_drained: false };
         for _ in 0..TURNS {
             match self.turn(cx, &mut round) {
                 Ok(true) => {}
                 Ok(false) => {
+                    if let Err(reason) = self.drain(cx, &round) {
+                        return Poll::Ready(reason);
+                    }
                     self.set_urgency();
                     self.note_hold();
                     return Poll::Pending;
@@ -311,6 +346,19 @@ impl Session {
         let attached = self.attach(cx)?;
         round.backend_drained &= !attached;
         Ok(replied | attached | self.pump_requests(cx, round)?)
+    }
+
+    /// Memory that this session holds, but for what is retained of its requests.
+    fn held_bytes(&self) -> usize {
+        let buffers = self.inbox.capacity() + self.reply_tail.capacity();
+        let unsent = self.to_backend.held_bytes() + self.to_client.held_bytes();
+        buffers + unsent + self.ledger.held_bytes() + self.state.held_bytes()
+    }
+
+    /// The sessions of this thread hold all that they may: this one makes do with little.
+    #[inline]
+    fn is_exhausted(&self) -> bool {
+        Held::by_thread() + Ledger::retained_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
     }
 
     fn set_urgency(&self) {
@@ -356,7 +404,7 @@ impl Session {
 
     /// Takes note of the topology, and of what it makes of a lost connection or a refusal.
     fn observe(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<(), CloseReason> {
-        self.observe_round()?;
+        self.observe_round();
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
             || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
@@ -412,29 +460,12 @@ impl Session {
         }
     }
 
-    /// A session that did nothing for a whole round gives its backend back; while draining, it ends.
-    fn observe_round(&mut self) -> Result<(), CloseReason> {
+    /// A session that did nothing for a whole round gives its backend back.
+    fn observe_round(&mut self) {
         let round = registry::round();
-        if round == self.round {
-            return Ok(());
+        if std::mem::replace(&mut self.round, round) != round && !std::mem::take(&mut self.flags.active) {
+            self.detach();
         }
-        let was_active = std::mem::take(&mut self.flags.active);
-        let before = std::mem::replace(&mut self.round, round);
-        if round < registry::DRAIN {
-            if !was_active {
-                self.detach();
-            }
-            return Ok(());
-        }
-        let was_active = was_active || before < registry::DRAIN;
-        let idle = self.ledger.is_empty()
-            && self.inbox.is_empty()
-            && self.to_client.is_empty()
-            && !self.state.in_transaction();
-        if self.tunnel.is_some() || (idle && !was_active) {
-            return Err(CloseReason::Drained);
-        }
-        Ok(())
     }
 
     /// A new term: gives up the lane and judges what was outstanding there.

@@ -114,6 +114,11 @@ impl Unsent {
             .map_or(0, |waiting| waiting.pipe.as_ref().map_or(0, Pipe::held) + waiting.bytes.len() - waiting.sent)
     }
 
+    /// Memory held for it, also in the kernel's pipe.
+    pub fn held_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |waiting| waiting.pipe.as_ref().map_or(0, Pipe::held) + waiting.bytes.capacity())
+    }
+
     /// Sends what is in the pipe, when nothing waits.
     pub fn push_pipe(&mut self, pipe: Pipe) {
         debug_assert!(self.is_empty());

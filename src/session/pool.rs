@@ -1,7 +1,8 @@
 //! Connections to the master that are ready before a session asks: fresh ones, dialled ahead as fast as sessions come,
 //! and, where the user wants it, those of sessions that have ended, after a RESET.
 //!
-//! Thread-local, as sessions are. Nothing is lent that has anything to read, is old, or is of another term.
+//! Thread-local, as sessions are. Nothing is lent that has anything to read, is old, or is of another term. Each takes
+//! a spare descriptor while it is nobody's.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Worker;
+use super::spare::{Spare, Taken};
 use crate::socket;
 
 /// How long a connection waits to be lent: far below what servers and firewalls call idle.
@@ -38,7 +40,7 @@ struct Pool {
     /// Of the master that `ready` leads to.
     term: u64,
     /// The newest is last, and lent first.
-    ready: Vec<(TcpStream, Instant)>,
+    ready: Vec<(TcpStream, Instant, Taken)>,
     /// Under way.
     dialling: usize,
     /// Sessions that asked in this window and in the one before.
@@ -98,7 +100,7 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
         pool.enter(term);
         let wanted = pool.note(now, worker.warm_backends);
         let taken = loop {
-            let Some((stream, since)) = pool.ready.pop() else { break None };
+            let Some((stream, since, _)) = pool.ready.pop() else { break None };
             if now.saturating_duration_since(since) < LIFETIME && is_quiet(&stream) {
                 break Some(stream);
             }
@@ -110,13 +112,13 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
     for _ in 0..missing {
         let worker = worker.clone();
         tokio::spawn(async move {
-            let dialled = match worker.dials.try_acquire() {
-                Ok(_turn) => dial(&worker, addr).await.ok(),
-                Err(_) => None,
+            let dialled = match (worker.dials.try_acquire(), worker.spare.take(1)) {
+                (Ok(_turn), Some(descriptor)) => dial(&worker, addr).await.ok().map(|stream| (stream, descriptor)),
+                _ => None,
             };
             POOL.with_borrow_mut(|pool| pool.dialling -= 1);
-            if let Some(stream) = dialled {
-                put(stream, term);
+            if let Some((stream, descriptor)) = dialled {
+                put(stream, term, descriptor);
             }
         });
     }
@@ -127,8 +129,12 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
 }
 
 /// Makes the connection of a session that has ended as good as new, and keeps it. Its client was the only one to use
-/// it, and did nothing that RESET does not undo; anything but `+RESET` closes it.
-pub async fn give_back(mut stream: TcpStream, term: u64) {
+/// it, and did nothing that RESET does not undo; anything but `+RESET` closes it, and so does the want of a descriptor.
+pub async fn give_back(spare: &Arc<Spare>, mut stream: TcpStream, term: u64) {
+    let Some(descriptor) = spare.take(1) else {
+        let _ = stream.set_zero_linger(); // nothing is owed on it
+        return;
+    };
     let mut reply = [0; RESET_DONE.len() + 1];
     let reset = async {
         stream.write_all(RESET).await?;
@@ -144,14 +150,14 @@ pub async fn give_back(mut stream: TcpStream, term: u64) {
     if let Ok(Ok(got)) = timeout(RESET_TIMEOUT, reset).await
         && reply[..got] == *RESET_DONE
     {
-        put(stream, term);
+        put(stream, term, descriptor);
     }
 }
 
-fn put(stream: TcpStream, term: u64) {
+fn put(stream: TcpStream, term: u64, descriptor: Taken) {
     let must_sweep = POOL.with_borrow_mut(|pool| {
         if pool.term == term {
-            pool.ready.push((stream, Instant::now()));
+            pool.ready.push((stream, Instant::now(), descriptor));
         }
         !std::mem::replace(&mut pool.is_swept, true)
     });
@@ -165,7 +171,7 @@ async fn sweep() {
     loop {
         tokio::time::sleep(LIFETIME / 5).await;
         let is_empty = POOL.with_borrow_mut(|pool| {
-            pool.ready.retain(|(stream, since)| since.elapsed() < LIFETIME && is_quiet(stream));
+            pool.ready.retain(|(stream, since, _)| since.elapsed() < LIFETIME && is_quiet(stream));
             pool.is_swept = !pool.ready.is_empty();
             pool.ready.is_empty()
         });

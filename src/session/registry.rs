@@ -3,32 +3,36 @@
 //! Thread-local on purpose: a session is polled, woken and dropped on the one thread it was accepted on.
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroU32;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::drain;
+use crate::drain::{News, Stage};
 use crate::topology::Topology;
 
 thread_local! {
     static SLOTS: RefCell<Slots> = const { RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }) };
-    static ROUND: Cell<u32> = const { Cell::new(0) };
+    static ROUND: Cell<u16> = const { Cell::new(0) };
+    static STAGE: Cell<Stage> = const { Cell::new(Stage::Serving) };
 }
 
 /// Sessions woken before others get a turn.
 const BATCH: usize = 64;
 /// How often held sessions look at the clock.
 const TICK: Duration = Duration::from_millis(100);
-/// While draining, a session that was idle for this long ends.
-const DRAIN_ROUND: Duration = Duration::from_secs(1);
+/// How often a drain looks at what is left.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 struct Slots {
     slots: Vec<Option<Slot>>,
-    free: Vec<u32>,
+    free: Vec<NonZeroU32>,
 }
 
 struct Slot {
     waker: Waker,
     urgency: Urgency,
+    /// Something is under way that was so when the drain began.
+    unsettled: bool,
 }
 
 /// Who is woken first after a switch.
@@ -45,38 +49,49 @@ pub enum Urgency {
 
 /// A session's place in the registry; dropping it leaves.
 #[derive(Debug)]
-pub struct Ticket(u32);
+pub struct Ticket(NonZeroU32);
 
 impl Ticket {
     /// Enters the registry of this thread.
     pub fn new(waker: Waker) -> Ticket {
         SLOTS.with_borrow_mut(|all| {
-            let slot = Some(Slot { waker, urgency: Urgency::Idle });
-            match all.free.pop() {
-                Some(index) => {
-                    all.slots[index as usize] = slot;
-                    Ticket(index)
-                }
-                None => {
-                    all.slots.push(slot);
-                    Ticket(all.slots.len() as u32 - 1)
-                }
-            }
+            let slot = Some(Slot { waker, urgency: Urgency::Idle, unsettled: false });
+            let free = all.free.pop();
+            let place = free.unwrap_or_else(|| {
+                all.slots.push(None);
+                NonZeroU32::new(all.slots.len() as u32).expect("one was pushed")
+            });
+            let ticket = Ticket(place);
+            all.slots[ticket.index()] = slot;
+            ticket
         })
+    }
+
+    fn index(&self) -> usize {
+        self.0.get() as usize - 1
     }
 
     /// Says how urgent this session's waking is from now on.
     pub fn set_urgency(&self, urgency: Urgency) {
         SLOTS.with_borrow_mut(|all| {
-            if let Some(slot) = &mut all.slots[self.0 as usize] {
+            if let Some(slot) = &mut all.slots[self.index()] {
                 slot.urgency = urgency;
+            }
+        });
+    }
+
+    /// What was under way when the drain began is done.
+    pub fn settle(&self) {
+        SLOTS.with_borrow_mut(|all| {
+            if let Some(slot) = &mut all.slots[self.index()] {
+                slot.unsettled = false;
             }
         });
     }
 
     /// Wakes this session after a while, if it is still there.
     pub fn wake_in(&self, delay: Duration) {
-        let waker = SLOTS.with_borrow(|all| all.slots[self.0 as usize].as_ref().map(|slot| slot.waker.clone()));
+        let waker = SLOTS.with_borrow(|all| all.slots[self.index()].as_ref().map(|slot| slot.waker.clone()));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             if let Some(waker) = waker {
@@ -89,19 +104,21 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         SLOTS.with_borrow_mut(|all| {
-            all.slots[self.0 as usize] = None;
+            all.slots[self.index()] = None;
             all.free.push(self.0);
         });
     }
 }
 
-/// Rounds from this one on are of the drain.
-pub const DRAIN: u32 = 1 << 31;
-
-/// The number of the present round. What a session does that was idle for a whole one depends on whether that was of
-/// the drain.
-pub fn round() -> u32 {
+/// The number of the present round: a session that was idle for a whole one gives its backend back.
+pub fn round() -> u16 {
     ROUND.get()
+}
+
+/// How far the drain is, as this thread's sessions are to see it.
+#[inline]
+pub fn stage() -> Stage {
+    STAGE.get()
 }
 
 /// Wakes this thread's sessions when the topology changes. One per worker thread; runs for ever.
@@ -123,23 +140,33 @@ pub async fn herald(topology: &Topology) {
     }
 }
 
-/// Counts rounds of `detach_after`, if that is not zero, in which idle sessions give their backends back; and once the
-/// drain is asked for, those in which they end. One per worker thread; runs for ever.
-pub async fn rounds(detach_after: Duration, mut drain: drain::Watch) {
+/// Counts rounds of `detach_after`, if that is not zero, in which idle sessions give their backends back. Once the drain
+/// is asked for it wakes sessions at each stage. One per worker thread; runs for ever.
+pub async fn rounds(detach_after: Duration, mut drain: News) {
+    let busy = drain.busy();
     loop {
         tokio::select! {
-            () = drain.draining() => break,
+            () = drain.reached(Stage::Settling) => break,
             () = tokio::time::sleep(detach_after), if !detach_after.is_zero() => {}
         }
-        ROUND.set((ROUND.get() + 1) % DRAIN);
+        ROUND.set(ROUND.get().wrapping_add(1));
         wake_all(Urgency::Idle).await;
     }
-    drop(drain);
-    ROUND.set(DRAIN);
+    STAGE.set(Stage::Settling);
+    SLOTS.with_borrow_mut(|all| all.slots.iter_mut().flatten().for_each(|slot| slot.unsettled = true));
+    wake(Urgency::Idle).await;
+    while SLOTS.with_borrow(|all| all.slots.iter().flatten().any(|slot| slot.unsettled)) {
+        tokio::select! {
+            () = drain.reached(Stage::Ending) => break,
+            () = tokio::time::sleep(DRAIN_TICK) => {}
+        }
+    }
+    drop(busy);
+    drain.reached(Stage::Ending).await;
     loop {
+        STAGE.set(drain.stage());
         wake(Urgency::Idle).await;
-        tokio::time::sleep(DRAIN_ROUND).await;
-        ROUND.set(ROUND.get() + 1);
+        tokio::time::sleep(DRAIN_TICK).await;
     }
 }
 

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
-use super::{CloseReason, Gate, OK, Round, Session, backend};
+use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -56,16 +56,19 @@ impl Session {
             return Ok(moved);
         }
         let held_back = self.ledger.has_answers() || self.gate.withholds();
-        if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > WITHHELD_BYTES {
+        let is_exhausted = self.is_exhausted();
+        let most = if is_exhausted { LITTLE } else { WITHHELD_BYTES };
+        if held_back && self.ledger.withheld_bytes() + self.reply_tail.len() > most {
             return Ok(moved);
         }
-        if let Some(most) = self.splices()
-            && let Ok(pipe) = Pipe::take()
+        if let Some(most) = self.splices().filter(|_| !is_exhausted)
+            && let Some(pipe) = Pipe::take(&self.worker.spare)
         {
             return Ok(self.splice_body(cx, round, pipe, most)? | moved);
         }
         let Lane::Up(backend) = &mut self.lane else { return Ok(moved) };
-        match backend.poll_read(cx, &mut round.scratch) {
+        let most = if is_exhausted { LITTLE } else { round.scratch.len() };
+        match backend.poll_read(cx, &mut round.scratch[..most]) {
             Poll::Pending => {
                 round.backend_drained = true;
                 return Ok(moved);
@@ -406,6 +409,9 @@ impl Session {
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             self.state.delivered(effect, queued, request, OK);
             return Some(OK.to_vec());
+        }
+        if queued && self.is_exhausted() {
+            self.state.forget_transaction();
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)

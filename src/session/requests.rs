@@ -7,10 +7,12 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::held::Held;
 use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Socket};
-use super::{CloseReason, Gate, OK, ReplyMode, Round, Session};
+use super::{CloseReason, Gate, LITTLE, OK, ReplyMode, Round, Session, registry};
+use crate::drain::Stage;
 use crate::resp::command::{Class, Duty, Effect, Shape, classify, classify_head};
 use crate::resp::ordinary::{self, Run};
 use crate::resp::request::{self, Args};
@@ -21,7 +23,7 @@ const SMALL_REQUEST: usize = 16 * 1024;
 /// Bytes of a held client that are read ahead: enough to see its FIN behind an ordinary request.
 const HELD_BYTES: usize = 64 * 1024;
 /// Requests in flight on one connection before no more are begun.
-const MOST_IN_FLIGHT: usize = 16 * 1024;
+const MOST_IN_FLIGHT: usize = 1024;
 /// A client that says FIN sooner after its request has not given up: it has asked everything.
 const PATIENCE: Duration = Duration::from_millis(100);
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
@@ -97,7 +99,7 @@ impl Session {
         if round.client_drained {
             return Poll::Pending;
         }
-        let most = most.min(round.scratch.len());
+        let most = most.min(if self.is_exhausted() { LITTLE } else { round.scratch.len() });
         let read = self.client.poll_read(cx, &mut round.scratch[..most]);
         round.client_drained = read.is_pending();
         read
@@ -129,10 +131,12 @@ impl Session {
             let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
             return if nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
         }
-        if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
+        // One that does not take its replies is not waited on with a full inbox.
+        let most = if self.is_exhausted() || !self.to_client.is_empty() { LITTLE } else { HELD_BYTES };
+        if self.inbox.len() >= most || self.flags.streaming {
             return Ok(false);
         }
-        match self.poll_client(cx, round, HELD_BYTES) {
+        match self.poll_client(cx, round, most) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
@@ -173,7 +177,12 @@ impl Session {
             Gate::Held { withhold: true } => self.flags.multi && self.is_queue_unkept(),
             Gate::Held { withhold: false } | Gate::Failing => false,
         };
-        open && self.refused_at.is_none() && !self.flags.barrier && self.ledger.len() < MOST_IN_FLIGHT
+        open && self.refused_at.is_none()
+            && !(self.flags.barrier || self.flags.unblocking)
+            && self.ledger.len() < MOST_IN_FLIGHT
+            && self.to_client.is_empty()
+            && (self.ledger.is_empty() || !self.is_exhausted())
+            && registry::stage() < Stage::Stopping
     }
 
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
@@ -231,7 +240,7 @@ impl Session {
                     let bytes = &data[start..];
                     if self.flags.streaming {
                         self.extend_request(bytes, false);
-                    } else if bytes.len() > SMALL_REQUEST {
+                    } else if bytes.len() > if self.is_exhausted() { LITTLE / 2 } else { SMALL_REQUEST } {
                         self.admit_head(bytes);
                     } else {
                         break;
@@ -262,7 +271,8 @@ impl Session {
         }
         self.ledger.trim();
         let room = self.worker.retain_bytes.saturating_sub(self.ledger.retained());
-        let room = room.min(self.worker.retain_total.saturating_sub(Ledger::retained_by_thread()));
+        let held = Held::by_thread() + Ledger::retained_by_thread();
+        let room = room.min(self.worker.retain_total.saturating_sub(held));
         let run = ordinary::run(data, MOST_IN_FLIGHT - self.ledger.len(), room);
         if run.requests > 0 {
             self.flags.nothing_written &= !run.writes;
@@ -470,7 +480,7 @@ impl Session {
 
     fn may_retain(&self, bytes: usize) -> bool {
         self.ledger.retained() + bytes <= self.worker.retain_bytes
-            && Ledger::retained_by_thread() + bytes <= self.worker.retain_total
+            && Held::by_thread() + Ledger::retained_by_thread() + bytes <= self.worker.retain_total
     }
 
     /// No master: every whole request in the inbox is answered with an error.

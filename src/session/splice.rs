@@ -1,15 +1,19 @@
 //! Bodies of large values, moved from socket to socket by splice(2) through a pipe, without a copy in between.
 //!
-//! A session has a pipe only while bytes are in it; empty ones wait in a pool of the thread.
+//! A session has a pipe only while bytes are in it; empty ones wait in a pool of the thread. Pipes are made of spare
+//! descriptors: where none is left, bodies are copied.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use super::spare::{Spare, Taken};
 
 /// What is less than this goes through the scratch: for that, the calls for a pipe cost more than the copy.
 pub const LEAST: usize = 64 * 1024;
@@ -27,18 +31,20 @@ thread_local! {
 pub struct Pipe {
     ends: (OwnedFd, OwnedFd),
     held: usize,
+    _descriptors: Taken,
 }
 
 impl Pipe {
-    /// An empty one. Fails where no descriptor is left.
-    pub fn take() -> io::Result<Pipe> {
+    /// An empty one, if descriptors are left.
+    pub fn take(spare: &Arc<Spare>) -> Option<Pipe> {
         if let Some(pipe) = POOL.with_borrow_mut(Vec::pop) {
-            return Ok(pipe);
+            return Some(pipe);
         }
-        let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let descriptors = spare.take(2)?;
+        let ends = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // Refused to a user who has many: then less is moved at once.
         let _ = fcntl_setpipe_size(&ends.1, SIZE);
-        Ok(Pipe { ends, held: 0 })
+        Some(Pipe { ends, held: 0, _descriptors: descriptors })
     }
 
     /// Gives an empty one back to the thread.

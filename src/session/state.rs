@@ -39,12 +39,16 @@ struct Rare {
     transaction: Option<Transaction>,
     /// Subscribed channels, patterns and shard channels.
     subscriptions: [BTreeSet<Vec<u8>>; 3],
+    /// Bytes of their names, and what a set needs for each.
+    subscribed_bytes: usize,
     /// The CLIENT TRACKING ON that is in force, as it was sent.
     tracking: Option<Vec<u8>>,
 }
 
 /// Subscriptions of one connection that are kept for a move.
 const MOST_SUBSCRIPTIONS: usize = 10_000;
+/// What a set needs for a name besides its bytes, about.
+const NAME_BYTES: usize = 48;
 /// Bytes of an open transaction that are kept for a move.
 const TRANSACTION_BYTES: usize = 1024 * 1024;
 const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
@@ -115,6 +119,20 @@ impl State {
         self.rare.as_ref().is_some_and(|rare| rare.transaction.is_some())
     }
 
+    /// Memory held for what a client can make large: an open transaction, and the names of its subscriptions.
+    pub fn held_bytes(&self) -> usize {
+        let Some(rare) = &self.rare else { return 0 };
+        rare.transaction.as_ref().map_or(0, |transaction| transaction.requests.capacity()) + rare.subscribed_bytes
+    }
+
+    /// Gives up keeping the open transaction for a move.
+    pub fn forget_transaction(&mut self) {
+        if let Some(transaction) = self.rare.as_mut().and_then(|rare| rare.transaction.as_mut()) {
+            transaction.untracked.get_or_insert("no memory was left to keep the transaction");
+            transaction.requests = Vec::new();
+        }
+    }
+
     /// Whether keys are watched.
     pub fn is_watching(&self) -> bool {
         self.watching
@@ -165,11 +183,12 @@ impl State {
             b"punsubscribe" => (1, false),
             _ => (2, false),
         };
-        let names = &mut self.rare().subscriptions[kind];
+        let rare = self.rare();
+        let bytes = name.len() + NAME_BYTES;
         if subscribed {
-            names.insert(name.to_vec());
+            rare.subscribed_bytes += if rare.subscriptions[kind].insert(name.to_vec()) { bytes } else { 0 };
         } else {
-            names.remove(name);
+            rare.subscribed_bytes -= if rare.subscriptions[kind].remove(name) { bytes } else { 0 };
         }
         if self.subscriptions() > MOST_SUBSCRIPTIONS {
             self.give_up("too many subscriptions");

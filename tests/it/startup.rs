@@ -28,6 +28,7 @@ fn bare() -> ProxySpec {
         also_listen: Vec::new(),
         arguments: Vec::new(),
         environment,
+        descriptors: None,
     }
 }
 

@@ -1,0 +1,53 @@
+//! The descriptors that are left when each client has its own: for pipes, for connections made ready, for refusals.
+//!
+//! Nobody waits for one: where none is left, one does without. Those of the control plane are never among them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many are left in the whole process.
+#[derive(Debug)]
+pub struct Spare(AtomicUsize);
+
+/// Some of them; given back on drop.
+#[derive(Debug)]
+pub struct Taken {
+    from: Arc<Spare>,
+    count: usize,
+}
+
+impl Spare {
+    /// So many.
+    pub fn new(count: usize) -> Arc<Spare> {
+        Arc::new(Spare(AtomicUsize::new(count)))
+    }
+
+    /// Takes `count` of them, if they are there.
+    pub fn take(self: &Arc<Spare>, count: usize) -> Option<Taken> {
+        let left = |left: usize| left.checked_sub(count);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
+        Some(Taken { from: self.clone(), count })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.from.0.fetch_add(self.count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_not_taken_and_what_is_dropped_comes_back() {
+        let spare = Spare::new(3);
+        let (pipe, one) = (spare.take(2).unwrap(), spare.take(1).unwrap());
+        assert!(spare.take(1).is_none());
+        drop(pipe);
+        assert!(spare.take(3).is_none());
+        drop(one);
+        assert!(spare.take(3).is_some());
+    }
+}
