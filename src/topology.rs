@@ -23,6 +23,8 @@ pub struct Topology {
     generation: AtomicU64,
     /// Microseconds since `started` plus one; 0 is "never". See [`Topology::prove`].
     proof: AtomicU64,
+    /// See [`Topology::samples`].
+    samples: AtomicU64,
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
@@ -46,6 +48,10 @@ pub struct Entry {
     /// are known to be on this master (its `second_repl_offset − 1` covers the old master's offset sampled then).
     /// `None`: nothing is known, withheld replies are lost replies.
     pub replicated_until: Option<Instant>,
+    /// About the same step: the old master's offset had passed the last byte that this master has of its stream when
+    /// [`Topology::samples`] was this. What was sent to the old master from then on is not in this master's history,
+    /// whenever it ran. `None`: nothing is known.
+    pub diverged_from: Option<u64>,
     /// For people: why the phase is what it is. Goes into the error text of requests that fail.
     pub reason: String,
 }
@@ -152,6 +158,7 @@ impl Topology {
             started,
             generation: AtomicU64::new(0),
             proof: AtomicU64::new(0),
+            samples: AtomicU64::new(1),
             entry: Mutex::new(Arc::new(Entry {
                 generation: 0,
                 term: 0,
@@ -159,6 +166,7 @@ impl Topology {
                 phase: Phase::Suspect,
                 outage_since: Some(started),
                 replicated_until: None,
+                diverged_from: None,
                 reason: "no master is known yet".into(),
             })),
             changed: watch::Sender::new(()),
@@ -204,6 +212,17 @@ impl Topology {
     pub fn proven_since(&self, instant: Instant) -> bool {
         let proof = self.proof.load(Ordering::Relaxed);
         proof > 0 && self.started + Duration::from_micros(proof - 1) > instant
+    }
+
+    /// The number of the last look at the master's offset whose answer has arrived; it only rises, and is never 0. A
+    /// session notes it with each request: one load, in place of a clock.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Acquire)
+    }
+
+    /// The answer with this number has arrived.
+    pub fn sampled(&self, number: u64) {
+        self.samples.fetch_max(number, Ordering::Release);
     }
 
     /// Wakes at each publication and each proof of life.

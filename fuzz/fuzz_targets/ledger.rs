@@ -356,6 +356,8 @@ impl Model {
                     self.requests.iter().filter(|request| request.answer.is_none()).map(|request| request.given).sum();
                 self.judge(Judgement {
                     replicated_until: replicated.map(|until| now + Duration::from_millis(until.into())),
+                    diverged_from: None,
+                    queue_stays_in_data_set: true,
                     now,
                     resp3,
                     policy: policy_of(policy),

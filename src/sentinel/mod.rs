@@ -255,6 +255,7 @@ impl Task {
                     }
                 }
                 Output::Prove(asked) => self.topology.prove(asked),
+                Output::Sampled(number) => self.topology.sampled(number),
                 Output::AskSentinels => self.followers.values().for_each(|follower| follower.poll.notify_one()),
                 Output::AskNode(addr) => {
                     self.reconcile();

@@ -60,6 +60,8 @@ pub enum Output {
     Publish(Entry),
     /// The master of this term answered a question sent then.
     Prove(Instant),
+    /// The sample of the master's offset with this number has arrived.
+    Sampled(u64),
     /// Poll every Sentinel now.
     AskSentinels,
     /// Ask this node now.
@@ -104,6 +106,7 @@ pub struct View {
     provisional: Option<Provisional>,
     outage_since: Option<Instant>,
     replicated_until: Option<Instant>,
+    diverged_from: Option<u64>,
     failing: bool,
     reason: String,
     paused: Option<(Instant, Instant)>,
@@ -272,6 +275,7 @@ impl View {
             provisional: None,
             outage_since: Some(now),
             replicated_until: None,
+            diverged_from: None,
             failing: false,
             reason: "no Sentinel has answered yet".into(),
             paused: None,

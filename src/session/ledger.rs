@@ -129,6 +129,25 @@ impl Ledger {
         book.run.bytes += bytes.len();
     }
 
+    /// What was noted since the last call is about to be sent, and the sample of the master's offset with this number
+    /// (1 or more) has arrived.
+    #[inline]
+    pub fn sent_after(&mut self, sample: u64) {
+        let Some(book) = &mut self.0 else { return };
+        for entry in book.entries.iter_mut().rev().take_while(|entry| entry.sent_after == 0) {
+            entry.sent_after = sample;
+        }
+        if book.run.owed == 0 || book.run.sent_after == sample {
+            return;
+        }
+        if book.run.sent_after == 0 {
+            book.run.sent_after = sample;
+        } else {
+            // The older number counts for all of these, and a newer one for those to come.
+            book.spell_out();
+        }
+    }
+
     /// How many of the backend's next replies belong to ordinary requests.
     #[inline]
     pub fn ordinary(&self) -> usize {
@@ -368,7 +387,7 @@ impl Ledger {
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
             kept_from += entry.kept as usize;
             let part = entry.answer.take_if(|answer| matches!(**answer, Answer::Part(_)));
-            let mut answer = fates.of(&mut entry, &mut verdict);
+            let mut answer = fates.of(&mut entry, &request, &mut verdict);
             if answer.is_none()
                 && entry.whole
                 && let Some(since) = &mut entry.since
@@ -414,7 +433,7 @@ impl Ledger {
             let may_have_run = match entry.answer.as_deref() {
                 Some(Answer::Ready(_) | Answer::Close(_)) => continue,
                 Some(Answer::Withheld { refused, .. }) => !refused,
-                None | Some(Answer::Part(_)) => sent >= entry.size,
+                None | Some(Answer::Part(_)) => sent >= entry.size || entry.left_behind,
             };
             sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
             let harmless = entry.effect.writes_nothing() || entry.queued;

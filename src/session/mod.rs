@@ -438,6 +438,8 @@ impl Session {
         }
         let verdict = self.ledger.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
+            diverged_from: entry.diverged_from.filter(|_| entry.term == next),
+            queue_stays_in_data_set: self.state.queue_stays_in_data_set(),
             now: Instant::now(),
             resp3: self.state.is_resp3(),
             policy: self.worker.on_lost_reply,

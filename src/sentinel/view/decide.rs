@@ -236,6 +236,7 @@ impl View {
             phase,
             outage_since,
             replicated_until: self.replicated_until,
+            diverged_from: self.diverged_from,
             reason,
         }));
     }

@@ -339,6 +339,7 @@ impl View {
         let foreign = info.is_some_and(|info| self.lineage.kinship(info) != Kinship::Heir);
         let second = info.filter(|_| !foreign).and_then(|info| info.second_offset);
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
+        let diverged_from = second.and_then(|second| self.samples.diverged_from(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
         let kind = if crash { "crash" } else { "planned" };
         if crash {
@@ -386,6 +387,7 @@ impl View {
         );
         self.commit(now, addr, epoch, info, early);
         self.replicated_until = replicated_until;
+        self.diverged_from = diverged_from;
         if early {
             // Confirmation is asked for at once.
             self.ask_sentinels();
@@ -408,6 +410,7 @@ impl View {
         self.term += 1;
         self.samples.clear();
         self.replicated_until = None;
+        self.diverged_from = None;
         let answer = self.nodes.get(&addr).and_then(|node| node.answer.as_ref());
         self.process = Process {
             run_id: master.run_id.clone(),

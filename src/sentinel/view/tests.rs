@@ -16,6 +16,8 @@ struct World {
     entries: Vec<Entry>,
     logs: Vec<String>,
     proofs: Vec<Instant>,
+    /// The number of the newest sample of the master's offset.
+    samples: u64,
     /// Connection numbers of the nodes: another number is another connection.
     connections: [u64; 3],
     run_ids: [String; 3],
@@ -53,6 +55,7 @@ impl World {
             entries: Vec::new(),
             logs: Vec::new(),
             proofs: Vec::new(),
+            samples: 0,
             connections: [1, 1, 1],
             run_ids: ["run0".into(), "run1".into(), "run2".into()],
         }
@@ -83,6 +86,7 @@ impl World {
                 Output::Publish(entry) => self.entries.push(entry),
                 Output::Log(_, text) => self.logs.push(text),
                 Output::Prove(asked) => self.proofs.push(asked),
+                Output::Sampled(number) => self.samples = number,
                 _ => {}
             }
         }
@@ -313,6 +317,49 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
     assert_eq!(world.view.counters.failovers_planned, 1);
     assert_eq!(world.view.counters.early_commits, 1);
+}
+
+#[test]
+fn what_was_sent_after_the_last_common_byte_was_seen_is_told_from_the_rest() {
+    for (second, seen) in [(111, true), (131, false)] {
+        let mut world = World::held();
+        world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+        let number = world.samples;
+        world.after(5);
+        world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
+        world.promoted_says(CANDIDATE, second);
+        world.after(DRAINED);
+        assert_eq!(world.entry().term, 2);
+        assert_eq!(world.entry().diverged_from, seen.then_some(number), "the stream ends at {}", second - 1);
+    }
+}
+
+#[test]
+fn a_crash_tells_it_too_and_another_process_or_a_way_back_does_not() {
+    let mut world = World::following();
+    let number = world.samples;
+    world.refused(MASTER);
+    world.selected();
+    world.after(5);
+    world.all_answer();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(DRAINED);
+    assert_eq!((world.entry().term, world.entry().replicated_until), (2, None));
+    assert!(world.entry().diverged_from.is_some_and(|from| from <= number), "{:?}", world.entry());
+    // Nobody confirms it, and the old master goes on.
+    let mut world = World::held();
+    world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+    world.promoted_says(CANDIDATE, 111);
+    world.after(DRAINED);
+    assert_eq!((world.entry().term, world.entry().diverged_from.is_some()), (2, true));
+    world.after(3_500);
+    world.all_answer();
+    world.after(600);
+    world.all_answer();
+    world.master_says(MASTER, 120, &[OTHER]);
+    world.after(20);
+    assert_eq!((world.master().0, world.entry().term), (addr(MASTER), 3), "{:?}", world.logs);
+    assert_eq!(world.entry().diverged_from, None);
 }
 
 /// A master lists replicas that are announced by host names as such: no address of them is known from it.

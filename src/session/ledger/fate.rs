@@ -22,6 +22,11 @@ pub const UNKNOWN_RESULT: &[u8] =
 pub struct Judgement {
     /// Withheld replies received before this are on the new master.
     pub replicated_until: Option<Instant>,
+    /// What was sent after the sample of the old master's offset with this number is not in the new master's history:
+    /// it has not run there, whether the old one ran it or not.
+    pub diverged_from: Option<u64>,
+    /// What the client has been told is queued by MULTI does nothing outside the data set.
+    pub queue_stays_in_data_set: bool,
     /// The present, for blocking commands.
     pub now: Instant,
     /// The client speaks RESP3: how "nothing" is spelt.
@@ -36,6 +41,13 @@ pub struct Judgement {
     pub watching: bool,
     /// The client has said FIN, at which a server lets go of what blocks.
     pub half_closed: bool,
+}
+
+impl Judgement {
+    /// The new master was promoted out of the old one's history.
+    fn is_heir(&self) -> bool {
+        self.replicated_until.is_some() || self.diverged_from.is_some()
+    }
 }
 
 /// How a judgement ended.
@@ -59,6 +71,8 @@ pub(super) struct Fates {
     blocked: bool,
     /// Bytes of unanswered requests that were sent.
     sent: u64,
+    /// What stands in the queue that the next EXEC runs does nothing outside the data set.
+    queue_stays_in_data_set: bool,
 }
 
 impl Fates {
@@ -70,12 +84,14 @@ impl Fates {
             first: true,
             blocked: false,
             sent: unanswered.saturating_sub(judgement.unsent),
+            queue_stays_in_data_set: judgement.queue_stays_in_data_set,
         }
     }
 
-    /// The entry's answer; `None` sends it again.
-    pub(super) fn of(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
+    /// The entry's answer; `None` sends it again. `request` is what is retained of it.
+    pub(super) fn of(&mut self, entry: &mut Entry, request: &[u8], verdict: &mut Verdict) -> Option<Answer> {
         let first = std::mem::take(&mut self.first);
+        let is_absent = self.is_absent(entry, request);
         match entry.answer.take().map(|answer| *answer) {
             Some(Answer::Withheld { reply, at, refused }) => {
                 if refused {
@@ -98,6 +114,12 @@ impl Fates {
                 {
                     return Some(Answer::Ready(reply));
                 }
+                if is_absent {
+                    // The old master ran it, the new one did not, and the client was told nothing.
+                    entry.replays = entry.replays.saturating_add(1);
+                    entry.left_behind = true;
+                    return self.again_or_lost(entry, verdict);
+                }
                 self.lost(entry, verdict)
             }
             Some(answer) => Some(answer),
@@ -105,6 +127,8 @@ impl Fates {
                 let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
                 self.blocked |= fully_sent && entry.blocks() && self.judgement.replicated_until.is_some();
                 let may_run = self.sent > 0 && !self.blocked;
+                // Where it was left behind, it may be back: only an heir of the last master surely lacks it.
+                let has_run_aside = entry.left_behind && !self.judgement.is_heir();
                 entry.replays = entry.replays.saturating_add(u8::from(may_run));
                 self.sent = self.sent.saturating_sub(entry.size);
                 if first && self.judgement.partly_delivered {
@@ -120,6 +144,11 @@ impl Fates {
                 match entry.effect.duty {
                     // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
                     Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
+                    _ if has_run_aside && !may_run_twice => self.lost(entry, verdict),
+                    _ if fully_sent && is_absent && !(may_run_twice || entry.queued) => {
+                        entry.left_behind = true;
+                        self.again_or_lost(entry, verdict)
+                    }
                     Duty::Exec if fully_sent => {
                         self.broken = true;
                         verdict.lost += 1;
@@ -130,6 +159,18 @@ impl Fates {
                 }
             }
         }
+    }
+
+    /// The new master's history surely lacks it, and it has no other effect that would be there twice.
+    fn is_absent(&mut self, entry: &Entry, request: &[u8]) -> bool {
+        let stays = match entry.effect.duty {
+            Duty::Exec => std::mem::replace(&mut self.queue_stays_in_data_set, true),
+            _ => u64::from(entry.kept) == entry.size && entry.effect.stays_in_data_set(request),
+        };
+        if entry.queued {
+            self.queue_stays_in_data_set &= stays;
+        }
+        stays && self.judgement.diverged_from.is_some_and(|from| entry.sent_after >= from)
     }
 
     fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {

@@ -9,6 +9,8 @@ use crate::resp::request::encode;
 fn judgement(now: Instant) -> Judgement {
     Judgement {
         replicated_until: None,
+        diverged_from: None,
+        queue_stays_in_data_set: true,
         now,
         resp3: false,
         policy: OnLostReply::Error,
@@ -127,6 +129,88 @@ fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
         ledger.judge(judgement(now));
         assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
     }
+}
+
+/// Answered by the old master or not: the new one has not run it.
+#[test]
+fn what_was_sent_after_the_histories_parted_is_sent_again() {
+    let now = Instant::now();
+    let incr = encode(&[b"INCR", b"a"]);
+    let publish = encode(&[b"PUBLISH", b"a", b"b"]);
+    let parted = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for answered in [false, true] {
+        for (request, sent_after, again) in
+            [(&incr, 6, false), (&incr, 7, true), (&incr, 9, true), (&publish, 9, false)]
+        {
+            let mut ledger = Ledger::default();
+            ledger.push(classify(request), request, true, false, true);
+            ledger.sent_after(sent_after);
+            if answered {
+                ledger.withhold(b":1\r\n", now, false);
+            }
+            let verdict = ledger.judge(parted);
+            assert_eq!((verdict.again == **request, verdict.lost == 0), (again, again), "{sent_after} {answered}");
+        }
+    }
+}
+
+#[test]
+fn of_many_in_flight_each_has_its_own_time() {
+    let now = Instant::now();
+    let requests: Vec<Vec<u8>> = (0..4).map(|n: u8| encode(&[b"INCR", &[b'a' + n]])).collect();
+    let mut ledger = Ledger::default();
+    for (at, request) in requests.iter().enumerate() {
+        ledger.push_run(request, 1);
+        ledger.sent_after(if at < 2 { 6 } else { 7 });
+    }
+    let verdict = ledger.judge(Judgement { diverged_from: Some(7), ..judgement(now) });
+    // The third was noted behind those of before, and counts as they do.
+    assert_eq!((verdict.again, verdict.lost), (requests[3].clone(), 3));
+}
+
+#[test]
+fn an_exec_of_after_the_histories_parted_is_sent_again_unless_it_published() {
+    let now = Instant::now();
+    let requests: Vec<Vec<u8>> =
+        [vec![&b"MULTI"[..]], vec![b"INCR", b"a"], vec![b"EXEC"]].iter().map(|args| encode(args)).collect();
+    let parted = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for (delivered, again) in [(true, true), (false, false)] {
+        let mut ledger = Ledger::default();
+        for (at, request) in requests.iter().enumerate() {
+            ledger.push(classify(request), request, true, at == 1, true);
+        }
+        ledger.sent_after(8);
+        let verdict = ledger.judge(Judgement { queue_stays_in_data_set: delivered, ..parted });
+        assert_eq!(verdict.again == requests.concat(), again);
+    }
+    let publish = encode(&[b"PUBLISH", b"a", b"b"]);
+    let mut ledger = Ledger::default();
+    for (at, request) in [&requests[0], &publish, &requests[2]].into_iter().enumerate() {
+        ledger.push(classify(request), request, true, at == 1, true);
+    }
+    ledger.sent_after(8);
+    assert_eq!(ledger.judge(parted).lost, 1);
+}
+
+/// An early commit that is undone leads back to the master that may have run it.
+#[test]
+fn what_was_left_behind_is_not_run_again_by_the_master_that_was_left() {
+    let now = Instant::now();
+    let incr = encode(&[b"INCR", b"a"]);
+    let heir = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for (next, lost) in [(Judgement { diverged_from: Some(9), ..heir }, 0), (judgement(now), 1)] {
+        let mut ledger = Ledger::default();
+        ledger.push(classify(&incr), &incr, true, false, true);
+        ledger.sent_after(8);
+        assert_eq!(ledger.judge(heir).again, incr);
+        let unsent = Judgement { unsent: incr.len() as u64, ..next };
+        assert_eq!(ledger.judge(unsent).lost, lost);
+    }
+    let mut ledger = Ledger::default();
+    ledger.push(classify(&incr), &incr, true, false, true);
+    ledger.sent_after(8);
+    ledger.judge(heir);
+    assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, incr.len() as u64, false), 1, "nobody knows");
 }
 
 #[derive(Clone, Copy, Debug)]
