@@ -25,10 +25,17 @@ pub struct Topology {
     proof: AtomicU64,
     /// See [`Topology::samples`].
     samples: AtomicU64,
+    /// Milliseconds since `started` of the last look that control took, plus one; 0 is "never". See [`Topology::look`].
+    looked: AtomicU64,
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
 }
+
+/// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
+/// hold on every busy host, and what falls into a gap of this length control notices itself in the same moment, while
+/// replies to what a session sent meanwhile are still on their way and will be withheld.
+const LOOK_LIMIT: Duration = Duration::from_millis(200);
 
 /// What is true now. Replaced as a whole, never edited.
 #[derive(Clone, Debug)]
@@ -77,7 +84,7 @@ pub enum Phase {
     /// The master is silent or gone and no failover is known yet: new requests are held, outstanding ones wait,
     /// whatever reply still comes is delivered.
     Suspect,
-    /// A failover is under way: new requests are held, and replies to writes are withheld until the next term
+    /// A failover is under way, or may be, since this process did not run for a while: new requests are held, and replies to writes are withheld until the next term
     /// says (`replicated_until`) whether the new master has them, or the phase returns to `Stable` in the same term.
     Switching,
     /// Held by an operator's command: new requests are held, outstanding ones finish normally.
@@ -159,6 +166,7 @@ impl Topology {
             generation: AtomicU64::new(0),
             proof: AtomicU64::new(0),
             samples: AtomicU64::new(1),
+            looked: AtomicU64::new(0),
             entry: Mutex::new(Arc::new(Entry {
                 generation: 0,
                 term: 0,
@@ -225,6 +233,26 @@ impl Topology {
         self.samples.fetch_max(number, Ordering::Release);
     }
 
+    /// Control has looked at everything that had arrived by `at`, and has published what followed from it.
+    pub fn look(&self, at: Instant) {
+        let before = self.looked.swap(self.millis(at) + 1, Ordering::AcqRel);
+        // The clock is read after the swap: who has seen the older look, and found it old, is woken.
+        if is_old(before, self.millis(Instant::now())) {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Control has not looked for longer than [`LOOK_LIMIT`]: this process did not run, or control does not get to, and
+    /// nobody knows whether the master is still one. Before the first look there is nothing to be known.
+    pub fn is_unwatched(&self) -> bool {
+        let now = self.millis(Instant::now());
+        is_old(self.looked.load(Ordering::Acquire), now)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64
+    }
+
     /// Wakes at each publication and each proof of life.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -236,9 +264,27 @@ impl Topology {
     }
 }
 
+/// Whether a look is older than the limit, now that so many milliseconds have passed.
+fn is_old(looked: u64, now: u64) -> bool {
+    looked > 0 && now > looked - 1 + LOOK_LIMIT.as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_look_for_a_while_the_master_is_unwatched_and_the_next_look_wakes() {
+        let (topology, _reports) = Topology::new();
+        assert!(!topology.is_unwatched(), "nobody watches at all");
+        topology.look(topology.started);
+        std::thread::sleep(LOOK_LIMIT + Duration::from_millis(10));
+        assert!(topology.is_unwatched());
+        let woken = topology.subscribe();
+        topology.look(Instant::now() + Duration::from_secs(3600));
+        assert!(!topology.is_unwatched());
+        assert!(woken.has_changed().unwrap());
+    }
 
     #[test]
     fn an_older_term_is_refused() {

@@ -207,9 +207,11 @@ impl Task {
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
+        let mut looked = Instant::now();
         loop {
             let before = self.topology.generation();
             self.carry_out();
+            self.topology.look(looked);
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -234,6 +236,7 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(wake.into()) => Some(Input::Tick),
             };
+            looked = Instant::now();
             // First, so that a commit knows which replies were before it.
             let seen = relay_replies();
             if seen != replies {

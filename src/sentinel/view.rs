@@ -8,6 +8,7 @@
 mod decide;
 mod evidence;
 mod following;
+mod gap;
 mod peers;
 mod record;
 mod show;
@@ -25,6 +26,7 @@ use crate::secret::Credentials;
 use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
 use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::view::gap::Doubt;
 use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
@@ -116,6 +118,10 @@ pub struct View {
     life: Instant,
     /// When the next call was due: being late is ours, not the master's.
     due: Option<Instant>,
+    /// When [`View::handle`] was called last.
+    looked: Instant,
+    /// Whether the master is still one is asked anew.
+    doubt: Option<Doubt>,
     /// When sessions were last seen to have received replies.
     replied_at: Option<Instant>,
     /// Asked more often until then.
@@ -283,6 +289,8 @@ impl View {
             phase_since: now,
             life: now,
             due: None,
+            looked: now,
+            doubt: None,
             unusual_until: now,
             called_down: false,
             suspects: HashMap::new(),
@@ -321,6 +329,7 @@ impl View {
     /// Takes one report in and decides.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.forgive_own_lateness(now);
+        self.notice_gap(now);
         match input {
             Input::Sentinel(from, what) => self.on_sentinel(now, from, what),
             Input::Node(addr, what) => self.on_node(now, addr, what),
@@ -357,9 +366,9 @@ impl View {
     pub fn next_tick(&mut self, now: Instant) -> Instant {
         let pause = match self.state {
             _ if self.attaching(now) => Duration::from_millis(5),
-            State::Following if self.provisional.is_none() => Duration::from_millis(100),
-            State::Switching(_) => Duration::from_millis(10),
-            _ => Duration::from_millis(50),
+            State::Following if self.doubt.is_none() => gap::LOOK,
+            State::Following | State::Switching(_) => Duration::from_millis(10),
+            _ => gap::LOOK,
         };
         let due = now + pause;
         self.due = Some(due);
@@ -379,7 +388,7 @@ impl View {
     /// Between two polls of each Sentinel.
     pub fn poll_every(&self) -> Duration {
         match self.state {
-            State::Following if self.provisional.is_none() => self.settings.poll_interval,
+            State::Following if self.provisional.is_none() && self.doubt.is_none() => self.settings.poll_interval,
             _ => Duration::from_millis(100).min(self.settings.poll_interval),
         }
     }
@@ -398,7 +407,7 @@ impl View {
         if let Some(master) = &self.master {
             // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
             let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
-            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
+            let unusual = now < self.unusual_until || self.provisional.is_some() || self.doubt.is_some() || unheard;
             let every = match &self.state {
                 State::Following if unusual => STEADY.min(self.settings.heartbeat),
                 State::Following => self.settings.heartbeat,

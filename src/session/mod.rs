@@ -56,6 +56,8 @@ use state::State;
 /// Turns of the pumps before other sessions get one.
 const TURNS: usize = 16;
 const OK: &[u8] = b"+OK\r\n";
+/// No entry has this generation: the topology is looked at anew.
+const UNSEEN: u64 = u64::MAX;
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -219,6 +221,8 @@ struct Flags {
     resending: bool,
     /// A request was begun since the last round.
     active: bool,
+    /// Control does not watch: the gate is held whatever the topology says.
+    unwatched: bool,
 }
 
 /// What the client wants to be answered (CLIENT REPLY), as of the last request sent on.
@@ -270,6 +274,10 @@ impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         if self.ticket.is_none() {
             self.ticket = Some(Ticket::new(cx.waker().clone()));
+        }
+        let unwatched = self.worker.topology.is_unwatched();
+        if unwatched != std::mem::replace(&mut self.flags.unwatched, unwatched) {
+            self.generation = UNSEEN;
         }
         let mut round = Round { scratch: Scratch::take(), client_drained: false, backend_drained: false };
         for _ in 0..TURNS {
@@ -361,7 +369,10 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = gate_of(&entry, &self.worker);
+        self.gate = match gate_of(&entry, &self.worker) {
+            Gate::Open | Gate::Held { .. } if self.flags.unwatched => Gate::Held { withhold: true },
+            gate => gate,
+        };
         match self.gate {
             Gate::Open => self.settle_doubts(),
             Gate::Held { .. } => {}

@@ -19,7 +19,10 @@ impl View {
         self.expire(now);
         match self.state {
             State::Searching => self.search(now),
-            State::Following | State::Silent { .. } => self.watch(now),
+            State::Following | State::Silent { .. } => {
+                self.watch(now);
+                self.settle_doubt(now);
+            }
             State::Switching(_) => self.switch(now),
         }
         self.check_deadline(now);
@@ -203,6 +206,7 @@ impl View {
             _ if self.failing => Phase::Failing,
             State::Following if self.in_stopped_minority(now) => Phase::Suspect,
             _ if self.held_by_command() => Phase::Paused,
+            State::Following if self.doubt.is_some() => Phase::Switching,
             State::Following => Phase::Stable,
             State::Searching | State::Silent { .. } => Phase::Suspect,
             State::Switching(_) => Phase::Switching,
@@ -214,7 +218,7 @@ impl View {
         let outage_since = match phase {
             Phase::Stable => None,
             Phase::Paused => self.paused.map(|(since, _)| since),
-            _ => self.outage_since,
+            _ => self.outage_since.or(self.doubt.map(|doubt| doubt.since)),
         };
         let what = (self.term, self.master.clone(), phase, outage_since);
         if self.published.as_ref() == Some(&what) {
@@ -227,6 +231,9 @@ impl View {
         let reason = match phase {
             Phase::Failing => format!("no master for {} s: {}", self.hold_timeout().as_secs(), self.reason),
             Phase::Paused => "held by the operator".into(),
+            Phase::Switching if matches!(self.state, State::Following) => {
+                "this process did not run for a while, and the master is asked anew".into()
+            }
             _ => self.reason.clone(),
         };
         self.outputs.push(Output::Publish(Entry {

@@ -156,7 +156,7 @@ impl View {
             failover.only_vanished = false;
             self.outputs.push(Output::AskNode(named.addr));
         }
-        match self.verify(&named, since) {
+        match self.verify(&named, self.behind_gap(since)) {
             Ok(info) => {
                 self.finish_switch(now, named.addr, named.epoch, info.as_ref(), false);
                 true
@@ -176,7 +176,8 @@ impl View {
             return false;
         }
         let (since, lives) = (failover.since, failover.lives);
-        let Verdict::Master(Some(info), kinship) = self.verdict(candidate, since, None) else { return false };
+        let asked_after = self.behind_gap(since);
+        let Verdict::Master(Some(info), kinship) = self.verdict(candidate, asked_after, None) else { return false };
         let against = self.against_early(now, candidate, kinship);
         let State::Switching(failover) = &mut self.state else { return false };
         let promoted = *failover.promoted.get_or_insert(now);
@@ -275,6 +276,7 @@ impl View {
             None if candidate == Some(master.addr) || candidate.is_none() => since,
             None => return,
         };
+        let from = self.behind_gap(from);
         let candidate_settled = match candidate {
             Some(candidate) if candidate == master.addr => !master.provisional,
             None => named_old,
@@ -386,6 +388,7 @@ impl View {
             ),
         );
         self.commit(now, addr, epoch, info, early);
+        self.doubt = None; // it was asked behind the gap
         self.replicated_until = replicated_until;
         self.diverged_from = diverged_from;
         if early {

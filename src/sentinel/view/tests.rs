@@ -502,6 +502,9 @@ fn our_own_late_wake_up_is_not_the_masters_silence() {
     world.view.next_tick(world.now);
     world.now += Duration::from_secs(5);
     world.handle(Input::Tick);
+    assert_eq!(world.phase(), Phase::Switching, "not suspected, but in doubt");
+    world.all_answer();
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     assert_eq!(world.phase(), Phase::Stable);
     world.after(700);
     assert_eq!(world.phase(), Phase::Suspect, "but what follows is");
@@ -1101,4 +1104,115 @@ fn sentinels_that_call_the_master_down_and_missing_credentials_are_shown() {
     let shown = world.view.show(world.now);
     assert_eq!(shown.sentinels.iter().map(|sentinel| sentinel.master_down).collect::<Vec<_>>(), [true, true, false]);
     assert_eq!(shown.credentials, CredentialsState::Missing);
+}
+
+/// We did not run for so long; the next thing that is handled is `Tick`.
+fn frozen(world: &mut World, ms: u64) -> Instant {
+    let before = world.now;
+    world.view.next_tick(before);
+    world.now += Duration::from_millis(ms);
+    world.handle(Input::Tick);
+    before
+}
+
+#[test]
+fn behind_a_gap_of_our_own_nothing_flows_before_a_question_of_after_it_is_answered() {
+    let mut world = World::following();
+    let before = frozen(&mut world, 2_500);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 1));
+    assert_eq!(world.entry().outage_since, Some(world.now));
+    // What waited in the sockets says that all is well.
+    for index in 0..3 {
+        world.answer_with(index, MASTER, 5, |answer| answer.asked = before);
+    }
+    let info = Info { run_id: world.run_ids[MASTER].clone(), replid: "history-a".into(), ..Info::default() };
+    let role = Role::Master { offset: 100, replicas: vec![(addr(CANDIDATE), 100), (addr(OTHER), 100)] };
+    let stale = NodeAnswer { asked: before, connection: world.connections[MASTER], role, info: Some(info) };
+    world.handle(Input::Node(addr(MASTER), FromNode::Answer(Box::new(stale))));
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(3);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.answer(0, MASTER, 5);
+    world.answer(1, MASTER, 5);
+    assert_eq!(world.phase(), Phase::Switching, "one Sentinel is still to answer: it may be the one that promotes");
+    world.answer(2, MASTER, 5);
+    assert_eq!((world.phase(), world.entry().term, world.entry().outage_since), (Phase::Stable, 1, None));
+}
+
+#[test]
+fn a_gap_that_hides_no_promotion_costs_nothing() {
+    let mut world = World::following();
+    frozen(&mut world, 80);
+    assert_eq!(world.phase(), Phase::Stable);
+}
+
+#[test]
+fn behind_a_gap_a_majority_of_the_sentinels_does_and_with_none_the_master_with_its_replicas() {
+    let mut world = World::following();
+    frozen(&mut world, 1_000);
+    world.answer(0, MASTER, 5);
+    world.answer(2, MASTER, 5);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(300);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable, "the third keeps silent");
+
+    for index in 0..3 {
+        world.lose(index);
+    }
+    frozen(&mut world, 1_000);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(5);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable);
+    frozen(&mut world, 1_000);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.after(50);
+    assert_eq!(world.phase(), Phase::Switching, "a replica has left: it is asked first");
+}
+
+#[test]
+fn a_failover_that_a_gap_hid_is_followed() {
+    // Sentinel says that it is about it, and was not heard to choose.
+    let mut world = World::following();
+    frozen(&mut world, 400);
+    for index in 0..3 {
+        world.answer_with(index, MASTER, 5, |answer| {
+            if let Some(claim) = &mut answer.claim {
+                claim.failover = index == 0;
+            }
+        });
+    }
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.after(20);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.promoted_says(CANDIDATE, 101);
+    world.answer(1, CANDIDATE, 6);
+    world.after(20);
+    assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(CANDIDATE), 2));
+}
+
+#[test]
+fn what_a_candidate_said_before_a_gap_moves_nobody() {
+    let mut world = World::held();
+    let before = frozen(&mut world, 700);
+    let info = Info {
+        run_id: world.run_ids[CANDIDATE].clone(),
+        replid: "history-b".into(),
+        replid2: Some("history-a".into()),
+        second_offset: Some(101),
+        ..Info::default()
+    };
+    let role = Role::Master { offset: 101, replicas: Vec::new() };
+    let stale = NodeAnswer { asked: before, connection: world.connections[CANDIDATE], role, info: Some(info) };
+    world.handle(Input::Node(addr(CANDIDATE), FromNode::Answer(Box::new(stale))));
+    world.after(5);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.after(5);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 1));
+    world.promoted_says(CANDIDATE, 101);
+    world.after(DRAINED);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 2), "asked anew it does");
 }
