@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::config::OnLostReply;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
@@ -47,7 +47,7 @@ pub use close::CloseReason;
 use client::Client;
 use finish::Finish;
 use lane::Lane;
-use ledger::{Judgement, Ledger};
+use ledger::{Judgement, Ledger, no_master};
 use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
@@ -70,6 +70,8 @@ pub struct Worker {
     pub relay: Arc<metrics::Relay>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
+    /// How a blocking pop ends whose reply was lost.
+    pub on_lost_pop: OnLostPop,
     /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
     pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
@@ -355,7 +357,9 @@ impl Session {
             return Ok(());
         }
         let entry = self.worker.topology.current();
-        if entry.term != self.term && entry.replicated_until.is_some() && self.ledger.has_more_behind_a_block() {
+        let looks = self.ledger.has_more_behind_a_block()
+            || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
+        if entry.term != self.term && entry.replicated_until.is_some() && looks {
             // Whether it still blocks: what the old master has said before it was left is read.
             self.gate = Gate::Held { withhold: true };
             round.backend_drained = false;
@@ -454,6 +458,7 @@ impl Session {
             now: Instant::now(),
             resp3: self.state.is_resp3(),
             policy: self.worker.on_lost_reply,
+            on_lost_pop: self.worker.on_lost_pop,
             unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
@@ -487,8 +492,8 @@ impl Session {
 
     /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
-        let error = format!("-MASTERDOWN switchmaster: {reason}\r\n");
-        let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
+        let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
+        let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::retained::Retained;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::resp::scanner::{RequestScanner, Scan};
 use crate::session::CloseReason;
@@ -139,6 +140,20 @@ impl Entry {
     /// A server runs nothing of the client that stands behind it.
     pub(super) fn blocks(&self) -> bool {
         (self.effect.class == Class::Blocking || self.effect.duty == Duty::Wait) && !self.queued
+    }
+
+    /// It blocks until it takes something out, which is gone with a lost reply.
+    pub(super) fn pops(&self) -> bool {
+        self.effect.class == Class::Blocking && !self.queued && self.effect.command.name != "XREAD"
+    }
+
+    /// How it ends if its reply is lost.
+    pub(super) fn policy(&self, policy: OnLostReply, on_lost_pop: OnLostPop) -> OnLostReply {
+        match on_lost_pop {
+            OnLostPop::Error if self.pops() => OnLostReply::Error,
+            OnLostPop::Close if self.pops() => OnLostReply::Close,
+            _ => policy,
+        }
     }
 
     pub(super) fn is_answered(&self) -> bool {

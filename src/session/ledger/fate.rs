@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::{Answer, Entry};
-use crate::config::OnLostReply;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
 use crate::resp::request::{Args, encode, with_arg};
 use crate::session::CloseReason;
@@ -17,6 +17,30 @@ const MAX_REPLAYS: u8 = 2;
 /// What a client is told of a write whose reply was lost. No word in it triggers a client's own retry.
 pub const UNKNOWN_RESULT: &[u8] =
     b"-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run\r\n";
+/// Words at which clients reconnect and go on as if nothing were wrong (Laravel 8 to 13, redis-py, Sidekiq): none of
+/// our errors has one.
+const RETRIED: [&str; 12] = [
+    "went away",
+    "socket",
+    "read error on connection",
+    "connection lost",
+    "lost connection",
+    "error while reading",
+    "readonly",
+    "noreplicas",
+    "unblocked",
+    "reset by peer",
+    "broken pipe",
+    "failed to connect to",
+];
+
+/// The error of a lasting outage; the reason is left out where it has a word of [`RETRIED`].
+pub fn no_master(reason: &str) -> Vec<u8> {
+    let lower = reason.to_ascii_lowercase();
+    let is_fit = !RETRIED.iter().any(|word| lower.contains(word)) && !reason.contains(['\r', '\n']);
+    format!("-MASTERDOWN switchmaster: {}\r\n", if is_fit { reason } else { "no master" }).into_bytes()
+}
+
 /// What is known when the old backend is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Judgement {
@@ -33,6 +57,8 @@ pub struct Judgement {
     pub resp3: bool,
     /// What the user wants for a lost reply.
     pub policy: OnLostReply,
+    /// And for that of a blocking pop.
+    pub on_lost_pop: OnLostPop,
     /// Bytes at the end of what was sent that never reached the old backend's socket.
     pub unsent: u64,
     /// Bytes of the front request's reply have been delivered.
@@ -136,7 +162,10 @@ impl Fates {
                 }
                 let policy = self.judgement.policy;
                 let may_run_twice = match entry.effect.class {
-                    Class::Read | Class::Connection | Class::Blocking => true,
+                    Class::Read | Class::Connection => true,
+                    // A master that lives has answered all that it ran: this one still blocks.
+                    Class::Blocking if self.judgement.replicated_until.is_some() || is_absent => true,
+                    Class::Blocking => !entry.pops() || self.judgement.on_lost_pop == OnLostPop::Resend,
                     Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
                     Class::Write => policy == OnLostReply::RetryAll,
                     Class::Never => false,
@@ -200,17 +229,26 @@ impl Fates {
     fn lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
         self.broken = true;
         verdict.lost += 1;
-        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, self.judgement.policy))
+        let policy = entry.policy(self.judgement.policy, self.judgement.on_lost_pop);
+        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy, CloseReason::LostReply))
     }
 }
 
 /// How a request ends that gets no reply: an error where its client reads errors, else a close. Clients read an error
 /// to an aggregate as "empty"; to a script (shape unknown) phpredis and predis throw, and keep connection and database.
-pub(super) fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> Answer {
-    if effect.shape != Shape::Aggregate && !queued && policy != OnLostReply::Close {
+/// HELLO is answered with a map, and whoever sends it reads an error: servers before 6 give one.
+pub(super) fn ending(
+    effect: Effect,
+    queued: bool,
+    error: &[u8],
+    policy: OnLostReply,
+    otherwise: CloseReason,
+) -> Answer {
+    let reads_errors = effect.shape != Shape::Aggregate || effect.duty == Duty::Hello;
+    if reads_errors && !queued && policy != OnLostReply::Close {
         Answer::Ready(error.to_vec())
     } else {
-        Answer::Close(CloseReason::LostReply)
+        Answer::Close(otherwise)
     }
 }
 

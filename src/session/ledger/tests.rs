@@ -14,6 +14,7 @@ fn judgement(now: Instant) -> Judgement {
         now,
         resp3: false,
         policy: OnLostReply::Error,
+        on_lost_pop: OnLostPop::Resend,
         unsent: 0,
         partly_delivered: false,
         watching: false,
@@ -210,7 +211,88 @@ fn what_was_left_behind_is_not_run_again_by_the_master_that_was_left() {
     ledger.push(classify(&incr), &incr, true, false, true);
     ledger.sent_after(8);
     ledger.judge(heir);
-    assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, incr.len() as u64, false), 1, "nobody knows");
+    assert_eq!(
+        ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, incr.len() as u64, false),
+        1,
+        "nobody knows"
+    );
+}
+
+#[test]
+fn a_pop_whose_master_died_ends_as_the_user_chose() {
+    use OnLostPop::{Close, Error, Resend};
+    let now = Instant::now();
+    let [blpop, blmove, xread] = [
+        &[&b"BLPOP"[..], b"q", b"0"][..],
+        &[b"BLMOVE", b"q", b"p", b"LEFT", b"LEFT", b"0"],
+        &[b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"],
+    ]
+    .map(encode);
+    for (request, on_lost_pop, ending) in [
+        (&blpop, Resend, None),
+        (&blpop, Error, Some("Close(LostReply)")),
+        (&blpop, Close, Some("Close(LostReply)")),
+        (&blmove, Error, Some("Reply")),
+        (&blmove, Close, Some("Close(LostReply)")),
+        (&xread, Close, None),
+    ] {
+        let sent = |policy: Judgement| {
+            let mut ledger = Ledger::default();
+            ledger.push(classify(request), request, true, false, true);
+            ledger.sent_after(8);
+            let again = ledger.judge(policy).again == *request;
+            (again, ledger.take_front().map(|front| format!("{front:?}")))
+        };
+        let policy = Judgement { on_lost_pop, ..judgement(now) };
+        let (again, front) = sent(policy);
+        assert_eq!(again, ending.is_none(), "{on_lost_pop:?}");
+        assert_eq!(
+            front.as_deref().map(|front| ending.is_some_and(|ending| front.starts_with(ending))),
+            ending.map(|_| true)
+        );
+        // It still waits on a master that lives, and what the new one surely lacks has popped nothing there.
+        assert!(sent(Judgement { replicated_until: Some(now), ..policy }).0);
+        assert!(sent(Judgement { diverged_from: Some(7), ..policy }).0);
+        let mut ledger = Ledger::default();
+        ledger.push(classify(request), request, true, false, true);
+        assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, on_lost_pop, 0, false), u64::from(ending.is_some()));
+    }
+}
+
+#[test]
+fn in_an_outage_each_request_ends_in_the_way_its_client_reads() {
+    let ended = |args: &[&[u8]], unsent: bool| {
+        let request = encode(args);
+        let mut ledger = Ledger::default();
+        ledger.push(classify(&request), &request, true, false, true);
+        let unsent = if unsent { request.len() as u64 } else { 0 };
+        ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, unsent, false);
+        match ledger.take_front().expect("it ends") {
+            Front::Reply { reply, .. } => String::from_utf8(reply).unwrap(),
+            Front::Close(reason) => reason.name().to_owned(),
+        }
+    };
+    for args in [&[&b"HELLO"[..], b"2", b"AUTH", b"u", b"p"][..], &[b"AUTH", b"p"], &[b"SELECT", b"1"], &[b"GET", b"a"]]
+    {
+        assert_eq!(ended(args, true), "-E\r\n");
+    }
+    assert_eq!(ended(&[b"QUIT"], true), "+OK\r\n");
+    assert_eq!(ended(&[b"LRANGE", b"l", b"0", b"1"], true), "outage");
+    assert_eq!(ended(&[b"SPOP", b"s", b"2"], true), "outage", "it was not sent");
+    assert_eq!(ended(&[b"SPOP", b"s", b"2"], false), "lost_reply");
+    assert_eq!(ended(&[b"BLPOP", b"q", b"1"], true), "outage");
+    assert_eq!(ended(&[b"BLPOP", b"q", b"1"], false), "*-1\r\n");
+}
+
+#[test]
+fn an_error_of_ours_has_no_word_at_which_clients_retry() {
+    assert_eq!(
+        no_master("no master for 15 s: 10.0.0.1 refuses"),
+        b"-MASTERDOWN switchmaster: no master for 15 s: 10.0.0.1 refuses\r\n"
+    );
+    for reason in ["Connection reset by peer (os error 104)", "10.0.0.1 says READONLY", "two\r\nlines"] {
+        assert_eq!(no_master(reason), b"-MASTERDOWN switchmaster: no master\r\n");
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -281,7 +363,7 @@ proptest! {
                     prop_assert_eq!((a.again, a.replayed, a.lost), (b.again, b.replayed, b.lost));
                 }
                 Step::Fail => {
-                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.fail(b"-E\r\n", OnLostReply::Error, 0, false));
+                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, 0, false));
                     prop_assert_eq!(a, b);
                 }
             }

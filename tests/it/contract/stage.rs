@@ -343,6 +343,11 @@ async fn set_up(deed: Deed, door: Door) -> Shared {
         let socket = dir.path().join(policy);
         spec.also_listen.push(format!("unix:{}", socket.display()));
         spec.set("SWITCHMASTER_ON_LOST_REPLY", *policy);
+        match *policy {
+            "close" => _ = spec.set("SWITCHMASTER_ON_LOST_POP", "close"),
+            "retry-all" => _ = spec.set("SWITCHMASTER_ON_LOST_POP", "error"),
+            _ => {}
+        }
         match deed {
             // Silence alone shall not hold anything while requests are being sent to a mute master.
             Deed::Crash => _ = spec.set("SWITCHMASTER_SUSPECT_AFTER", "10s"),
