@@ -356,6 +356,7 @@ impl Model {
                     self.requests.iter().filter(|request| request.answer.is_none()).map(|request| request.given).sum();
                 self.judge(Judgement {
                     replicated_until: replicated.map(|until| now + Duration::from_millis(until.into())),
+                    is_connected: true,
                     diverged_from: None,
                     queue_stays_in_data_set: true,
                     now,

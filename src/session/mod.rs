@@ -453,6 +453,7 @@ impl Session {
         }
         let verdict = self.ledger.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
+            is_connected: matches!(self.lane, Lane::Up(_)),
             diverged_from: entry.diverged_from.filter(|_| entry.term == next),
             queue_stays_in_data_set: self.state.queue_stays_in_data_set(),
             now: Instant::now(),

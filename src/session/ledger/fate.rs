@@ -46,6 +46,8 @@ pub fn no_master(reason: &str) -> Vec<u8> {
 pub struct Judgement {
     /// Withheld replies received before this are on the new master.
     pub replicated_until: Option<Instant>,
+    /// The old master has not closed the connection: with `replicated_until`, it lives, and has answered all that it ran.
+    pub is_connected: bool,
     /// What was sent after the sample of the old master's offset with this number is not in the new master's history:
     /// it has not run there, whether the old one ran it or not.
     pub diverged_from: Option<u64>,
@@ -73,6 +75,11 @@ impl Judgement {
     /// The new master was promoted out of the old one's history.
     fn is_heir(&self) -> bool {
         self.replicated_until.is_some() || self.diverged_from.is_some()
+    }
+
+    /// The old master has answered all that it ran.
+    fn old_lives(&self) -> bool {
+        self.replicated_until.is_some() && self.is_connected
     }
 }
 
@@ -151,7 +158,7 @@ impl Fates {
             Some(answer) => Some(answer),
             None => {
                 let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
-                self.blocked |= fully_sent && entry.blocks() && self.judgement.replicated_until.is_some();
+                self.blocked |= fully_sent && entry.blocks() && self.judgement.old_lives();
                 let may_run = self.sent > 0 && !self.blocked;
                 // Where it was left behind, it may be back: only an heir of the last master surely lacks it.
                 let has_run_aside = entry.left_behind && !self.judgement.is_heir();
@@ -164,7 +171,7 @@ impl Fates {
                 let may_run_twice = match entry.effect.class {
                     Class::Read | Class::Connection => true,
                     // A master that lives has answered all that it ran: this one still blocks.
-                    Class::Blocking if self.judgement.replicated_until.is_some() || is_absent => true,
+                    Class::Blocking if self.judgement.old_lives() || is_absent => true,
                     Class::Blocking => !entry.pops() || self.judgement.on_lost_pop == OnLostPop::Resend,
                     Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
                     Class::Write => policy == OnLostReply::RetryAll,

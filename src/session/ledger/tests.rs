@@ -9,6 +9,7 @@ use crate::resp::request::encode;
 fn judgement(now: Instant) -> Judgement {
     Judgement {
         replicated_until: None,
+        is_connected: true,
         diverged_from: None,
         queue_stays_in_data_set: true,
         now,
@@ -53,7 +54,8 @@ fn what_stands_behind_a_pop_that_blocks_has_not_run() {
         let verdict = ledger.judge(Judgement { replicated_until: Some(now), ..judgement(now) });
         assert_eq!((verdict.again, verdict.lost), (requests.concat(), 0), "however many masters it outlasts");
     }
-    let verdict = ledger.judge(judgement(now));
+    // One that died while it was held for alive has closed the connection.
+    let verdict = ledger.judge(Judgement { replicated_until: Some(now), is_connected: false, ..judgement(now) });
     let again = [&requests[..1], &requests[2..4]].concat().concat();
     assert_eq!((verdict.again, verdict.lost), (again, 2), "a dead one may have come further");
 }
@@ -252,6 +254,8 @@ fn a_pop_whose_master_died_ends_as_the_user_chose() {
         );
         // It still waits on a master that lives, and what the new one surely lacks has popped nothing there.
         assert!(sent(Judgement { replicated_until: Some(now), ..policy }).0);
+        let dead = Judgement { replicated_until: Some(now), is_connected: false, ..policy };
+        assert_eq!(sent(dead).0, ending.is_none());
         assert!(sent(Judgement { diverged_from: Some(7), ..policy }).0);
         let mut ledger = Ledger::default();
         ledger.push(classify(request), request, true, false, true);
