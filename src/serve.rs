@@ -169,6 +169,7 @@ impl Server {
                 topology: topology.clone(),
                 relay: relay.clone(),
                 on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
+                on_lost_pop: config.failover.on_lost_pop,
                 hold_timeout: listen.hold_timeout,
                 retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
                 retain_total: config.failover.retain_total_bytes / config.workers,

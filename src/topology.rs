@@ -23,10 +23,19 @@ pub struct Topology {
     generation: AtomicU64,
     /// Microseconds since `started` plus one; 0 is "never". See [`Topology::prove`].
     proof: AtomicU64,
+    /// See [`Topology::samples`].
+    samples: AtomicU64,
+    /// Milliseconds since `started` of the last look that control took, plus one; 0 is "never". See [`Topology::look`].
+    looked: AtomicU64,
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
 }
+
+/// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
+/// hold on every busy host, and what falls into a gap of this length control notices itself in the same moment, while
+/// replies to what a session sent meanwhile are still on their way and will be withheld.
+const LOOK_LIMIT: Duration = Duration::from_millis(200);
 
 /// What is true now. Replaced as a whole, never edited.
 #[derive(Clone, Debug)]
@@ -49,6 +58,10 @@ pub struct Entry {
     /// In [`Phase::Electing`]: replies that the master of this term gave before this instant are on every replica that may
     /// be chosen. `None`: nothing is known yet.
     pub covered_until: Option<Instant>,
+    /// About the same step: the old master's offset had passed the last byte that this master has of its stream when
+    /// [`Topology::samples`] was this. What was sent to the old master from then on is not in this master's history,
+    /// whenever it ran. `None`: nothing is known.
+    pub diverged_from: Option<u64>,
     /// For people: why the phase is what it is. Goes into the error text of requests that fail.
     pub reason: String,
 }
@@ -77,7 +90,7 @@ pub enum Phase {
     /// The master is silent or gone and no failover is known yet: new requests are held, outstanding ones wait,
     /// whatever reply still comes is delivered.
     Suspect,
-    /// A failover is under way: new requests are held, and replies to writes are withheld until the next term
+    /// A failover is under way, or may be, since this process did not run for a while: new requests are held, and replies to writes are withheld until the next term
     /// says (`replicated_until`) whether the new master has them, or the phase returns to `Stable` in the same term.
     Switching,
     /// Held by an operator's command: new requests are held, outstanding ones finish normally.
@@ -159,6 +172,8 @@ impl Topology {
             started,
             generation: AtomicU64::new(0),
             proof: AtomicU64::new(0),
+            samples: AtomicU64::new(1),
+            looked: AtomicU64::new(0),
             entry: Mutex::new(Arc::new(Entry {
                 generation: 0,
                 term: 0,
@@ -167,6 +182,7 @@ impl Topology {
                 outage_since: Some(started),
                 replicated_until: None,
                 covered_until: None,
+                diverged_from: None,
                 reason: "no master is known yet".into(),
             })),
             changed: watch::Sender::new(()),
@@ -214,6 +230,37 @@ impl Topology {
         proof > 0 && self.started + Duration::from_micros(proof - 1) > instant
     }
 
+    /// The number of the last look at the master's offset whose answer has arrived; it only rises, and is never 0. A
+    /// session notes it with each request: one load, in place of a clock.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Acquire)
+    }
+
+    /// The answer with this number has arrived.
+    pub fn sampled(&self, number: u64) {
+        self.samples.fetch_max(number, Ordering::Release);
+    }
+
+    /// Control has looked at everything that had arrived by `at`, and has published what followed from it.
+    pub fn look(&self, at: Instant) {
+        let before = self.looked.swap(self.millis(at) + 1, Ordering::AcqRel);
+        // The clock is read after the swap: who has seen the older look, and found it old, is woken.
+        if is_old(before, self.millis(Instant::now())) {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Control has not looked for longer than [`LOOK_LIMIT`]: this process did not run, or control does not get to, and
+    /// nobody knows whether the master is still one. Before the first look there is nothing to be known.
+    pub fn is_unwatched(&self) -> bool {
+        let now = self.millis(Instant::now());
+        is_old(self.looked.load(Ordering::Acquire), now)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64
+    }
+
     /// Wakes at each publication and each proof of life.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -225,9 +272,27 @@ impl Topology {
     }
 }
 
+/// Whether a look is older than the limit, now that so many milliseconds have passed.
+fn is_old(looked: u64, now: u64) -> bool {
+    looked > 0 && now > looked - 1 + LOOK_LIMIT.as_millis() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_look_for_a_while_the_master_is_unwatched_and_the_next_look_wakes() {
+        let (topology, _reports) = Topology::new();
+        assert!(!topology.is_unwatched(), "nobody watches at all");
+        topology.look(topology.started);
+        std::thread::sleep(LOOK_LIMIT + Duration::from_millis(10));
+        assert!(topology.is_unwatched());
+        let woken = topology.subscribe();
+        topology.look(Instant::now() + Duration::from_secs(3600));
+        assert!(!topology.is_unwatched());
+        assert!(woken.has_changed().unwrap());
+    }
 
     #[test]
     fn an_older_term_is_refused() {

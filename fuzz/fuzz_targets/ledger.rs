@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use switchmaster::config::OnLostReply;
+use switchmaster::config::{OnLostPop, OnLostReply};
 use switchmaster::resp::command::{Class, Duty, Effect, classify, classify_head};
 use switchmaster::resp::ordinary;
 use switchmaster::resp::request::{Args, encode};
@@ -356,9 +356,13 @@ impl Model {
                     self.requests.iter().filter(|request| request.answer.is_none()).map(|request| request.given).sum();
                 self.judge(Judgement {
                     replicated_until: replicated.map(|until| now + Duration::from_millis(until.into())),
+                    is_connected: true,
+                    diverged_from: None,
+                    queue_stays_in_data_set: true,
                     now,
                     resp3,
                     policy: policy_of(policy),
+                    on_lost_pop: OnLostPop::Resend,
                     unsent: (unanswered as u64).min(unsent.into()),
                     partly_delivered: partly,
                     watching,
@@ -535,7 +539,7 @@ impl Model {
 
     fn fail(&mut self, policy: OnLostReply, unsent: u64, resp3: bool) {
         const ERROR: &[u8] = b"-MASTERDOWN none\r\n";
-        let lost = self.ledger.fail(ERROR, policy, unsent, resp3);
+        let lost = self.ledger.fail(ERROR, policy, OnLostPop::Resend, unsent, resp3);
         assert!(lost <= self.requests.len() as u64);
         for request in &mut self.requests {
             // What has its answer keeps it.

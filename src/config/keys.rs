@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::value::{Raw, show_duration, show_size};
-use super::{Config, HoldTimeout, Minority, OnLostReply, default_workers};
+use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
 
 /// One key of the configuration.
@@ -200,6 +200,11 @@ pub static KEYS: &[Key] = &[
     )
     .flag("--on-lost-reply"),
     key(
+        "on_lost_pop",
+        |d, raw| put(&mut d.config.failover.on_lost_pop, raw.one_of(ON_LOST_POP)),
+        |d| Some(name_of(ON_LOST_POP, d.config.failover.on_lost_pop)),
+    ),
+    key(
         "retain_bytes",
         |d, raw| put(&mut d.config.failover.retain_bytes, raw.size(0..=MAX_SIZE)),
         |d| Some(quote(&show_size(d.config.failover.retain_bytes))),
@@ -364,6 +369,8 @@ pub(super) const ON_LOST_REPLY: &[(&str, OnLostReply)] = &[
     ("retry-idempotent", OnLostReply::RetryIdempotent),
     ("retry-all", OnLostReply::RetryAll),
 ];
+const ON_LOST_POP: &[(&str, OnLostPop)] =
+    &[("resend", OnLostPop::Resend), ("error", OnLostPop::Error), ("close", OnLostPop::Close)];
 const MINORITY: &[(&str, Minority)] = &[("warn", Minority::Warn), ("stop", Minority::Stop)];
 const FORMAT: &[(&str, bool)] = &[("text", false), ("json", true)];
 const LEVEL: &[(&str, tracing::Level)] = &[

@@ -120,6 +120,8 @@ pub struct FailoverConfig {
     pub hold_timeout: HoldTimeout,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
+    /// How a blocking pop ends whose reply was lost.
+    pub on_lost_pop: OnLostPop,
     /// Bytes of unreplied requests kept for replay, per session.
     pub retain_bytes: usize,
     /// The same over all sessions.
@@ -159,6 +161,17 @@ pub enum OnLostReply {
     RetryIdempotent,
     /// Every write is sent again: it may run twice.
     RetryAll,
+}
+
+/// How a blocking pop ends (BLPOP, BLMOVE, BZPOPMIN, XREADGROUP BLOCK and the like) when its master died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLostPop {
+    /// It is sent again: almost surely it still waited. Had it just popped, that element is gone.
+    Resend,
+    /// As a write under [`OnLostReply::Error`].
+    Error,
+    /// The connection is closed.
+    Close,
 }
 
 /// Backups: where they are kept, and who can read them.
@@ -240,6 +253,7 @@ impl Default for Config {
             failover: FailoverConfig {
                 hold_timeout: HoldTimeout::Auto,
                 on_lost_reply: OnLostReply::Error,
+                on_lost_pop: OnLostPop::Resend,
                 retain_bytes: 64 * 1024,
                 retain_total_bytes: 64 * 1024 * 1024,
                 // Held from +selected-slave: ROLE changes after 0.1 s, the epoch after 1.2 s at the leader's INFO, an

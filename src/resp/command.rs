@@ -247,6 +247,21 @@ impl Effect {
         matches!(self.class, Class::Read | Class::Connection)
     }
 
+    /// All it does is in the data set, so that nothing of it is left where that part of the data set is thrown away: no
+    /// message was published, no other server written to, and nothing about the node changed. Of scripts only EVAL can
+    /// be known, by its text: the one such effect open to a script is to publish.
+    pub fn stays_in_data_set(self, request: &[u8]) -> bool {
+        const OUTSIDE: [&str; 6] = ["PUBLISH", "SPUBLISH", "MIGRATE", "SAVE", "BGSAVE", "BGREWRITEAOF"];
+        const NODE: [&str; 6] = ["ACL", "CONFIG", "LATENCY", "SLOWLOG", "COMMANDLOG", "MEMORY"];
+        let name = self.command.name;
+        match self.duty {
+            _ if self.writes_nothing() => true,
+            Duty::Eval => !request.windows(7).any(|word| word.eq_ignore_ascii_case(b"publish")),
+            _ if self.class == Class::Never || self.shape == Shape::Unknown => false,
+            _ => !OUTSIDE.contains(&name) && !NODE.contains(&name.split('|').next().unwrap_or_default()),
+        }
+    }
+
     fn of(command: &'static Command) -> Effect {
         Effect { command, class: command.class, shape: command.shape, duty: command.duty }
     }

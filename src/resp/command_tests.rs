@@ -132,3 +132,39 @@ fn frequent_names_are_found_the_short_way() {
         assert_eq!(find_short(packed(name.to_ascii_lowercase().as_bytes())).map(|command| command.name), Some(name));
     }
 }
+
+#[test]
+fn what_reaches_beyond_the_data_set_is_known() {
+    let stays = |words: &[&str]| {
+        let args: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let request = request::encode(&args);
+        classify(&request).stays_in_data_set(&request)
+    };
+    for words in [
+        &["GET", "a"][..],
+        &["INCR", "a"],
+        &["LPUSH", "a", "publish"],
+        &["BLPOP", "a", "0"],
+        &["FLUSHALL"],
+        &["FUNCTION", "DELETE", "lib"],
+        &["EVAL", "return redis.call('incr', KEYS[1])", "1", "a"],
+    ] {
+        assert!(stays(words), "{words:?}");
+    }
+    for words in [
+        &["PUBLISH", "a", "b"][..],
+        &["SPUBLISH", "a", "b"],
+        &["EVAL", "redis.call('Publish', KEYS[1], 'x')", "1", "a"],
+        &["EVAL", "redis.call(ARGV[1], KEYS[1], 'x')", "1", "a", "publish"],
+        &["EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"],
+        &["FCALL", "f", "0"],
+        &["MODULE.COMMAND", "a"],
+        &["MIGRATE", "host", "6379", "key", "0", "100"],
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["ACL", "SETUSER", "u"],
+        &["SHUTDOWN"],
+        &["EXEC"],
+    ] {
+        assert!(!stays(words), "{words:?}");
+    }
+}

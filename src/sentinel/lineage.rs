@@ -54,10 +54,18 @@ impl Lineage {
     }
 }
 
-/// The old master's offsets with the instants they were asked for, oldest first.
-#[derive(Debug, Default)]
+/// The old master's offsets with the instants they were asked for, oldest first. Each has a number, which no other gets
+/// as long as we run; number 1 is none.
+#[derive(Debug)]
 pub struct Samples {
     taken: VecDeque<(Instant, u64)>,
+    newest: u64,
+}
+
+impl Default for Samples {
+    fn default() -> Samples {
+        Samples { taken: VecDeque::new(), newest: 1 }
+    }
 }
 
 impl Samples {
@@ -66,12 +74,14 @@ impl Samples {
         self.taken.clear();
     }
 
-    /// Adds what ROLE answered to a question sent at `asked`.
-    pub fn add(&mut self, asked: Instant, offset: u64) {
+    /// Adds what ROLE has just answered to a question sent at `asked`; returns the number of this sample.
+    pub fn add(&mut self, asked: Instant, offset: u64) -> u64 {
         if self.taken.len() == 4096 {
             self.taken.pop_front();
         }
         self.taken.push_back((asked, offset));
+        self.newest += 1;
+        self.newest
     }
 
     /// The newest sample.
@@ -84,6 +94,14 @@ impl Samples {
     pub fn replicated_until(&self, second_offset: u64) -> Option<Instant> {
         let covered = second_offset.checked_sub(1)?;
         self.taken.iter().rev().find(|(_, offset)| *offset <= covered).map(|(asked, _)| *asked)
+    }
+
+    /// The number of the earliest sample at which the old master had written all that the node with this
+    /// `second_repl_offset` has of its stream: what is executed after it arrived is not on that node.
+    pub fn diverged_from(&self, second_offset: u64) -> Option<u64> {
+        let last = second_offset.checked_sub(1)?;
+        let behind = self.taken.iter().rev().take_while(|(_, offset)| *offset >= last).count() as u64;
+        (behind > 0).then(|| self.newest - (behind - 1))
     }
 }
 
@@ -121,5 +139,21 @@ mod tests {
         assert_eq!(samples.replicated_until(102), Some(at(10)));
         assert_eq!(samples.replicated_until(50), None);
         assert_eq!(samples.replicated_until(0), None);
+    }
+
+    #[test]
+    fn what_is_sent_after_the_last_common_byte_was_seen_is_not_on_the_new_master() {
+        let start = Instant::now();
+        let mut samples = Samples::default();
+        assert_eq!(samples.diverged_from(101), None);
+        let numbers: Vec<u64> = [90, 100, 100, 105].map(|offset| samples.add(start, offset)).into();
+        assert!(numbers[0] > 1 && numbers.is_sorted_by(|a, b| a < b));
+        assert_eq!(samples.diverged_from(101), Some(numbers[1]), "100 is the last byte that is covered");
+        assert_eq!(samples.diverged_from(104), Some(numbers[3]));
+        assert_eq!(samples.diverged_from(107), None, "it has more than we ever saw");
+        assert_eq!(samples.diverged_from(0), None);
+        samples.clear();
+        assert_eq!(samples.diverged_from(101), None);
+        assert!(samples.add(start, 1) > numbers[3], "no number is given twice");
     }
 }

@@ -237,9 +237,11 @@ impl Task {
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
+        let mut looked = Instant::now();
         loop {
             let before = self.topology.generation();
             self.carry_out();
+            self.topology.look(looked);
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -269,6 +271,7 @@ impl Task {
                 }
                 () = tokio::time::sleep_until(wake.into()) => Some(Input::Tick),
             };
+            looked = Instant::now();
             // First, so that a commit knows which replies were before it.
             let seen = relay_replies();
             if seen != replies {
@@ -290,6 +293,7 @@ impl Task {
                     }
                 }
                 Output::Prove(asked) => self.topology.prove(asked),
+                Output::Sampled(number) => self.topology.sampled(number),
                 Output::AskSentinels => self.followers.values().for_each(|follower| follower.poll.notify_one()),
                 Output::AskNode(addr) => {
                     self.reconcile();

@@ -13,6 +13,7 @@ mod decide;
 mod electing;
 mod evidence;
 mod following;
+mod gap;
 mod peers;
 mod planned;
 mod recall;
@@ -38,6 +39,7 @@ use crate::sentinel::memory::Memory;
 use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
 pub use crate::sentinel::view::asking::Watch;
 pub use crate::sentinel::view::belief::OTHERS_WITHIN;
+use crate::sentinel::view::gap::Doubt;
 use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
@@ -77,6 +79,8 @@ pub enum Output {
     Publish(Entry),
     /// The master of this term answered a question sent then.
     Prove(Instant),
+    /// The sample of the master's offset with this number has arrived.
+    Sampled(u64),
     /// Poll every Sentinel now.
     AskSentinels,
     /// Ask this node now.
@@ -132,6 +136,7 @@ pub struct View {
     provisional: Option<Provisional>,
     outage_since: Option<Instant>,
     replicated_until: Option<Instant>,
+    diverged_from: Option<u64>,
     failing: bool,
     reason: String,
     paused: Option<(Instant, Instant)>,
@@ -141,6 +146,10 @@ pub struct View {
     life: Instant,
     /// When the next call was due: being late is ours, not the master's.
     due: Option<Instant>,
+    /// When [`View::handle`] was called last.
+    looked: Instant,
+    /// Whether the master is still one is asked anew.
+    doubt: Option<Doubt>,
     /// When sessions were last seen to have received replies.
     replied_at: Option<Instant>,
     /// Asked more often until then.
@@ -320,6 +329,7 @@ impl View {
             provisional: None,
             outage_since: Some(now),
             replicated_until: None,
+            diverged_from: None,
             failing: false,
             reason: "no Sentinel has answered yet".into(),
             paused: None,
@@ -327,6 +337,8 @@ impl View {
             phase_since: now,
             life: now,
             due: None,
+            looked: now,
+            doubt: None,
             unusual_until: now,
             called_down: false,
             suspects: HashMap::new(),
@@ -364,6 +376,7 @@ impl View {
     /// Takes one report in and decides.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.forgive_own_lateness(now);
+        self.notice_gap(now);
         match input {
             Input::Sentinel(from, what) => self.on_sentinel(now, from, what),
             Input::Node(addr, what) => self.on_node(now, addr, what),
@@ -401,9 +414,9 @@ impl View {
         let pause = match self.state {
             _ if self.attaching(now) => Duration::from_millis(5),
             _ if self.electing.is_some() => Duration::from_millis(10),
-            State::Following if self.provisional.is_none() => Duration::from_millis(100),
-            State::Switching(_) => Duration::from_millis(10),
-            _ => Duration::from_millis(50),
+            State::Following if self.doubt.is_none() => gap::LOOK,
+            State::Following | State::Switching(_) => Duration::from_millis(10),
+            _ => gap::LOOK,
         };
         let due = now + pause;
         self.due = Some(due);
@@ -423,7 +436,7 @@ impl View {
     /// Between two polls of each Sentinel.
     pub fn poll_every(&self) -> Duration {
         match self.state {
-            State::Following if self.provisional.is_none() => self.settings.poll_interval,
+            State::Following if self.provisional.is_none() && self.doubt.is_none() => self.settings.poll_interval,
             _ => Duration::from_millis(100).min(self.settings.poll_interval),
         }
     }

@@ -21,7 +21,7 @@ pub enum CloseReason {
     Opaque,
     /// Proxy: a request was too large to be kept and had to be sent again.
     NotReplayable,
-    /// Proxy: no master until the deadline.
+    /// Proxy: no master until the deadline, and a state or a request that no error can end.
     Outage,
     /// Proxy: it is shutting down.
     Drained,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::time::Instant;
 
-use crate::config::OnLostReply;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::session::CloseReason;
 
@@ -18,7 +18,7 @@ mod retained;
 
 use book::{Answer, Book, Entry, Run};
 use fate::{Fates, ending, with_time_left, without_confirmed};
-pub use fate::{Judgement, UNKNOWN_RESULT, Verdict, no_replica, nothing};
+pub use fate::{Judgement, UNKNOWN_RESULT, Verdict, no_master, no_replica, nothing};
 use retained::Retained;
 
 thread_local! {
@@ -117,6 +117,12 @@ impl Ledger {
         book.count_answered();
     }
 
+    /// A request blocks until it takes something out.
+    pub fn has_pop(&self) -> bool {
+        let pops = |entry: &Entry| !entry.is_answered() && entry.pops();
+        self.0.as_ref().is_some_and(|book| book.entries.iter().any(pops))
+    }
+
     /// A request that MULTI queues was too large to keep.
     pub fn has_unkept_queued(&self) -> bool {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(|entry| entry.queued && entry.kept == 0))
@@ -153,6 +159,25 @@ impl Ledger {
         book.retained.push(bytes);
         book.run.owed += requests;
         book.run.bytes += bytes.len();
+    }
+
+    /// What was noted since the last call is about to be sent, and the sample of the master's offset with this number
+    /// (1 or more) has arrived.
+    #[inline]
+    pub fn sent_after(&mut self, sample: u64) {
+        let Some(book) = &mut self.0 else { return };
+        for entry in book.entries.iter_mut().rev().take_while(|entry| entry.sent_after == 0) {
+            entry.sent_after = sample;
+        }
+        if book.run.owed == 0 || book.run.sent_after == sample {
+            return;
+        }
+        if book.run.sent_after == 0 {
+            book.run.sent_after = sample;
+        } else {
+            // The older number counts for all of these, and a newer one for those to come.
+            book.spell_out();
+        }
     }
 
     /// How many of the backend's next replies belong to ordinary requests.
@@ -394,7 +419,7 @@ impl Ledger {
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
             kept_from += entry.kept as usize;
             let part = entry.answer.take_if(|answer| matches!(**answer, Answer::Part(_)));
-            let mut answer = fates.of(&mut entry, &mut verdict);
+            let mut answer = fates.of(&mut entry, &request, &mut verdict);
             if answer.is_none()
                 && entry.whole
                 && let Some(since) = &mut entry.since
@@ -429,9 +454,9 @@ impl Ledger {
     }
 
     /// There is no master and the deadline passed: every request ends. What may have run is a lost reply, a blocked
-    /// pop times out, anything else gets `error`, or a close where its client would not read an error. Returns how
-    /// many replies are lost. `unsent` is as in [`Judgement`].
-    pub fn fail(&mut self, error: &[u8], policy: OnLostReply, unsent: u64, resp3: bool) -> u64 {
+    /// pop times out, QUIT is obeyed, anything else gets `error`, or a close where its client would not read an error.
+    /// Returns how many replies are lost. `unsent` is as in [`Judgement`], and so are the policies.
+    pub fn fail(&mut self, error: &[u8], policy: OnLostReply, on_lost_pop: OnLostPop, unsent: u64, resp3: bool) -> u64 {
         let Some(book) = &mut self.0 else { return 0 };
         book.spell_out();
         let mut sent = book.unanswered_bytes().saturating_sub(unsent);
@@ -440,20 +465,23 @@ impl Ledger {
             let may_have_run = match entry.answer.as_deref() {
                 Some(Answer::Ready(_) | Answer::Close(_)) => continue,
                 Some(Answer::Withheld { refused, .. }) => !refused,
-                None | Some(Answer::Part(_)) => sent >= entry.size,
+                None | Some(Answer::Part(_)) => sent >= entry.size || entry.left_behind,
             };
             sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
             let harmless = entry.effect.writes_nothing() || entry.queued;
+            let pop_is_lost = may_have_run && entry.pops() && on_lost_pop != OnLostPop::Resend;
+            let policy = entry.policy(policy, on_lost_pop);
             entry.answer = Some(Box::new(match entry.effect.class {
+                _ if entry.effect.duty == Duty::Quit => Answer::Ready(b"+OK\r\n".to_vec()),
                 // One that comes only now would be asked again at once: it is refused as any other.
-                Class::Blocking if !entry.queued && (may_have_run || entry.replays > 0) => {
+                Class::Blocking if !entry.queued && !pop_is_lost && (may_have_run || entry.replays > 0) => {
                     Answer::Ready(nothing(resp3))
                 }
                 _ if may_have_run && !harmless => {
                     lost += 1;
-                    ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy)
+                    ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy, CloseReason::LostReply)
                 }
-                _ => ending(entry.effect, entry.queued, error, policy),
+                _ => ending(entry.effect, entry.queued, error, policy, CloseReason::Outage),
             }));
         }
         book.count_answered();

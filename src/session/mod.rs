@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::config::OnLostReply;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
@@ -54,7 +54,7 @@ use client::Client;
 use finish::Finish;
 use held::Held;
 use lane::Lane;
-use ledger::{Judgement, Ledger};
+use ledger::{Judgement, Ledger, no_master};
 use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
@@ -68,6 +68,8 @@ const OK: &[u8] = b"+OK\r\n";
 const LITTLE: usize = 4 * 1024;
 /// Buffers may be this large in each thread even if nothing is to be retained.
 const LEAST_TOTAL: usize = 1024 * 1024;
+/// No entry has this generation: the topology is looked at anew.
+const UNSEEN: u64 = u64::MAX;
 /// How long a client that we close may take to notice.
 const LINGER: Duration = Duration::from_secs(2);
 /// The same in a drain, which is to end soon: long enough to read what crosses our FIN.
@@ -82,6 +84,8 @@ pub struct Worker {
     pub relay: Arc<metrics::Relay>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
+    /// How a blocking pop ends whose reply was lost.
+    pub on_lost_pop: OnLostPop,
     /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
     pub hold_timeout: Option<Duration>,
     /// Bytes of unreplied requests that one session may retain.
@@ -242,6 +246,8 @@ struct Flags {
     resending: bool,
     /// A request was begun since the last round.
     active: bool,
+    /// Control does not watch: the gate is held whatever the topology says.
+    unwatched: bool,
 }
 
 /// What the client wants to be answered (CLIENT REPLY), as of the last request sent on.
@@ -313,6 +319,10 @@ impl Session {
         }
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
+        }
+        let unwatched = self.worker.topology.is_unwatched();
+        if unwatched != std::mem::replace(&mut self.flags.unwatched, unwatched) {
+            self.generation = UNSEEN;
         }
         let polled = self.take_turns(cx);
         self.held.set(self.held_bytes());
@@ -412,7 +422,9 @@ impl Session {
             return Ok(());
         }
         let entry = self.worker.topology.current();
-        if entry.term != self.term && entry.replicated_until.is_some() && self.ledger.has_more_behind_a_block() {
+        let looks = self.ledger.has_more_behind_a_block()
+            || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
+        if entry.term != self.term && entry.replicated_until.is_some() && looks {
             // Whether it still blocks: what the old master has said before it was left is read.
             self.gate = Gate::Held { withhold: true };
             round.backend_drained = false;
@@ -426,7 +438,10 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = gate_of(&entry, &self.worker);
+        self.gate = match gate_of(&entry, &self.worker) {
+            Gate::Open | Gate::Electing | Gate::Held { .. } if self.flags.unwatched => Gate::Held { withhold: true },
+            gate => gate,
+        };
         match self.gate {
             Gate::Open => self.settle_doubts(),
             Gate::Electing if entry.covered_until.is_some() => self.ledger.release(entry.covered_until),
@@ -487,9 +502,13 @@ impl Session {
         }
         let verdict = self.ledger.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
+            is_connected: matches!(self.lane, Lane::Up(_)),
+            diverged_from: entry.diverged_from.filter(|_| entry.term == next),
+            queue_stays_in_data_set: self.state.queue_stays_in_data_set(),
             now: Instant::now(),
             resp3: self.state.is_resp3(),
             policy: self.worker.on_lost_reply,
+            on_lost_pop: self.worker.on_lost_pop,
             unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
@@ -523,8 +542,8 @@ impl Session {
 
     /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
-        let error = format!("-MASTERDOWN switchmaster: {reason}\r\n");
-        let lost = self.ledger.fail(error.as_bytes(), self.worker.on_lost_reply, unsent, self.state.is_resp3());
+        let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
+        let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }
 }

@@ -257,6 +257,7 @@ impl Session {
         }
         self.flags.active = true;
         self.worker.relay.requests.add(requests);
+        self.ledger.sent_after(self.worker.topology.samples());
         if start < data.len() {
             self.inbox = data[start..].to_vec();
             self.inbox_scanned = (at.max(start) - start) as u32;

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
-use crate::resp::command::{Duty, Effect};
+use crate::resp::command::{Duty, Effect, classify};
 use crate::resp::request::{self, Args};
+use crate::resp::scanner::{RequestScanner, Scan};
 use crate::secret::{Credentials, Secret};
 
 /// The state of one session. The default is that of a fresh connection.
@@ -107,6 +108,23 @@ impl State {
     /// Why the open transaction cannot be queued again elsewhere.
     pub fn unkept_transaction(&self) -> Option<&'static str> {
         self.rare.as_ref()?.transaction.as_ref()?.untracked
+    }
+
+    /// What MULTI has queued does nothing outside the data set.
+    pub fn queue_stays_in_data_set(&self) -> bool {
+        let Some(transaction) = self.rare.as_ref().and_then(|rare| rare.transaction.as_ref()) else { return true };
+        let mut rest = &transaction.requests[..];
+        while let Scan::Frame(length) = RequestScanner::default().scan(rest) {
+            let (request, behind) = rest.split_at(length);
+            if !classify(request).stays_in_data_set(request) {
+                return false;
+            }
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        transaction.untracked.is_none()
     }
 
     /// From now on this session cannot be moved.

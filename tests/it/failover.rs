@@ -4,6 +4,7 @@
 //! it measured against what was promised. Errors, lost connections and lost writes are asserted in every round.
 
 mod crash;
+mod frozen;
 mod lagging;
 mod outage;
 mod planned;

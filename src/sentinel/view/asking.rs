@@ -32,7 +32,7 @@ impl View {
         if let Some(master) = &self.master {
             // A Sentinel that is not heard may promote a replica behind our back: only the heartbeat would tell.
             let unheard = self.sentinels.values().any(|sentinel| sentinel.lost_since.is_some());
-            let unusual = now < self.unusual_until || self.provisional.is_some() || unheard;
+            let unusual = now < self.unusual_until || self.provisional.is_some() || self.doubt.is_some() || unheard;
             let every = match &self.state {
                 State::Following if unusual => STEADY.min(self.settings.heartbeat),
                 State::Following => self.settings.heartbeat,

@@ -19,7 +19,10 @@ impl View {
         self.expire(now);
         match self.state {
             State::Searching => self.search(now),
-            State::Following | State::Silent { .. } => self.watch(now),
+            State::Following | State::Silent { .. } => {
+                self.watch(now);
+                self.settle_doubt(now);
+            }
             State::Switching(_) => self.switch(now),
         }
         self.elect(now);
@@ -209,6 +212,7 @@ impl View {
             _ if self.failing => Phase::Failing,
             State::Following if self.in_stopped_minority(now) => Phase::Suspect,
             _ if self.held_by_command() => Phase::Paused,
+            State::Following if self.doubt.is_some() => Phase::Switching,
             State::Following if self.electing.is_some() => Phase::Electing,
             State::Following => Phase::Stable,
             State::Searching | State::Silent { .. } => Phase::Suspect,
@@ -221,7 +225,7 @@ impl View {
         let outage_since = match phase {
             Phase::Stable | Phase::Electing => None,
             Phase::Paused => self.paused.map(|(since, _)| since),
-            _ => self.outage_since,
+            _ => self.outage_since.or(self.doubt.map(|doubt| doubt.since)),
         };
         let covered_until = self.electing.as_ref().and_then(|electing| electing.covered);
         let what = (self.term, self.master.clone(), phase, outage_since, covered_until);
@@ -236,6 +240,9 @@ impl View {
             Phase::Failing => format!("no master for {} s: {}", self.hold_timeout().as_secs(), self.reason),
             Phase::Paused => "held by the operator".into(),
             Phase::Electing => "Sentinel is about to choose a new master".into(),
+            Phase::Switching if matches!(self.state, State::Following) => {
+                "this process did not run for a while, and the master is asked anew".into()
+            }
             _ => self.reason.clone(),
         };
         self.outputs.push(Output::Publish(Entry {
@@ -246,6 +253,7 @@ impl View {
             outage_since,
             replicated_until: self.replicated_until,
             covered_until,
+            diverged_from: self.diverged_from,
             reason,
         }));
     }

@@ -233,7 +233,8 @@ impl View {
                 if self.restart.as_ref().is_some_and(|restart| restart.replaced) {
                     return;
                 }
-                self.samples.add(answer.asked, *offset);
+                let number = self.samples.add(answer.asked, *offset);
+                self.outputs.push(Output::Sampled(number));
                 if matches!(self.state, State::Silent { .. }) {
                     self.resume(now, "the same master answers");
                 }

@@ -169,7 +169,7 @@ impl View {
             failover.only_vanished = false;
             self.outputs.push(Output::AskNode(named.addr));
         }
-        match self.verify(&named, since) {
+        match self.verify(&named, self.behind_gap(since)) {
             Ok(info) => {
                 self.finish_switch(now, named.addr, named.epoch, info.as_ref(), false);
                 true
@@ -189,7 +189,8 @@ impl View {
             return false;
         }
         let (since, lives) = (failover.since, failover.lives);
-        let Verdict::Master(Some(info), kinship) = self.verdict(candidate, since, None) else { return false };
+        let asked_after = self.behind_gap(since);
+        let Verdict::Master(Some(info), kinship) = self.verdict(candidate, asked_after, None) else { return false };
         let against = self.against_early(now, candidate, kinship);
         let State::Switching(failover) = &mut self.state else { return false };
         let promoted = *failover.promoted.get_or_insert(now);
@@ -294,6 +295,7 @@ impl View {
             None if candidate == Some(master.addr) || candidate.is_none() => since,
             None => return,
         };
+        let from = self.behind_gap(from);
         let candidate_settled = match candidate {
             Some(candidate) if candidate == master.addr => !master.provisional,
             None => named_old,
@@ -359,6 +361,7 @@ impl View {
         let foreign = info.is_some_and(|info| self.lineage.kinship(info) != Kinship::Heir);
         let second = info.filter(|_| !foreign).and_then(|info| info.second_offset);
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
+        let diverged_from = second.and_then(|second| self.samples.diverged_from(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
         let kind = if crash { "crash" } else { "planned" };
         if crash {
@@ -406,7 +409,9 @@ impl View {
             ),
         );
         self.commit(now, addr, epoch, info, early);
+        self.doubt = None; // it was asked behind the gap
         self.replicated_until = replicated_until;
+        self.diverged_from = diverged_from;
         if early {
             // Confirmation is asked for at once.
             self.ask_sentinels();
@@ -429,6 +434,7 @@ impl View {
         self.term += 1;
         self.samples.clear();
         self.replicated_until = None;
+        self.diverged_from = None;
         let answer = self.nodes.get(&addr).and_then(|node| node.answer.as_ref());
         self.process = Process {
             run_id: master.run_id.clone(),

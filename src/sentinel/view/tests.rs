@@ -24,6 +24,8 @@ struct World {
     logs: Vec<String>,
     proofs: Vec<Instant>,
     asked: Option<Result<Vec<HostPort>, String>>,
+    /// The number of the newest sample of the master's offset.
+    samples: u64,
     /// Connection numbers of the nodes: another number is another connection.
     connections: [u64; 3],
     run_ids: [String; 3],
@@ -64,6 +66,7 @@ impl World {
             logs: Vec::new(),
             proofs: Vec::new(),
             asked: None,
+            samples: 0,
             connections: [1, 1, 1],
             run_ids: ["run0".into(), "run1".into(), "run2".into()],
         }
@@ -96,6 +99,7 @@ impl World {
                 Output::Log(_, text) => self.logs.push(text),
                 Output::Prove(asked) => self.proofs.push(asked),
                 Output::AskFailover(what) => self.asked = Some(what),
+                Output::Sampled(number) => self.samples = number,
                 _ => {}
             }
         }
@@ -341,6 +345,49 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     assert_eq!(world.view.counters.early_commits, 1);
 }
 
+#[test]
+fn what_was_sent_after_the_last_common_byte_was_seen_is_told_from_the_rest() {
+    for (second, seen) in [(111, true), (131, false)] {
+        let mut world = World::held();
+        world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+        let number = world.samples;
+        world.after(5);
+        world.master_says(MASTER, 120, &[CANDIDATE, OTHER]);
+        world.promoted_says(CANDIDATE, second);
+        world.after(DRAINED);
+        assert_eq!(world.entry().term, 2);
+        assert_eq!(world.entry().diverged_from, seen.then_some(number), "the stream ends at {}", second - 1);
+    }
+}
+
+#[test]
+fn a_crash_tells_it_too_and_another_process_or_a_way_back_does_not() {
+    let mut world = World::following();
+    let number = world.samples;
+    world.refused(MASTER);
+    world.selected();
+    world.after(5);
+    world.all_answer();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(DRAINED);
+    assert_eq!((world.entry().term, world.entry().replicated_until), (2, None));
+    assert!(world.entry().diverged_from.is_some_and(|from| from <= number), "{:?}", world.entry());
+    // Nobody confirms it, and the old master goes on.
+    let mut world = World::held();
+    world.master_says(MASTER, 110, &[CANDIDATE, OTHER]);
+    world.promoted_says(CANDIDATE, 111);
+    world.after(DRAINED);
+    assert_eq!((world.entry().term, world.entry().diverged_from.is_some()), (2, true));
+    world.after(3_500);
+    world.all_answer();
+    world.after(600);
+    world.all_answer();
+    world.master_says(MASTER, 120, &[OTHER]);
+    world.after(20);
+    assert_eq!((world.master().0, world.entry().term), (addr(MASTER), 3), "{:?}", world.logs);
+    assert_eq!(world.entry().diverged_from, None);
+}
+
 /// A master lists replicas that are announced by host names as such: no address of them is known from it.
 #[test]
 fn a_candidate_that_only_the_sentinels_list_is_asked_with_credentials() {
@@ -481,6 +528,9 @@ fn our_own_late_wake_up_is_not_the_masters_silence() {
     world.view.next_tick(world.now);
     world.now += Duration::from_secs(5);
     world.handle(Input::Tick);
+    assert_eq!(world.phase(), Phase::Switching, "not suspected, but in doubt");
+    world.all_answer();
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     assert_eq!(world.phase(), Phase::Stable);
     world.after(700);
     assert_eq!(world.phase(), Phase::Suspect, "but what follows is");
@@ -1084,4 +1134,115 @@ fn sentinels_that_call_the_master_down_and_missing_credentials_are_shown() {
     let shown = world.view.show(world.now);
     assert_eq!(shown.sentinels.iter().map(|sentinel| sentinel.master_down).collect::<Vec<_>>(), [true, true, false]);
     assert_eq!(shown.credentials, CredentialsState::Missing);
+}
+
+/// We did not run for so long; the next thing that is handled is `Tick`.
+fn frozen(world: &mut World, ms: u64) -> Instant {
+    let before = world.now;
+    world.view.next_tick(before);
+    world.now += Duration::from_millis(ms);
+    world.handle(Input::Tick);
+    before
+}
+
+#[test]
+fn behind_a_gap_of_our_own_nothing_flows_before_a_question_of_after_it_is_answered() {
+    let mut world = World::following();
+    let before = frozen(&mut world, 2_500);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 1));
+    assert_eq!(world.entry().outage_since, Some(world.now));
+    // What waited in the sockets says that all is well.
+    for index in 0..3 {
+        world.answer_with(index, MASTER, 5, |answer| answer.asked = before);
+    }
+    let info = Info { run_id: world.run_ids[MASTER].clone(), replid: "history-a".into(), ..Info::default() };
+    let role = Role::Master { offset: 100, replicas: vec![(addr(CANDIDATE), 100), (addr(OTHER), 100)] };
+    let stale = NodeAnswer { asked: before, connection: world.connections[MASTER], role, info: Some(info) };
+    world.handle(Input::Node(addr(MASTER), FromNode::Answer(Box::new(stale))));
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(3);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.answer(0, MASTER, 5);
+    world.answer(1, MASTER, 5);
+    assert_eq!(world.phase(), Phase::Switching, "one Sentinel is still to answer: it may be the one that promotes");
+    world.answer(2, MASTER, 5);
+    assert_eq!((world.phase(), world.entry().term, world.entry().outage_since), (Phase::Stable, 1, None));
+}
+
+#[test]
+fn a_gap_that_hides_no_promotion_costs_nothing() {
+    let mut world = World::following();
+    frozen(&mut world, 80);
+    assert_eq!(world.phase(), Phase::Stable);
+}
+
+#[test]
+fn behind_a_gap_a_majority_of_the_sentinels_does_and_with_none_the_master_with_its_replicas() {
+    let mut world = World::following();
+    frozen(&mut world, 1_000);
+    world.answer(0, MASTER, 5);
+    world.answer(2, MASTER, 5);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(300);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable, "the third keeps silent");
+
+    for index in 0..3 {
+        world.lose(index);
+    }
+    frozen(&mut world, 1_000);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(5);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable);
+    frozen(&mut world, 1_000);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.after(50);
+    assert_eq!(world.phase(), Phase::Switching, "a replica has left: it is asked first");
+}
+
+#[test]
+fn a_failover_that_a_gap_hid_is_followed() {
+    // Sentinel says that it is about it, and was not heard to choose.
+    let mut world = World::following();
+    frozen(&mut world, 400);
+    for index in 0..3 {
+        world.answer_with(index, MASTER, 5, |answer| {
+            if let Some(claim) = &mut answer.claim {
+                claim.failover = index == 0;
+            }
+        });
+    }
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    world.after(20);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.promoted_says(CANDIDATE, 101);
+    world.answer(1, CANDIDATE, 6);
+    world.after(20);
+    assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(CANDIDATE), 2));
+}
+
+#[test]
+fn what_a_candidate_said_before_a_gap_moves_nobody() {
+    let mut world = World::held();
+    let before = frozen(&mut world, 700);
+    let info = Info {
+        run_id: world.run_ids[CANDIDATE].clone(),
+        replid: "history-b".into(),
+        replid2: Some("history-a".into()),
+        second_offset: Some(101),
+        ..Info::default()
+    };
+    let role = Role::Master { offset: 101, replicas: Vec::new() };
+    let stale = NodeAnswer { asked: before, connection: world.connections[CANDIDATE], role, info: Some(info) };
+    world.handle(Input::Node(addr(CANDIDATE), FromNode::Answer(Box::new(stale))));
+    world.after(5);
+    world.master_says(MASTER, 100, &[OTHER]);
+    world.after(5);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Switching, 1));
+    world.promoted_says(CANDIDATE, 101);
+    world.after(DRAINED);
+    assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 2), "asked anew it does");
 }

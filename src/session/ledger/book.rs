@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::retained::Retained;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, classify};
 use crate::resp::scanner::{RequestScanner, Scan};
 use crate::session::CloseReason;
@@ -32,6 +33,8 @@ pub(super) struct Run {
     pub(super) settled: usize,
     /// Bytes of all these, at the end of the retained.
     pub(super) bytes: usize,
+    /// As of an entry, for all of them.
+    pub(super) sent_after: u64,
 }
 
 impl Book {
@@ -60,7 +63,9 @@ impl Book {
         let mut rest = &self.retained.all()[self.retained.len() - run.bytes..];
         for _ in 0..run.owed {
             let (request, after) = rest.split_at(first_request(rest));
-            self.entries.push_back(Entry::new(classify(request), request, true, false, true));
+            let mut entry = Entry::new(classify(request), request, true, false, true);
+            entry.sent_after = run.sent_after;
+            self.entries.push_back(entry);
             rest = after;
         }
     }
@@ -89,6 +94,8 @@ pub(super) struct Entry {
     /// Bytes of it in `retained`; 0 when it exceeded the limits.
     pub(super) kept: u32,
     pub(super) replays: u8,
+    /// It may have run on a master that was left, in a part of its history that the next one does not have.
+    pub(super) left_behind: bool,
     /// The client has sent all of it.
     pub(super) whole: bool,
     /// It was sent inside MULTI: the server queues it.
@@ -97,6 +104,8 @@ pub(super) struct Entry {
     pub(super) owed: u32,
     /// When a blocking command was sent: it goes on with the time that is left.
     pub(super) since: Option<Instant>,
+    /// The number of the sample of the master's offset after which it was sent, or of an earlier one; 0: not sent yet.
+    pub(super) sent_after: u64,
     pub(super) answer: Option<Box<Answer>>,
 }
 
@@ -107,10 +116,12 @@ impl Entry {
             size: request.len() as u64,
             kept: if keep { request.len() as u32 } else { 0 },
             replays: 0,
+            left_behind: false,
             whole,
             queued,
             owed: 1,
             since: None,
+            sent_after: 0,
             answer: None,
         };
         entry.know(effect);
@@ -129,6 +140,20 @@ impl Entry {
     /// A server runs nothing of the client that stands behind it.
     pub(super) fn blocks(&self) -> bool {
         (self.effect.class == Class::Blocking || self.effect.duty == Duty::Wait) && !self.queued
+    }
+
+    /// It blocks until it takes something out, which is gone with a lost reply.
+    pub(super) fn pops(&self) -> bool {
+        self.effect.class == Class::Blocking && !self.queued && self.effect.command.name != "XREAD"
+    }
+
+    /// How it ends if its reply is lost.
+    pub(super) fn policy(&self, policy: OnLostReply, on_lost_pop: OnLostPop) -> OnLostReply {
+        match on_lost_pop {
+            OnLostPop::Error if self.pops() => OnLostReply::Error,
+            OnLostPop::Close if self.pops() => OnLostReply::Close,
+            _ => policy,
+        }
     }
 
     pub(super) fn is_answered(&self) -> bool {

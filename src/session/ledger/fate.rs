@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::{Answer, Entry};
-use crate::config::OnLostReply;
+use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
 use crate::resp::request::{Args, encode, with_arg};
 use crate::session::CloseReason;
@@ -17,17 +17,50 @@ const MAX_REPLAYS: u8 = 2;
 /// What a client is told of a write whose reply was lost. No word in it triggers a client's own retry.
 pub const UNKNOWN_RESULT: &[u8] =
     b"-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run\r\n";
+/// Words at which clients reconnect and go on as if nothing were wrong (Laravel 8 to 13, redis-py, Sidekiq): none of
+/// our errors has one.
+const RETRIED: [&str; 12] = [
+    "went away",
+    "socket",
+    "read error on connection",
+    "connection lost",
+    "lost connection",
+    "error while reading",
+    "readonly",
+    "noreplicas",
+    "unblocked",
+    "reset by peer",
+    "broken pipe",
+    "failed to connect to",
+];
+
+/// The error of a lasting outage; the reason is left out where it has a word of [`RETRIED`].
+pub fn no_master(reason: &str) -> Vec<u8> {
+    let lower = reason.to_ascii_lowercase();
+    let is_fit = !RETRIED.iter().any(|word| lower.contains(word)) && !reason.contains(['\r', '\n']);
+    format!("-MASTERDOWN switchmaster: {}\r\n", if is_fit { reason } else { "no master" }).into_bytes()
+}
+
 /// What is known when the old backend is given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Judgement {
     /// Withheld replies received before this are on the new master.
     pub replicated_until: Option<Instant>,
+    /// The old master has not closed the connection: with `replicated_until`, it lives, and has answered all that it ran.
+    pub is_connected: bool,
+    /// What was sent after the sample of the old master's offset with this number is not in the new master's history:
+    /// it has not run there, whether the old one ran it or not.
+    pub diverged_from: Option<u64>,
+    /// What the client has been told is queued by MULTI does nothing outside the data set.
+    pub queue_stays_in_data_set: bool,
     /// The present, for blocking commands.
     pub now: Instant,
     /// The client speaks RESP3: how "nothing" is spelt.
     pub resp3: bool,
     /// What the user wants for a lost reply.
     pub policy: OnLostReply,
+    /// And for that of a blocking pop.
+    pub on_lost_pop: OnLostPop,
     /// Bytes at the end of what was sent that never reached the old backend's socket.
     pub unsent: u64,
     /// Bytes of the front request's reply have been delivered.
@@ -36,6 +69,18 @@ pub struct Judgement {
     pub watching: bool,
     /// The client has said FIN, at which a server lets go of what blocks.
     pub half_closed: bool,
+}
+
+impl Judgement {
+    /// The new master was promoted out of the old one's history.
+    fn is_heir(&self) -> bool {
+        self.replicated_until.is_some() || self.diverged_from.is_some()
+    }
+
+    /// The old master has answered all that it ran.
+    fn old_lives(&self) -> bool {
+        self.replicated_until.is_some() && self.is_connected
+    }
 }
 
 /// How a judgement ended.
@@ -59,6 +104,8 @@ pub(super) struct Fates {
     blocked: bool,
     /// Bytes of unanswered requests that were sent.
     sent: u64,
+    /// What stands in the queue that the next EXEC runs does nothing outside the data set.
+    queue_stays_in_data_set: bool,
 }
 
 impl Fates {
@@ -70,12 +117,14 @@ impl Fates {
             first: true,
             blocked: false,
             sent: unanswered.saturating_sub(judgement.unsent),
+            queue_stays_in_data_set: judgement.queue_stays_in_data_set,
         }
     }
 
-    /// The entry's answer; `None` sends it again.
-    pub(super) fn of(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
+    /// The entry's answer; `None` sends it again. `request` is what is retained of it.
+    pub(super) fn of(&mut self, entry: &mut Entry, request: &[u8], verdict: &mut Verdict) -> Option<Answer> {
         let first = std::mem::take(&mut self.first);
+        let is_absent = self.is_absent(entry, request);
         match entry.answer.take().map(|answer| *answer) {
             Some(Answer::Withheld { reply, at, refused }) => {
                 if refused {
@@ -98,13 +147,21 @@ impl Fates {
                 {
                     return Some(Answer::Ready(reply));
                 }
+                if is_absent {
+                    // The old master ran it, the new one did not, and the client was told nothing.
+                    entry.replays = entry.replays.saturating_add(1);
+                    entry.left_behind = true;
+                    return self.again_or_lost(entry, verdict);
+                }
                 self.lost(entry, verdict)
             }
             Some(answer) => Some(answer),
             None => {
                 let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
-                self.blocked |= fully_sent && entry.blocks() && self.judgement.replicated_until.is_some();
+                self.blocked |= fully_sent && entry.blocks() && self.judgement.old_lives();
                 let may_run = self.sent > 0 && !self.blocked;
+                // Where it was left behind, it may be back: only an heir of the last master surely lacks it.
+                let has_run_aside = entry.left_behind && !self.judgement.is_heir();
                 entry.replays = entry.replays.saturating_add(u8::from(may_run));
                 self.sent = self.sent.saturating_sub(entry.size);
                 if first && self.judgement.partly_delivered {
@@ -112,7 +169,10 @@ impl Fates {
                 }
                 let policy = self.judgement.policy;
                 let may_run_twice = match entry.effect.class {
-                    Class::Read | Class::Connection | Class::Blocking => true,
+                    Class::Read | Class::Connection => true,
+                    // A master that lives has answered all that it ran: this one still blocks.
+                    Class::Blocking if self.judgement.old_lives() || is_absent => true,
+                    Class::Blocking => !entry.pops() || self.judgement.on_lost_pop == OnLostPop::Resend,
                     Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
                     Class::Write => policy == OnLostReply::RetryAll,
                     Class::Never => false,
@@ -120,6 +180,11 @@ impl Fates {
                 match entry.effect.duty {
                     // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
                     Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
+                    _ if has_run_aside && !may_run_twice => self.lost(entry, verdict),
+                    _ if fully_sent && is_absent && !(may_run_twice || entry.queued) => {
+                        entry.left_behind = true;
+                        self.again_or_lost(entry, verdict)
+                    }
                     Duty::Exec if fully_sent => {
                         self.broken = true;
                         verdict.lost += 1;
@@ -130,6 +195,18 @@ impl Fates {
                 }
             }
         }
+    }
+
+    /// The new master's history surely lacks it, and it has no other effect that would be there twice.
+    fn is_absent(&mut self, entry: &Entry, request: &[u8]) -> bool {
+        let stays = match entry.effect.duty {
+            Duty::Exec => std::mem::replace(&mut self.queue_stays_in_data_set, true),
+            _ => u64::from(entry.kept) == entry.size && entry.effect.stays_in_data_set(request),
+        };
+        if entry.queued {
+            self.queue_stays_in_data_set &= stays;
+        }
+        stays && self.judgement.diverged_from.is_some_and(|from| entry.sent_after >= from)
     }
 
     fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
@@ -159,17 +236,26 @@ impl Fates {
     fn lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
         self.broken = true;
         verdict.lost += 1;
-        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, self.judgement.policy))
+        let policy = entry.policy(self.judgement.policy, self.judgement.on_lost_pop);
+        Some(ending(entry.effect, entry.queued, UNKNOWN_RESULT, policy, CloseReason::LostReply))
     }
 }
 
 /// How a request ends that gets no reply: an error where its client reads errors, else a close. Clients read an error
 /// to an aggregate as "empty"; to a script (shape unknown) phpredis and predis throw, and keep connection and database.
-pub(super) fn ending(effect: Effect, queued: bool, error: &[u8], policy: OnLostReply) -> Answer {
-    if effect.shape != Shape::Aggregate && !queued && policy != OnLostReply::Close {
+/// HELLO is answered with a map, and whoever sends it reads an error: servers before 6 give one.
+pub(super) fn ending(
+    effect: Effect,
+    queued: bool,
+    error: &[u8],
+    policy: OnLostReply,
+    otherwise: CloseReason,
+) -> Answer {
+    let reads_errors = effect.shape != Shape::Aggregate || effect.duty == Duty::Hello;
+    if reads_errors && !queued && policy != OnLostReply::Close {
         Answer::Ready(error.to_vec())
     } else {
-        Answer::Close(CloseReason::LostReply)
+        Answer::Close(otherwise)
     }
 }
 

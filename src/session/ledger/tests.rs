@@ -9,9 +9,13 @@ use crate::resp::request::encode;
 fn judgement(now: Instant) -> Judgement {
     Judgement {
         replicated_until: None,
+        is_connected: true,
+        diverged_from: None,
+        queue_stays_in_data_set: true,
         now,
         resp3: false,
         policy: OnLostReply::Error,
+        on_lost_pop: OnLostPop::Resend,
         unsent: 0,
         partly_delivered: false,
         watching: false,
@@ -50,7 +54,8 @@ fn what_stands_behind_a_pop_that_blocks_has_not_run() {
         let verdict = ledger.judge(Judgement { replicated_until: Some(now), ..judgement(now) });
         assert_eq!((verdict.again, verdict.lost), (requests.concat(), 0), "however many masters it outlasts");
     }
-    let verdict = ledger.judge(judgement(now));
+    // One that died while it was held for alive has closed the connection.
+    let verdict = ledger.judge(Judgement { replicated_until: Some(now), is_connected: false, ..judgement(now) });
     let again = [&requests[..1], &requests[2..4]].concat().concat();
     assert_eq!((verdict.again, verdict.lost), (again, 2), "a dead one may have come further");
 }
@@ -129,6 +134,171 @@ fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
     }
 }
 
+/// Answered by the old master or not: the new one has not run it.
+#[test]
+fn what_was_sent_after_the_histories_parted_is_sent_again() {
+    let now = Instant::now();
+    let incr = encode(&[b"INCR", b"a"]);
+    let publish = encode(&[b"PUBLISH", b"a", b"b"]);
+    let parted = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for answered in [false, true] {
+        for (request, sent_after, again) in
+            [(&incr, 6, false), (&incr, 7, true), (&incr, 9, true), (&publish, 9, false)]
+        {
+            let mut ledger = Ledger::default();
+            ledger.push(classify(request), request, true, false, true);
+            ledger.sent_after(sent_after);
+            if answered {
+                ledger.withhold(b":1\r\n", now, false);
+            }
+            let verdict = ledger.judge(parted);
+            assert_eq!((verdict.again == **request, verdict.lost == 0), (again, again), "{sent_after} {answered}");
+        }
+    }
+}
+
+#[test]
+fn of_many_in_flight_each_has_its_own_time() {
+    let now = Instant::now();
+    let requests: Vec<Vec<u8>> = (0..4).map(|n: u8| encode(&[b"INCR", &[b'a' + n]])).collect();
+    let mut ledger = Ledger::default();
+    for (at, request) in requests.iter().enumerate() {
+        ledger.push_run(request, 1);
+        ledger.sent_after(if at < 2 { 6 } else { 7 });
+    }
+    let verdict = ledger.judge(Judgement { diverged_from: Some(7), ..judgement(now) });
+    // The third was noted behind those of before, and counts as they do.
+    assert_eq!((verdict.again, verdict.lost), (requests[3].clone(), 3));
+}
+
+#[test]
+fn an_exec_of_after_the_histories_parted_is_sent_again_unless_it_published() {
+    let now = Instant::now();
+    let requests: Vec<Vec<u8>> =
+        [vec![&b"MULTI"[..]], vec![b"INCR", b"a"], vec![b"EXEC"]].iter().map(|args| encode(args)).collect();
+    let parted = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for (delivered, again) in [(true, true), (false, false)] {
+        let mut ledger = Ledger::default();
+        for (at, request) in requests.iter().enumerate() {
+            ledger.push(classify(request), request, true, at == 1, true);
+        }
+        ledger.sent_after(8);
+        let verdict = ledger.judge(Judgement { queue_stays_in_data_set: delivered, ..parted });
+        assert_eq!(verdict.again == requests.concat(), again);
+    }
+    let publish = encode(&[b"PUBLISH", b"a", b"b"]);
+    let mut ledger = Ledger::default();
+    for (at, request) in [&requests[0], &publish, &requests[2]].into_iter().enumerate() {
+        ledger.push(classify(request), request, true, at == 1, true);
+    }
+    ledger.sent_after(8);
+    assert_eq!(ledger.judge(parted).lost, 1);
+}
+
+/// An early commit that is undone leads back to the master that may have run it.
+#[test]
+fn what_was_left_behind_is_not_run_again_by_the_master_that_was_left() {
+    let now = Instant::now();
+    let incr = encode(&[b"INCR", b"a"]);
+    let heir = Judgement { diverged_from: Some(7), ..judgement(now) };
+    for (next, lost) in [(Judgement { diverged_from: Some(9), ..heir }, 0), (judgement(now), 1)] {
+        let mut ledger = Ledger::default();
+        ledger.push(classify(&incr), &incr, true, false, true);
+        ledger.sent_after(8);
+        assert_eq!(ledger.judge(heir).again, incr);
+        let unsent = Judgement { unsent: incr.len() as u64, ..next };
+        assert_eq!(ledger.judge(unsent).lost, lost);
+    }
+    let mut ledger = Ledger::default();
+    ledger.push(classify(&incr), &incr, true, false, true);
+    ledger.sent_after(8);
+    ledger.judge(heir);
+    assert_eq!(
+        ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, incr.len() as u64, false),
+        1,
+        "nobody knows"
+    );
+}
+
+#[test]
+fn a_pop_whose_master_died_ends_as_the_user_chose() {
+    use OnLostPop::{Close, Error, Resend};
+    let now = Instant::now();
+    let [blpop, blmove, xread] = [
+        &[&b"BLPOP"[..], b"q", b"0"][..],
+        &[b"BLMOVE", b"q", b"p", b"LEFT", b"LEFT", b"0"],
+        &[b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"],
+    ]
+    .map(encode);
+    for (request, on_lost_pop, ending) in [
+        (&blpop, Resend, None),
+        (&blpop, Error, Some("Close(LostReply)")),
+        (&blpop, Close, Some("Close(LostReply)")),
+        (&blmove, Error, Some("Reply")),
+        (&blmove, Close, Some("Close(LostReply)")),
+        (&xread, Close, None),
+    ] {
+        let sent = |policy: Judgement| {
+            let mut ledger = Ledger::default();
+            ledger.push(classify(request), request, true, false, true);
+            ledger.sent_after(8);
+            let again = ledger.judge(policy).again == *request;
+            (again, ledger.take_front().map(|front| format!("{front:?}")))
+        };
+        let policy = Judgement { on_lost_pop, ..judgement(now) };
+        let (again, front) = sent(policy);
+        assert_eq!(again, ending.is_none(), "{on_lost_pop:?}");
+        assert_eq!(
+            front.as_deref().map(|front| ending.is_some_and(|ending| front.starts_with(ending))),
+            ending.map(|_| true)
+        );
+        // It still waits on a master that lives, and what the new one surely lacks has popped nothing there.
+        assert!(sent(Judgement { replicated_until: Some(now), ..policy }).0);
+        let dead = Judgement { replicated_until: Some(now), is_connected: false, ..policy };
+        assert_eq!(sent(dead).0, ending.is_none());
+        assert!(sent(Judgement { diverged_from: Some(7), ..policy }).0);
+        let mut ledger = Ledger::default();
+        ledger.push(classify(request), request, true, false, true);
+        assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, on_lost_pop, 0, false), u64::from(ending.is_some()));
+    }
+}
+
+#[test]
+fn in_an_outage_each_request_ends_in_the_way_its_client_reads() {
+    let ended = |args: &[&[u8]], unsent: bool| {
+        let request = encode(args);
+        let mut ledger = Ledger::default();
+        ledger.push(classify(&request), &request, true, false, true);
+        let unsent = if unsent { request.len() as u64 } else { 0 };
+        ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, unsent, false);
+        match ledger.take_front().expect("it ends") {
+            Front::Reply { reply, .. } => String::from_utf8(reply).unwrap(),
+            Front::Close(reason) => reason.name().to_owned(),
+        }
+    };
+    for args in [&[&b"HELLO"[..], b"2", b"AUTH", b"u", b"p"][..], &[b"AUTH", b"p"], &[b"SELECT", b"1"], &[b"GET", b"a"]]
+    {
+        assert_eq!(ended(args, true), "-E\r\n");
+    }
+    assert_eq!(ended(&[b"QUIT"], true), "+OK\r\n");
+    assert_eq!(ended(&[b"LRANGE", b"l", b"0", b"1"], true), "outage");
+    assert_eq!(ended(&[b"SPOP", b"s", b"2"], true), "outage", "it was not sent");
+    assert_eq!(ended(&[b"SPOP", b"s", b"2"], false), "lost_reply");
+    assert_eq!(ended(&[b"BLPOP", b"q", b"1"], true), "outage");
+    assert_eq!(ended(&[b"BLPOP", b"q", b"1"], false), "*-1\r\n");
+}
+
+#[test]
+fn an_error_of_ours_has_no_word_at_which_clients_retry() {
+    assert_eq!(
+        no_master("no master for 15 s: 10.0.0.1 refuses"),
+        b"-MASTERDOWN switchmaster: no master for 15 s: 10.0.0.1 refuses\r\n"
+    );
+    for reason in ["Connection reset by peer (os error 104)", "10.0.0.1 says READONLY", "two\r\nlines"] {
+        assert_eq!(no_master(reason), b"-MASTERDOWN switchmaster: no master\r\n");
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Push,
@@ -197,7 +367,7 @@ proptest! {
                     prop_assert_eq!((a.again, a.replayed, a.lost), (b.again, b.replayed, b.lost));
                 }
                 Step::Fail => {
-                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.fail(b"-E\r\n", OnLostReply::Error, 0, false));
+                    let [a, b] = [&mut counted, &mut spelt].map(|it| it.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, 0, false));
                     prop_assert_eq!(a, b);
                 }
             }

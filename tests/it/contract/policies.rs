@@ -1,8 +1,8 @@
-//! `on_lost_reply`: what becomes of writes whose reply was lost, as the user chose.
+//! `on_lost_reply` and `on_lost_pop`: what becomes of writes and pops whose reply was lost, as the user chose.
 
 use super::client::Told;
 use super::row;
-use super::stage::{CLOSE, Deed, RETRY_ALL, RETRY_IDEMPOTENT, Seat, cases};
+use super::stage::{CLOSE, DEFAULT, Deed, RETRY_ALL, RETRY_IDEMPOTENT, Seat, cases};
 
 const UNKNOWN: &str = "-UNKNOWNRESULT…";
 /// There what was outstanding has run: running twice shows.
@@ -14,6 +14,10 @@ cases! {
     row::WRITE, CRASH, retry_idempotent_repeats_what_may_be_repeated;
     row::WRITE, CRASH, retry_all_repeats_writes;
     row::EXEC, CRASH, retry_all_repeats_no_exec;
+    row::BLOCKED, CRASH, a_lost_pop_is_sent_again;
+    row::BLOCKED, CRASH, a_lost_pop_ends_the_connection;
+    row::BLOCKED, CRASH, a_lost_pop_is_an_error;
+    row::BLOCKED, CRASH, a_lost_read_that_blocks_is_no_pop;
 }
 
 async fn close_ends_the_connection(seat: Seat) -> Told {
@@ -54,4 +58,46 @@ async fn retry_all_repeats_no_exec(seat: Seat) -> Told {
     client.end().await?;
     let mut direct = seat.switched().await?;
     direct.ask("GET @", "$1 1").await
+}
+
+/// Two elements, of which the master pops the first in its last moment.
+async fn with_two(seat: &Seat, proxy: usize) -> Told<super::client::Client> {
+    let mut client = seat.open_at(proxy).await?;
+    client.ask("RPUSH @ a b", ":2").await?;
+    Ok(client)
+}
+
+async fn a_lost_pop_is_sent_again(seat: Seat) -> Told {
+    let mut client = with_two(&seat, DEFAULT).await?;
+    seat.failover(&mut client, &["BLPOP @ 0"]).await?;
+    client.hear(&format!("*2 {} $1 b", client.bulk("@"))).await
+}
+
+async fn a_lost_pop_ends_the_connection(seat: Seat) -> Told {
+    let mut client = with_two(&seat, CLOSE).await?;
+    seat.failover(&mut client, &["BLPOP @ 0"]).await?;
+    client.end().await?;
+    seat.switched().await?.ask("LRANGE @ 0 -1", "*1 $1 b").await
+}
+
+async fn a_lost_pop_is_an_error(seat: Seat) -> Told {
+    let mut client = with_two(&seat, RETRY_ALL).await?;
+    let mut list = seat.open_at(RETRY_ALL).await?;
+    list.ask("RPUSH @l a b", ":2").await?;
+    seat.armed().await?;
+    client.say("BLMOVE @ @to LEFT RIGHT 0").await?;
+    list.say("BLPOP @l 0").await?;
+    seat.done().await?;
+    client.hear(UNKNOWN).await?;
+    list.end().await?;
+    seat.switched().await?.ask("LRANGE @to 0 -1", "*1 $1 a").await
+}
+
+async fn a_lost_read_that_blocks_is_no_pop(seat: Seat) -> Told {
+    let mut client = seat.open_at(CLOSE).await?;
+    client.say("XADD @ 1-1 f v").await?;
+    client.frame().await?;
+    seat.failover(&mut client, &["XREAD BLOCK 0 STREAMS @ 0"]).await?;
+    let reply = client.frame().await?;
+    super::client::ensure(reply.contains("1-1"), reply)
 }

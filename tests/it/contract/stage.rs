@@ -325,7 +325,7 @@ async fn set_up(deed: Deed, door: Door) -> Shared {
             Deed::Crash => 3,
             _ => 1,
         }),
-        partitionable: matches!(deed, Deed::Planned | Deed::Crash | Deed::Outage | Deed::Demotion),
+        partitionable: matches!(deed, Deed::Planned | Deed::Crash | Deed::Hang | Deed::Outage | Deed::Demotion),
         acl_user: Some(("app".into(), "app-secret".into(), "~* &* +@all".into())),
         node_config: node_config.iter().map(|line| line.to_string()).collect(),
         ..ClusterSpec::default()
@@ -343,6 +343,11 @@ async fn set_up(deed: Deed, door: Door) -> Shared {
         let socket = dir.path().join(policy);
         spec.also_listen.push(format!("unix:{}", socket.display()));
         spec.set("SWITCHMASTER_ON_LOST_REPLY", *policy);
+        match *policy {
+            "close" => _ = spec.set("SWITCHMASTER_ON_LOST_POP", "close"),
+            "retry-all" => _ = spec.set("SWITCHMASTER_ON_LOST_POP", "error"),
+            _ => {}
+        }
         match deed {
             // Silence alone shall not hold anything while requests are being sent to a mute master.
             Deed::Crash => _ = spec.set("SWITCHMASTER_SUSPECT_AFTER", "10s"),
@@ -385,7 +390,22 @@ async fn direct(shared: &Shared, cases: usize) {
     all(cases, &shared.set, "to be set").await;
     match shared.deed {
         Deed::Crash | Deed::Outage => cluster.relay(Member::Node(0)).unwrap().set_for(LOCALHOST, Passage::Mute),
-        Deed::Hang => _ = cluster.node(0).stop(),
+        Deed::Hang => {
+            // A write of which the proxy hears nothing: it cannot know that the old master had said its last.
+            let relay = cluster.relay(Member::Node(0)).unwrap();
+            relay.set_for(LOCALHOST, Passage::Mute);
+            cluster.ask_node(0, &["SET", "stage", "hangs"]).await.unwrap();
+            for replica in 1..cluster.nodes().len() {
+                until("the last write to be replicated", LIMIT, async || {
+                    let seen = cluster.ask_node(replica, &["GET", "stage"]).await.map_err(|error| error.to_string())?;
+                    if seen.text() == Some("hangs") { Ok(()) } else { Err(seen.to_string()) }
+                })
+                .await
+                .unwrap();
+            }
+            cluster.node(0).stop();
+            relay.restore();
+        }
         Deed::Demotion => {
             for sentinel in 0..cluster.sentinels().len() {
                 cluster.relay(Member::Sentinel(sentinel)).unwrap().set_for(LOCALHOST, Passage::BlackHole);

@@ -8,9 +8,9 @@ use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::report::{Report, Verdict};
 use switchmaster::demo::roles::RoleWatch;
-use switchmaster::demo::wire::{Reply, Wire};
+use switchmaster::demo::wire::{Reply, Wire, encode};
 
-use super::planned::{assert_nothing_missing, pipelines};
+use super::planned::{assert_nothing_missing, looked_at, pipelines, still_stage};
 use crate::support::figures::{Figures, Target, rounds, turn};
 use crate::support::proxy::view;
 use crate::support::stage::{LIMIT, MOST_LINES, Stage, ask, more, served, soon};
@@ -249,4 +249,27 @@ async fn hear_switch_master(cluster: &Cluster) -> Arc<Mutex<Option<Instant>>> {
         });
     }
     heard
+}
+
+/// What a master that hangs was sent after its stream stood still has not run on the new one: it runs there, and once.
+/// Had the stream moved after the proxy's last look at it, nobody would know.
+#[tokio::test]
+async fn writes_sent_to_a_master_that_hangs_run_on_the_new_one() {
+    let _turn = turn().await;
+    let stage = still_stage().await;
+    let mut client = stage.open().await;
+    assert_eq!(ask(&mut client, &["INCR", "n"]).await.to_string(), ":1");
+    stage.caught_up().await;
+    // The Sentinels' hellos move the stream too.
+    stage.cluster.ask_node(0, &["CLIENT", "PAUSE", "60000", "WRITE"]).await.unwrap();
+    looked_at(&stage, 0).await;
+    let stopped = stage.cluster.node(0).stop();
+    let mut bytes = Vec::new();
+    encode(&mut bytes, &["INCR", "n"]);
+    soon(client.send(&bytes)).await.unwrap();
+    let new = stage.cluster.wait_for_master_change(0, LIMIT).await.unwrap();
+    let reply = soon(client.receive()).await.unwrap();
+    assert_eq!(reply.to_string(), ":2", "{:?} after it hung\n{}", stopped.elapsed(), stage.proxy.log());
+    stage.cluster.node(0).cont();
+    assert_eq!(stage.cluster.ask_node(new, &["GET", "n"]).await.unwrap().text(), Some("2"));
 }

@@ -42,6 +42,37 @@ async fn an_outage_holds_then_fails_and_ends() {
         figures.note_time("three new ones fail within, ms", Target::None, asked.elapsed());
         assert_eq!(stage.metric("switchmaster_sessions_held_total").await, begun, "new requests fail at once");
 
+        // A new session of predis 3, which says all this in one write, reads an error to each; QUIT is obeyed.
+        let hello = ["HELLO", "2", "AUTH", "default", "secret", "SETNAME", "app"];
+        let (lib, version) = (["CLIENT", "SETINFO", "LIB-NAME", "predis"], ["CLIENT", "SETINFO", "LIB-VER", "3"]);
+        let requests: [&[&str]; 5] = [&hello, &lib, &version, &["SELECT", "1"], &["QUIT"]];
+        let mut bytes = Vec::new();
+        requests.iter().for_each(|request| encode(&mut bytes, request));
+        let mut predis = soon(Wire::connect(stage.proxy.addr())).await.unwrap();
+        soon(predis.send(&bytes)).await.unwrap();
+        for request in &requests[..4] {
+            let reply = soon(predis.receive()).await.unwrap();
+            assert!(matches!(&reply, Reply::Error(text) if text.starts_with("MASTERDOWN")), "{request:?}: {reply}");
+        }
+        assert_eq!(soon(predis.receive()).await.unwrap().text(), Some("OK"));
+        assert!(soon(predis.receive()).await.is_err(), "closed behind QUIT");
+        // What answers with a list is closed, and nothing was lost with it.
+        let closed = |reason: &'static str| stage.metric(reason);
+        let lost = closed("switchmaster_sessions_closed_total{reason=\"lost_reply\"}").await;
+        let mut list = soon(Wire::connect(stage.proxy.addr())).await.unwrap();
+        send(&mut list, &["LRANGE", "list", "0", "-1"]).await;
+        assert!(soon(list.receive()).await.is_err());
+        drop(list);
+        until("the close to be counted", LIMIT, async || {
+            match closed("switchmaster_sessions_closed_total{reason=\"outage\"}").await {
+                1.0 => Ok(()),
+                other => Err(other.to_string()),
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(closed("switchmaster_sessions_closed_total{reason=\"lost_reply\"}").await, lost);
+
         stage.cluster.node(0).restart().await.unwrap();
         let back = Instant::now();
         for wire in [&mut writer, &mut reader, &mut late] {

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use switchmaster::demo::cluster::ClusterSpec;
+use switchmaster::demo::cluster::{ClusterSpec, until};
 use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::report::{Report, Verdict};
+use switchmaster::demo::wire::encode;
 
 use crate::support::figures::{Figures, Target, rounds, turn};
-use crate::support::stage::{LIMIT, MOST_LINES, Stage, more, served};
+use crate::support::stage::{LIMIT, MOST_LINES, Stage, ask, more, served, soon};
 
 #[tokio::test]
 async fn a_planned_failover_costs_no_error_and_no_write() {
@@ -178,4 +179,70 @@ pub fn assert_nothing_noticed(report: &Report) {
 pub fn assert_nothing_missing(verdict: &Verdict) {
     assert!(verdict.acknowledged > 0, "{verdict}");
     assert_eq!(verdict.missing + verdict.foreign + verdict.doubled, 0, "{verdict}");
+}
+
+/// `CLIENT PAUSE … WRITE` before the failover, as hooks of charts do it: the old master's stream stands still before the
+/// writes are sent, so that the new master surely lacks them, whether the old one still runs them or not.
+#[tokio::test]
+async fn writes_that_a_paused_master_keeps_waiting_run_on_the_new_one() {
+    let _turn = turn().await;
+    let stage = still_stage().await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stage.open().await);
+    }
+    let [counter, pusher, script, transaction, publisher] = &mut clients[..] else { unreachable!() };
+    assert_eq!(ask(counter, &["INCR", "n"]).await.to_string(), ":1");
+    for request in [&["MULTI"][..], &["INCR", "m"], &["INCR", "m"]] {
+        ask(transaction, request).await;
+    }
+    stage.caught_up().await;
+    let old = stage.cluster.who_is_master().await.unwrap();
+    stage.cluster.ask_node(old, &["CLIENT", "PAUSE", "60000", "WRITE"]).await.unwrap();
+    looked_at(&stage, old).await;
+    let requests: [&[&str]; 5] = [
+        &["INCR", "n"],
+        &["RPUSH", "l", "a"],
+        &["EVAL", "return redis.call('incr', KEYS[1])", "1", "s"],
+        &["EXEC"],
+        &["PUBLISH", "channel", "text"],
+    ];
+    for (client, request) in [counter, pusher, script, transaction, publisher].into_iter().zip(requests) {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, request);
+        soon(client.send(&bytes)).await.unwrap();
+    }
+    let (_, new) = stage.fail_over().await;
+    let mut replies = Vec::new();
+    for client in &mut clients {
+        replies.push(soon(client.receive()).await.unwrap().to_string());
+    }
+    let log = stage.proxy.log();
+    assert_eq!(replies[..3], [":2", ":1", ":1"], "{log}");
+    assert_eq!(replies[3], "[:1, :2]", "{log}");
+    assert!(replies[4].contains("UNKNOWNRESULT"), "subscribers of the old master may have heard it: {}", replies[4]);
+    for (key, value) in [("n", "2"), ("m", "2"), ("s", "1")] {
+        assert_eq!(stage.cluster.ask_node(new, &["GET", key]).await.unwrap().text(), Some(value), "{key}");
+    }
+    assert_eq!(stage.cluster.ask_node(new, &["LLEN", "l"]).await.unwrap().to_string(), ":1");
+}
+
+/// A cluster whose stream moves by writes and the Sentinels' hellos alone.
+pub async fn still_stage() -> Stage {
+    let node_config = vec!["repl-ping-replica-period 3600".into()];
+    Stage::with(ClusterSpec { node_config, ..ClusterSpec::with_password("secret") }, &[]).await
+}
+
+/// Waits until the proxy has had an answer to a ROLE that it sent from now on: it asks one after the other.
+pub async fn looked_at(stage: &Stage, node: usize) {
+    let mut first = None;
+    until("the proxy to ask for ROLE", LIMIT, async || {
+        let stats = stage.cluster.ask_node(node, &["INFO", "commandstats"]).await.map_err(|error| error.to_string())?;
+        let calls = stats.text().and_then(|text| text.split("cmdstat_role:calls=").nth(1)?.split(',').next());
+        let calls: u64 = calls.and_then(|calls| calls.parse().ok()).unwrap_or_default();
+        let first = *first.get_or_insert(calls);
+        if calls > first + 2 { Ok(()) } else { Err(format!("{first}, now {calls}")) }
+    })
+    .await
+    .unwrap();
 }
