@@ -18,6 +18,7 @@ pub mod client;
 mod close;
 mod finish;
 mod lane;
+mod leaving;
 pub mod ledger;
 pub mod pipe;
 mod pool;
@@ -187,7 +188,9 @@ struct Round {
 /// Small facts about the bytes in flight; each holds independently of the phase.
 #[derive(Debug, Default)]
 struct Flags {
-    /// The client has sent FIN.
+    /// The client has closed its side, perhaps behind bytes that are not read yet.
+    client_left: bool,
+    /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.
     half_closed: bool,
@@ -311,7 +314,7 @@ impl Session {
 
     /// Counts a hold when it begins and when it ends.
     fn note_hold(&mut self) {
-        let held = self.gate != Gate::Open && !self.inbox.is_empty();
+        let held = self.gate != Gate::Open && (!self.inbox.is_empty() || self.flags.streaming);
         match (self.outage().held_since, held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(Instant::now());

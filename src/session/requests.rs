@@ -5,7 +5,6 @@
 
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
@@ -22,8 +21,6 @@ const SMALL_REQUEST: usize = 16 * 1024;
 const HELD_BYTES: usize = 64 * 1024;
 /// Requests in flight on one connection before no more are begun.
 const MOST_IN_FLIGHT: usize = 16 * 1024;
-/// A client that says FIN sooner after its request has not given up: it has asked everything.
-const PATIENCE: Duration = Duration::from_millis(100);
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What becomes of a request at the door.
@@ -74,7 +71,7 @@ impl Session {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
-                self.flags.client_eof = true;
+                (self.flags.client_left, self.flags.client_eof) = (true, true);
                 return Ok(true);
             }
             Poll::Ready(Ok(read)) => {
@@ -123,26 +120,23 @@ impl Session {
         }
     }
 
-    /// Nothing can be sent now: reads a little ahead, to notice when the client goes away.
+    /// Nothing can be sent now: reads a little ahead, and notices when the client goes away.
     fn read_ahead(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
-            let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
-            return if nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
+            return self.await_end(cx);
         }
         if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
-            return Ok(false);
+            return match self.client.poll_left(cx) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(()) => self.client_left(cx),
+            };
         }
         match self.poll_client(cx, round, HELD_BYTES) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
-                if self.outage().held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
-                    // It has given up: what it had not sent on must not run late.
-                    self.inbox = Vec::new();
-                    self.inbox_scanned = 0;
-                }
-                Ok(true)
+                self.client_left(cx)
             }
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
@@ -150,18 +144,6 @@ impl Session {
                 Ok(true)
             }
         }
-    }
-
-    /// The client has sent everything and all of it was passed on: pass on its FIN too.
-    fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if self.ledger.is_empty() && self.tunnel.is_none() && self.to_client.is_empty() {
-            return Err(CloseReason::ClientClosed);
-        }
-        if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
-            self.flags.half_closed = true;
-            backend.shutdown(cx);
-        }
-        Ok(false)
     }
 
     /// A new request may be begun.

@@ -10,6 +10,7 @@ mod contract;
 mod failover;
 mod instructions;
 mod laravel;
+mod leaving;
 mod load;
 mod odd;
 mod operation;
