@@ -66,10 +66,12 @@ impl Session {
             }
             // What is ready is for clients that come; those that move would only empty it.
             if restore.requests.is_empty()
+                && self.to_backend.is_empty()
                 && self.outage().moved_at.is_none()
                 && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
             {
                 self.lane = Lane::Up(stream);
+                self.flags.stale = true;
                 return Ok(true);
             }
             let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
@@ -122,6 +124,8 @@ impl Session {
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;
+        self.flags.stale = false;
+        self.flags.resetting = false;
         self.state.backend_lost();
     }
 
@@ -180,6 +184,6 @@ impl Session {
         self.ledger.is_empty()
             && self.to_backend.is_empty()
             && self.tunnel.is_none()
-            && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed)
+            && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed || self.flags.resetting)
     }
 }

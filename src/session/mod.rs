@@ -200,6 +200,11 @@ struct Flags {
     streaming_unanswered: bool,
     /// MULTI was sent and neither EXEC nor DISCARD.
     multi: bool,
+    /// The backend was ready before it was asked for, and what the server thought of it then may be true no longer: a
+    /// RESET goes in front of the first request.
+    stale: bool,
+    /// That RESET was sent, and the backend's next reply belongs to it.
+    resetting: bool,
     /// AUTH or HELLO is under way: nothing else may be.
     barrier: bool,
     /// Part of the front reply was delivered.

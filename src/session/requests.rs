@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Socket};
+use super::pool::RESET;
 use super::{CloseReason, Gate, OK, ReplyMode, Round, Session};
 use crate::resp::command::{Class, Duty, Effect, Shape, classify, classify_head};
 use crate::resp::ordinary::{self, Run};
@@ -166,6 +167,9 @@ impl Session {
             self.inbox_scanned = scanned as u32;
             return Ok(());
         }
+        if self.flags.stale {
+            self.renew(data);
+        }
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
         let mut requests = 0;
@@ -237,6 +241,24 @@ impl Session {
         self.send_to_backend(cx, out.run(data))
     }
 
+    /// Puts a RESET in front of the first request, in the same write, if that is here. A request that authenticates goes
+    /// alone and makes the connection what it makes of a fresh one; if it fails, the RESET is due as before. (Since Redis
+    /// 7.2 a failing one gets no reply behind another that is still to be sent, redis#15640.)
+    #[cold]
+    fn renew(&mut self, mut data: &[u8]) {
+        loop {
+            match RequestScanner::default().scan(data) {
+                Scan::Frame(length) if !request::expects_reply(&data[..length]) => data = &data[length..],
+                Scan::Frame(_) if authenticates(data) => return,
+                Scan::Partial if data.len() <= SMALL_REQUEST => return,
+                _ => break,
+            }
+        }
+        self.flags.stale = false;
+        self.flags.resetting = true;
+        self.to_backend.push(RESET);
+    }
+
     /// Notes the ordinary requests that `data` starts with, as far as they may be retained.
     fn begin_run(&mut self, data: &[u8]) -> Run {
         if self.reply_mode != ReplyMode::On || self.flags.multi || self.flags.listening {
@@ -300,7 +322,7 @@ impl Session {
         match effect.duty {
             Duty::Auth | Duty::Hello => {
                 // A refused AUTH gets no reply unless nothing else is pending (redis#15640).
-                if !self.ledger.is_empty() {
+                if !self.ledger.is_empty() || self.flags.resetting {
                     return Admission::Wait;
                 }
                 self.flags.barrier = true;
@@ -498,6 +520,15 @@ fn pins(effect: Effect) -> bool {
         Duty::Eval | Duty::Script => effect.class == Class::Never,
         Duty::Client => !RESTORED.contains(&effect.command.name),
         Duty::Wait => true,
+        _ => false,
+    }
+}
+
+/// The request that `data` starts with is an AUTH, or a HELLO with one.
+fn authenticates(data: &[u8]) -> bool {
+    match classify(data).duty {
+        Duty::Auth => true,
+        Duty::Hello => Args::new(data).skip(2).any(|option| option.eq_ignore_ascii_case(b"AUTH")),
         _ => false,
     }
 }
