@@ -460,7 +460,7 @@ impl Session {
     fn is_known_password(&self, request: &[u8]) -> bool {
         let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.as_ref() else { return false };
-        Args::new(request).last().is_some_and(|password| *password == *known.password.reveal().as_bytes())
+        Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
     }
 }
 

@@ -352,11 +352,7 @@ impl State {
     pub fn restore(&self, scripts: &[Vec<u8>]) -> Restore {
         let mut restore = Restore::default();
         if let Some(credentials) = self.rare.as_ref().and_then(|rare| rare.credentials.as_ref()) {
-            let password = credentials.password.reveal().as_bytes();
-            match &credentials.username {
-                Some(user) => restore.add(&[b"AUTH", user.as_bytes(), password], Expect::Authenticated),
-                None => restore.add(&[b"AUTH", password], Expect::Authenticated),
-            }
+            restore.add(&credentials.auth(), Expect::Authenticated);
         }
         if self.protocol != 0 {
             restore.add(&[b"HELLO", self.protocol.to_string().as_bytes()], Expect::Accepted);
@@ -417,10 +413,7 @@ impl Restore {
 }
 
 fn credentials(username: Option<&[u8]>, password: &[u8]) -> Credentials {
-    Credentials {
-        username: username.map(|name| String::from_utf8_lossy(name).into_owned()),
-        password: Secret::new(String::from_utf8_lossy(password)),
-    }
+    Credentials { username: username.map(<[u8]>::to_vec), password: Secret::new(password) }
 }
 
 fn number(arg: Option<Cow<'_, [u8]>>) -> Option<u32> {
