@@ -82,7 +82,7 @@ impl Session {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(Attached { stream, unasked })) => {
                 self.lane = Lane::Up(stream);
-                if self.state.is_tracking() {
+                if self.state.is_tracking() && self.state.is_resp3() {
                     self.to_client.push(INVALIDATE_ALL);
                 }
                 if !unasked.is_empty() {

@@ -214,6 +214,7 @@ impl Session {
                         Frame::Reply(effect, queued) => {
                             replies += 1;
                             if self.is_plain(effect, queued) {
+                                self.state.answered(effect, queued);
                                 self.ledger.settle();
                                 self.flags.partly_delivered = false;
                                 out.pass(&mut self.to_client, data, start, at);
@@ -423,6 +424,7 @@ impl Session {
 
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.
     fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
+        self.state.answered(effect, queued);
         if !effect.duty.changes_session() && !queued {
             return None;
         }

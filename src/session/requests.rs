@@ -403,6 +403,7 @@ impl Session {
             self.reply_mode = ReplyMode::On;
         }
         self.flags.nothing_written &= effect.writes_nothing();
+        self.state.answered(effect, false);
         if effect.duty.changes_session() {
             self.state.delivered(effect, false, bytes, OK);
         }

@@ -157,7 +157,7 @@ async fn hear(mut client: Box<dyn Stream>) -> io::Result<String> {
 #[tokio::test]
 async fn who_asks_everything_and_says_fin_is_answered() {
     let site = Site::start().await;
-    let large = format!("SET large {}\r\n", "x".repeat(300_000));
+    let large = format!("*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$300000\r\n{}\r\n", "x".repeat(300_000));
     let cases = [
         "GET k\r\n".to_owned(),
         "GET k\r\nAUTH wrong\r\nGET k\r\nAUTH wrong\r\nECHO last\r\n".to_owned(),
