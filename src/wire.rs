@@ -84,11 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Authenticates if `auth` is given and selects `db` unless it is 0.
     pub async fn log_in(&mut self, auth: Option<&Credentials>, db: u32) -> io::Result<()> {
         if let Some(auth) = auth {
-            let password = auth.password.reveal();
-            match &auth.username {
-                Some(user) => self.expect_ok(&["AUTH", user, password]).await?,
-                None => self.expect_ok(&["AUTH", password]).await?,
-            }
+            self.expect_ok(&auth.auth()).await?;
         }
         if db != 0 {
             self.expect_ok(&["SELECT", &db.to_string()]).await?;
@@ -136,10 +132,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (self.stream, self.buffer)
     }
 
-    async fn expect_ok(&mut self, request: &[&str]) -> io::Result<()> {
+    async fn expect_ok<A: AsRef<[u8]>>(&mut self, request: &[A]) -> io::Result<()> {
         match self.ask(request).await? {
             Reply::Simple(_) => Ok(()),
-            other => Err(io::Error::other(format!("{}: {other}", request[0]))),
+            other => {
+                let name = String::from_utf8_lossy(request[0].as_ref());
+                Err(io::Error::other(format!("{name}: {other}")))
+            }
         }
     }
 }

@@ -102,11 +102,8 @@ impl Probe {
             ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
         };
         let mut stream = BufReader::new(stream);
-        if let Some(Credentials { username, password }) = &credentials {
-            let mut command = vec!["AUTH"];
-            command.extend(username.as_deref());
-            command.push(password.reveal());
-            match ask(&mut stream, &command).await {
+        if let Some(credentials) = &credentials {
+            match ask(&mut stream, &credentials.auth()).await {
                 // The guide's own replicas have no password and are served all the same.
                 Err(refusal) if refusal.contains("without any password") => {}
                 other => expect("AUTH", other?.as_deref(), "OK")?,
@@ -132,16 +129,12 @@ fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), Str
 }
 
 /// One command and its reply, which must be a line or a bulk string.
-async fn ask(stream: &mut BufReader<Box<dyn Stream>>, command: &[&str]) -> Result<Option<String>, String> {
-    let name = command[0];
+async fn ask<A: AsRef<[u8]>>(stream: &mut BufReader<Box<dyn Stream>>, command: &[A]) -> Result<Option<String>, String> {
+    let name = String::from_utf8_lossy(command[0].as_ref());
     let broken = |error: std::io::Error| format!("{name}: {error}");
-    let mut request = zeroize::Zeroizing::new(format!("*{}\r\n", command.len()));
-    for word in command {
-        request.push_str(&format!("${}\r\n", word.len()));
-        request.push_str(word);
-        request.push_str("\r\n");
-    }
-    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    let mut request = zeroize::Zeroizing::new(Vec::new());
+    crate::wire::encode(&mut request, command);
+    stream.write_all(&request).await.map_err(broken)?;
 
     let mut line = String::new();
     stream.take(LONGEST_LINE).read_line(&mut line).await.map_err(broken)?;

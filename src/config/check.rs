@@ -126,7 +126,7 @@ fn credentials(
         problems.push(Problem::at(of_username, message));
     }
     let password = account.password.clone()?;
-    Some(Credentials { username: account.username.clone(), password })
+    Some(Credentials { username: account.username.clone().map(String::into_bytes), password })
 }
 
 /// Of two keys that contradict each other, the one that somebody wrote.

@@ -99,7 +99,7 @@ async fn watch(node: usize, addr: SocketAddr, auth: Option<Credentials>, seen: A
             let mut wire = Wire::connect(addr).await?;
             if let Some(auth) = &auth {
                 // A node without a password refuses it; ROLE will tell.
-                wire.ask(&["AUTH", auth.password.reveal()]).await?;
+                wire.ask(&auth.auth()).await?;
             }
             loop {
                 let asked = Instant::now();

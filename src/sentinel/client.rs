@@ -181,10 +181,9 @@ fn cmd(words: &[&str]) -> Cmd {
 
 /// `AUTH password` or `AUTH user password`.
 fn auth(credentials: &Credentials) -> Cmd {
-    match &credentials.username {
-        Some(user) => cmd(&["AUTH", user, credentials.password.reveal()]),
-        None => cmd(&["AUTH", credentials.password.reveal()]),
-    }
+    let mut cmd = Cmd::new();
+    cmd.arg(credentials.auth());
+    cmd
 }
 
 /// A Sentinel: queries and subscription on one RESP3 connection, so that the life of one is the life of both.
@@ -234,7 +233,7 @@ impl Sentinel {
         if let Some(credentials) = credentials {
             info = info.set_password(credentials.password.reveal());
             if let Some(user) = &credentials.username {
-                info = info.set_username(user);
+                info = info.set_username(String::from_utf8_lossy(user));
             }
         }
         let (sender, pushes) = mpsc::unbounded_channel();

@@ -66,10 +66,12 @@ impl Session {
             }
             // What is ready is for clients that come; those that move would only empty it.
             if restore.requests.is_empty()
+                && self.to_backend.is_empty()
                 && self.outage().moved_at.is_none()
                 && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
             {
                 self.lane = Lane::Up(stream);
+                self.flags.stale = true;
                 return Ok(true);
             }
             let attaching = backend::attach(self.worker.clone(), master.addr, self.term, restore);
@@ -80,7 +82,7 @@ impl Session {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(Attached { stream, unasked })) => {
                 self.lane = Lane::Up(stream);
-                if self.state.is_tracking() {
+                if self.state.is_tracking() && self.state.is_resp3() {
                     self.to_client.push(INVALIDATE_ALL);
                 }
                 if !unasked.is_empty() {
@@ -127,6 +129,8 @@ impl Session {
         self.flags.partly_delivered = false;
         self.flags.passing_unasked = false;
         self.flags.too_few_replicas = false;
+        self.flags.stale = false;
+        self.flags.resetting = false;
         self.state.backend_lost();
     }
 
@@ -186,6 +190,6 @@ impl Session {
         self.ledger.is_empty()
             && self.to_backend.is_empty()
             && self.tunnel.is_none()
-            && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed)
+            && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed || self.flags.resetting)
     }
 }

@@ -1,92 +1,85 @@
-//! What a session does while the proxy drains: it ends between two requests, and lets go of what blocks.
+//! The client's end: passed on behind what it has sent, or in its place when that is too late to run.
 //!
-//! No request ends unanswered that was sent on, but for those that still run when the time is over.
+//! A client that has left is not waited for: what blocks for it ends as it does on a direct connection, and what it had
+//! given up does not run.
 
 use std::task::Context;
+use std::time::Duration;
 
 use super::lane::Lane;
 use super::pipe::Socket;
-use super::{CloseReason, Gate, Round, Session, registry, unblock};
-use crate::drain::Stage;
+use super::{CloseReason, Session};
+
+/// A client that says FIN sooner after its request has not given up: it has asked everything.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// What may block and is not answered within this time blocks.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 impl Session {
-    /// Nothing moves at this moment.
-    pub(super) fn drain(&mut self, cx: &mut Context<'_>, round: &Round) -> Result<(), CloseReason> {
-        let stage = registry::stage();
-        if stage == Stage::Serving {
-            return Ok(());
-        }
-        let is_in_transaction = self.flags.multi || self.state.in_transaction();
-        let is_between = self.tunnel.is_some() || (self.is_quiet() && round.client_drained && self.inbox.is_empty());
-        let is_blocked = self.is_blocked();
-        match stage {
-            Stage::Serving => {}
-            Stage::Settling if is_between || is_blocked => {
-                if let Some(ticket) = &self.ticket {
-                    ticket.settle();
-                }
+    /// The client has said FIN behind what cannot be sent now.
+    pub(super) fn client_left(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let just_left = !std::mem::replace(&mut self.flags.client_left, true);
+        if just_left && self.outage().held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
+            // It has given up: what it had not sent on must not run late.
+            if self.flags.streaming {
+                return Err(CloseReason::ClientClosed);
             }
-            Stage::Settling => {}
-            Stage::Ending if is_between && !is_in_transaction => return Err(CloseReason::Drained),
-            // What is in the inbox was not begun.
-            Stage::Stopping if self.tunnel.is_some() || self.is_quiet() => return Err(CloseReason::Drained),
-            Stage::Ending if is_blocked => self.ask_to_unblock(),
-            Stage::Stopping if is_blocked => self.unblock(cx),
-            Stage::Ending | Stage::Stopping => {}
-            Stage::Cutting => return Err(CloseReason::Drained),
+            self.abandon_unread();
         }
-        Ok(())
+        self.await_end(cx)
     }
 
-    /// Nothing is owed in either direction, and nothing has begun to pass.
-    fn is_quiet(&self) -> bool {
-        self.ledger.is_empty()
-            && self.to_client.is_empty()
-            && self.to_backend.is_empty()
-            && self.reply_tail.is_empty()
-            && !(self.flags.streaming || self.flags.partly_delivered || self.flags.passing_unasked)
-    }
-
-    /// The master has all of a request that waits there for something to happen; whatever is pipelined behind it has not
-    /// run.
-    fn is_blocked(&self) -> bool {
-        matches!(self.lane, Lane::Up(_))
-            && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
-            && self.refused_at.is_none()
-            && self.to_client.is_empty()
-            && self.to_backend.is_empty()
-            && !(self.flags.streaming || self.flags.partly_delivered || self.flags.half_closed)
-            && self.ledger.is_blocked()
-    }
-
-    /// Its reply will come from there.
-    fn ask_to_unblock(&mut self) {
-        if let Lane::Up(backend) = &self.lane
-            && !std::mem::replace(&mut self.flags.unblock_asked, true)
-        {
-            unblock::ask(&self.worker, backend);
+    /// The client has left, and something is still to be sent or answered. A server lets go of what blocks when its
+    /// client leaves, and runs nothing behind it (measured on 7.0.15: BLPOP and WAIT; networking.c, freeClient).
+    pub(super) fn await_end(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let all_read = self.flags.client_eof && self.inbox.is_empty();
+        if all_read && self.ledger.is_empty() && self.to_client.is_empty() {
+            return Err(CloseReason::ClientClosed);
         }
+        if self.flags.half_closed {
+            return Ok(false);
+        }
+        let all_sent = all_read && self.to_backend.is_empty() && !self.flags.streaming;
+        let blocked_for = self.ledger.blocked_since().map(|since| since.elapsed());
+        match &mut self.lane {
+            Lane::Up(backend) if self.tunnel.is_none() => match blocked_for {
+                _ if all_sent => backend.shutdown(cx),
+                Some(blocked) if blocked >= AT_ONCE => {
+                    backend.shutdown(cx);
+                    self.to_backend.clear();
+                    self.abandon_unread();
+                }
+                Some(blocked) => {
+                    // It may be served at once, and what is behind it then runs too.
+                    self.ticket.iter().for_each(|ticket| ticket.wake_in(AT_ONCE - blocked));
+                    return Ok(false);
+                }
+                None => return Ok(false),
+            },
+            // It is to be sent again, and nobody would get what it pops.
+            _ if blocked_for.is_some() => return Err(CloseReason::ClientClosed),
+            _ => return Ok(false),
+        }
+        self.flags.half_closed = true;
+        Ok(false)
     }
 
-    /// Takes a blocking request off the master by a FIN, where asking did not help. What it has answered before it sees
-    /// that comes before its own FIN.
-    fn unblock(&mut self, cx: &mut Context<'_>) {
-        if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.unblocking) {
+    /// What was not begun, and what is not read, will not be.
+    fn abandon_unread(&mut self) {
+        self.inbox = Vec::new();
+        self.inbox_scanned = 0;
+        self.flags.client_eof = true;
+    }
+
+    /// The client has sent everything and all of it was passed on: pass on its FIN too.
+    pub(super) fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.ledger.is_empty() && self.tunnel.is_none() && self.to_client.is_empty() {
+            return Err(CloseReason::ClientClosed);
+        }
+        if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
+            self.flags.half_closed = true;
             backend.shutdown(cx);
-            self.flags.unblocking = true;
         }
-    }
-
-    /// The master has closed after [`Session::unblock`]: what it did not answer it will not run. The request that blocked
-    /// has timed out.
-    pub(super) fn end_blocked(&mut self) -> Result<(), CloseReason> {
-        self.lane = Lane::None;
-        self.closing.get_or_insert(CloseReason::Drained);
-        if !self.flags.partly_delivered {
-            self.ledger.time_out(self.state.is_resp3());
-            self.take_answers();
-        }
-        if self.to_client.is_empty() { Err(CloseReason::Drained) } else { Ok(()) }
+        Ok(false)
     }
 }

@@ -123,6 +123,12 @@ impl Ledger {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(pops))
     }
 
+    /// Since when the request at the front, which has no answer yet, blocks, or may: when it was sent.
+    pub fn blocked_since(&self) -> Option<Instant> {
+        let front = self.0.as_ref()?.entries.front()?;
+        front.since.filter(|_| front.whole && !front.is_answered())
+    }
+
     /// A request that MULTI queues was too large to keep.
     pub fn has_unkept_queued(&self) -> bool {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(|entry| entry.queued && entry.kept == 0))

@@ -17,6 +17,7 @@
 pub mod backend;
 pub mod client;
 mod close;
+mod drain;
 mod finish;
 mod held;
 mod lane;
@@ -210,7 +211,9 @@ struct Round {
 /// Small facts about the bytes in flight; each holds independently of the phase.
 #[derive(Debug, Default)]
 struct Flags {
-    /// The client has sent FIN.
+    /// The client has closed its side, perhaps behind bytes that are not read yet.
+    client_left: bool,
+    /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.
     half_closed: bool,
@@ -224,6 +227,11 @@ struct Flags {
     streaming_unanswered: bool,
     /// MULTI was sent and neither EXEC nor DISCARD.
     multi: bool,
+    /// The backend was ready before it was asked for, and what the server thought of it then may be true no longer: a
+    /// RESET goes in front of the first request.
+    stale: bool,
+    /// That RESET was sent, and the backend's next reply belongs to it.
+    resetting: bool,
     /// AUTH or HELLO is under way: nothing else may be.
     barrier: bool,
     /// Part of the front reply was delivered.
@@ -386,7 +394,7 @@ impl Session {
 
     /// Counts a hold when it begins and when it ends.
     fn note_hold(&mut self) {
-        let held = !self.gate.is_open() && !self.inbox.is_empty();
+        let held = !self.gate.is_open() && (!self.inbox.is_empty() || self.flags.streaming);
         match (self.outage().held_since, held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(Instant::now());

@@ -1,8 +1,9 @@
 //! Connections to the master that are ready before a session asks: fresh ones, dialled ahead as fast as sessions come,
 //! and, where the user wants it, those of sessions that have ended, after a RESET.
 //!
-//! Thread-local, as sessions are. Nothing is lent that has anything to read, is old, or is of another term. Each takes
-//! a spare descriptor while it is nobody's.
+//! Thread-local, as sessions are. Nothing is lent that has anything to read, is old, or is of another term. What is lent
+//! is still as the server took it when it came: a RESET goes in front of its first request (see [`RESET`]), so only a
+//! server that knows RESET gets connections ahead. Each takes a spare descriptor while it is nobody's.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,8 +29,11 @@ const WINDOW: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A RESET that is not answered within this time is no success.
 const RESET_TIMEOUT: Duration = Duration::from_secs(1);
-const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
-const RESET_DONE: &[u8] = b"+RESET\r\n";
+/// Makes of a connection what a fresh one would be: the server looks anew whether it asks for a password (Redis 6.2
+/// networking.c, resetCommand). No ACL forbids it.
+pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
+/// What it is answered.
+pub const RESET_DONE: &[u8] = b"+RESET\r\n";
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
@@ -39,6 +43,8 @@ thread_local! {
 struct Pool {
     /// Of the master that `ready` leads to.
     term: u64,
+    /// Whether that master knows RESET, once it was asked.
+    resets: Option<bool>,
     /// The newest is last, and lent first.
     ready: Vec<(TcpStream, Instant, Taken)>,
     /// Under way.
@@ -53,7 +59,16 @@ struct Pool {
 
 impl Pool {
     const fn new() -> Pool {
-        Pool { term: 0, ready: Vec::new(), dialling: 0, asked: 0, asked_before: 0, window: None, is_swept: false }
+        Pool {
+            term: 0,
+            resets: None,
+            ready: Vec::new(),
+            dialling: 0,
+            asked: 0,
+            asked_before: 0,
+            window: None,
+            is_swept: false,
+        }
     }
 
     /// Notes that a session asked; returns how many connections should be ready.
@@ -70,7 +85,7 @@ impl Pool {
     fn enter(&mut self, term: u64) {
         if self.term != term {
             self.ready.clear();
-            self.term = term;
+            (self.term, self.resets) = (term, None);
         }
     }
 }
@@ -90,7 +105,8 @@ pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<TcpStream> {
     connected
 }
 
-/// A connection to the master of `term` at `addr`, if one is ready; dials ahead for the sessions to come.
+/// A connection to the master of `term` at `addr`, if one is ready; dials ahead for the sessions to come. A RESET has to
+/// go in front of what is sent there first.
 pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStream> {
     if worker.warm_backends == 0 && !worker.reuse_backends {
         return None;
@@ -98,6 +114,9 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
     let now = Instant::now();
     let (taken, missing) = POOL.with_borrow_mut(|pool| {
         pool.enter(term);
+        if pool.resets == Some(false) {
+            return (None, 0);
+        }
         let wanted = pool.note(now, worker.warm_backends);
         let taken = loop {
             let Some((stream, since, _)) = pool.ready.pop() else { break None };
@@ -112,10 +131,16 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
     for _ in 0..missing {
         let worker = worker.clone();
         tokio::spawn(async move {
-            let dialled = match (worker.dials.try_acquire(), worker.spare.take(1)) {
-                (Ok(_turn), Some(descriptor)) => dial(&worker, addr).await.ok().map(|stream| (stream, descriptor)),
-                _ => None,
+            let dialled = async {
+                let descriptor = worker.spare.take(1)?;
+                let _turn = worker.dials.try_acquire().ok()?;
+                let stream = dial(&worker, addr).await.ok()?;
+                // One of them finds out for all.
+                let is_known = POOL.with_borrow(|pool| pool.term == term && pool.resets == Some(true));
+                let stream = if is_known { stream } else { reset(stream, term).await? };
+                Some((stream, descriptor))
             };
+            let dialled = dialled.await;
             POOL.with_borrow_mut(|pool| pool.dialling -= 1);
             if let Some((stream, descriptor)) = dialled {
                 put(stream, term, descriptor);
@@ -130,13 +155,20 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
 
 /// Makes the connection of a session that has ended as good as new, and keeps it. Its client was the only one to use
 /// it, and did nothing that RESET does not undo; anything but `+RESET` closes it, and so does the want of a descriptor.
-pub async fn give_back(spare: &Arc<Spare>, mut stream: TcpStream, term: u64) {
+pub async fn give_back(spare: &Arc<Spare>, stream: TcpStream, term: u64) {
     let Some(descriptor) = spare.take(1) else {
         let _ = stream.set_zero_linger(); // nothing is owed on it
         return;
     };
+    if let Some(stream) = reset(stream, term).await {
+        put(stream, term, descriptor);
+    }
+}
+
+/// The connection, if it answers a RESET and says nothing else; notes for the term whether it does.
+async fn reset(mut stream: TcpStream, term: u64) -> Option<TcpStream> {
     let mut reply = [0; RESET_DONE.len() + 1];
-    let reset = async {
+    let answer = async {
         stream.write_all(RESET).await?;
         let mut got = 0;
         while got < RESET_DONE.len() {
@@ -147,11 +179,20 @@ pub async fn give_back(spare: &Arc<Spare>, mut stream: TcpStream, term: u64) {
         }
         Ok::<_, io::Error>(got)
     };
-    if let Ok(Ok(got)) = timeout(RESET_TIMEOUT, reset).await
-        && reply[..got] == *RESET_DONE
-    {
-        put(stream, term, descriptor);
-    }
+    let got = timeout(RESET_TIMEOUT, answer).await.ok()?.ok()?;
+    let is_reset = reply[..got] == *RESET_DONE;
+    note_reset(term, is_reset);
+    is_reset.then_some(stream)
+}
+
+/// The master of `term` has answered a RESET, or refused it. One that refuses it (before Redis 6.2, or renamed) is dialled
+/// for each session.
+pub fn note_reset(term: u64, is_known: bool) {
+    POOL.with_borrow_mut(|pool| {
+        if pool.term == term {
+            pool.resets = Some(is_known && pool.resets != Some(false));
+        }
+    });
 }
 
 fn put(stream: TcpStream, term: u64, descriptor: Taken) {

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
-use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend};
+use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -159,7 +159,13 @@ impl Session {
         taken
     }
 
-    pub(super) fn pass_replies(&mut self, cx: &mut Context<'_>, fresh: &[u8]) -> Result<(), CloseReason> {
+    pub(super) fn pass_replies(&mut self, cx: &mut Context<'_>, mut fresh: &[u8]) -> Result<(), CloseReason> {
+        if self.flags.resetting {
+            fresh = self.take_reset(fresh);
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
         if self.reply_tail.is_empty() {
             return self.tap_replies(cx, fresh, 0);
         }
@@ -167,6 +173,25 @@ impl Session {
         let scanned = data.len();
         data.extend_from_slice(fresh);
         self.tap_replies(cx, &data, scanned)
+    }
+
+    /// Takes the reply to our RESET from the front of `fresh`. Anything else in its place, and nobody knows as whom the
+    /// requests behind it ran: nothing of their replies is delivered.
+    #[cold]
+    fn take_reset<'a>(&mut self, fresh: &'a [u8]) -> &'a [u8] {
+        let seen = self.reply_tail.len();
+        let more = fresh.len().min(pool::RESET_DONE.len() - seen);
+        self.reply_tail.extend_from_slice(&fresh[..more]);
+        if !pool::RESET_DONE.starts_with(&self.reply_tail) {
+            pool::note_reset(self.term, false);
+            self.closing.get_or_insert(CloseReason::UpstreamClosed);
+            return &[];
+        }
+        if self.reply_tail.len() == pool::RESET_DONE.len() {
+            self.reply_tail = Vec::new();
+            self.flags.resetting = false;
+        }
+        &fresh[more..]
     }
 
     /// `data` begins inside the reply that was partly delivered, or with a reply of which `scanned` bytes were
@@ -192,6 +217,7 @@ impl Session {
                         Frame::Reply(effect, queued) => {
                             replies += 1;
                             if self.is_plain(effect, queued) {
+                                self.state.answered(effect, queued);
                                 self.ledger.settle();
                                 self.flags.partly_delivered = false;
                                 out.pass(&mut self.to_client, data, start, at);
@@ -401,6 +427,7 @@ impl Session {
 
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.
     fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
+        self.state.answered(effect, queued);
         if !effect.duty.changes_session() && !queued {
             return None;
         }
@@ -414,7 +441,10 @@ impl Session {
             self.state.forget_transaction();
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
-        if let Some(credentials) = self.state.delivered(effect, queued, request, reply)
+        let proved = self.state.delivered(effect, queued, request, reply);
+        // The server has just looked, as it would have on a fresh connection.
+        self.flags.stale &= proved.is_none();
+        if let Some(credentials) = proved
             && self.worker.learn_credentials
         {
             let mut known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
@@ -438,7 +468,7 @@ impl Session {
     fn is_known_password(&self, request: &[u8]) -> bool {
         let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.as_ref() else { return false };
-        Args::new(request).last().is_some_and(|password| *password == *known.password.reveal().as_bytes())
+        Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::held::Held;
 use super::lane::Lane;
 use super::ledger::{Ledger, no_replica};
 use super::pipe::{Passed, Socket};
+use super::pool::RESET;
 use super::{CloseReason, Gate, LITTLE, OK, ReplyMode, Round, Session, registry};
 use crate::drain::Stage;
 use crate::resp::command::{Class, Duty, Effect, Shape, classify, classify_head};
@@ -24,8 +24,6 @@ const SMALL_REQUEST: usize = 16 * 1024;
 const HELD_BYTES: usize = 64 * 1024;
 /// Requests in flight on one connection before no more are begun.
 const MOST_IN_FLIGHT: usize = 1024;
-/// A client that says FIN sooner after its request has not given up: it has asked everything.
-const PATIENCE: Duration = Duration::from_millis(100);
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What becomes of a request at the door.
@@ -76,7 +74,7 @@ impl Session {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
-                self.flags.client_eof = true;
+                (self.flags.client_left, self.flags.client_eof) = (true, true);
                 return Ok(true);
             }
             Poll::Ready(Ok(read)) => {
@@ -125,28 +123,25 @@ impl Session {
         }
     }
 
-    /// Nothing can be sent now: reads a little ahead, to notice when the client goes away.
+    /// Nothing can be sent now: reads a little ahead, and notices when the client goes away.
     fn read_ahead(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
-            let nothing_owed = self.ledger.is_empty() && self.inbox.is_empty() && self.to_client.is_empty();
-            return if nothing_owed { Err(CloseReason::ClientClosed) } else { Ok(false) };
+            return self.await_end(cx);
         }
         // One that does not take its replies is not waited on with a full inbox.
         let most = if self.is_exhausted() || !self.to_client.is_empty() { LITTLE } else { HELD_BYTES };
         if self.inbox.len() >= most || self.flags.streaming {
-            return Ok(false);
+            return match self.client.poll_left(cx) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(()) => self.client_left(cx),
+            };
         }
         match self.poll_client(cx, round, most) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
-                if self.outage().held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
-                    // It has given up: what it had not sent on must not run late.
-                    self.inbox = Vec::new();
-                    self.inbox_scanned = 0;
-                }
-                Ok(true)
+                self.client_left(cx)
             }
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
@@ -154,18 +149,6 @@ impl Session {
                 Ok(true)
             }
         }
-    }
-
-    /// The client has sent everything and all of it was passed on: pass on its FIN too.
-    fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if self.ledger.is_empty() && self.tunnel.is_none() && self.to_client.is_empty() {
-            return Err(CloseReason::ClientClosed);
-        }
-        if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
-            self.flags.half_closed = true;
-            backend.shutdown(cx);
-        }
-        Ok(false)
     }
 
     /// A new request may be begun.
@@ -192,6 +175,9 @@ impl Session {
             self.inbox = data.to_vec();
             self.inbox_scanned = scanned as u32;
             return Ok(());
+        }
+        if self.flags.stale {
+            self.renew(data);
         }
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
@@ -265,6 +251,24 @@ impl Session {
         self.send_to_backend(cx, out.run(data))
     }
 
+    /// Puts a RESET in front of the first request, in the same write, if that is here. A request that authenticates goes
+    /// alone and makes the connection what it makes of a fresh one; if it fails, the RESET is due as before. (Since Redis
+    /// 7.2 a failing one gets no reply behind another that is still to be sent, redis#15640.)
+    #[cold]
+    fn renew(&mut self, mut data: &[u8]) {
+        loop {
+            match RequestScanner::default().scan(data) {
+                Scan::Frame(length) if !request::expects_reply(&data[..length]) => data = &data[length..],
+                Scan::Frame(_) if authenticates(data) => return,
+                Scan::Partial if data.len() <= SMALL_REQUEST => return,
+                _ => break,
+            }
+        }
+        self.flags.stale = false;
+        self.flags.resetting = true;
+        self.to_backend.push(RESET);
+    }
+
     /// Notes the ordinary requests that `data` starts with, as far as they may be retained.
     fn begin_run(&mut self, data: &[u8]) -> Run {
         if self.reply_mode != ReplyMode::On || self.flags.multi || self.flags.listening {
@@ -329,7 +333,7 @@ impl Session {
         match effect.duty {
             Duty::Auth | Duty::Hello => {
                 // A refused AUTH gets no reply unless nothing else is pending (redis#15640).
-                if !self.ledger.is_empty() {
+                if !self.ledger.is_empty() || self.flags.resetting {
                     return Admission::Wait;
                 }
                 self.flags.barrier = true;
@@ -410,6 +414,7 @@ impl Session {
             self.reply_mode = ReplyMode::On;
         }
         self.flags.nothing_written &= effect.writes_nothing();
+        self.state.answered(effect, false);
         if effect.duty.changes_session() {
             self.state.delivered(effect, false, bytes, OK);
         }
@@ -527,6 +532,15 @@ fn pins(effect: Effect) -> bool {
         Duty::Eval | Duty::Script => effect.class == Class::Never,
         Duty::Client => !RESTORED.contains(&effect.command.name),
         Duty::Wait => true,
+        _ => false,
+    }
+}
+
+/// The request that `data` starts with is an AUTH, or a HELLO with one.
+fn authenticates(data: &[u8]) -> bool {
+    match classify(data).duty {
+        Duty::Auth => true,
+        Duty::Hello => Args::new(data).skip(2).any(|option| option.eq_ignore_ascii_case(b"AUTH")),
         _ => false,
     }
 }

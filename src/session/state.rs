@@ -3,6 +3,8 @@
 //! Sans-IO. Only delivered replies count: a SELECT whose +OK never reached the client has not happened. What
 //! cannot be restored is named in `untracked`, and such a session ends at a failover instead of being guessed.
 
+mod tracking;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -12,6 +14,7 @@ use crate::resp::command::{Duty, Effect, classify};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
 use crate::secret::{Credentials, Secret};
+use tracking::Tracking;
 
 /// The state of one session. The default is that of a fresh connection.
 #[derive(Debug, Default)]
@@ -42,14 +45,16 @@ struct Rare {
     subscriptions: [BTreeSet<Vec<u8>>; 3],
     /// Bytes of their names, and what a set needs for each.
     subscribed_bytes: usize,
-    /// The CLIENT TRACKING ON that is in force, as it was sent.
-    tracking: Option<Vec<u8>>,
+    /// CLIENT TRACKING, if it is on.
+    tracking: Option<Tracking>,
 }
 
 /// Subscriptions of one connection that are kept for a move.
 const MOST_SUBSCRIPTIONS: usize = 10_000;
 /// What a set needs for a name besides its bytes, about.
 const NAME_BYTES: usize = 48;
+/// Kinds of CLIENT requests that are kept for a move.
+const MOST_KINDS: usize = 64;
 /// Bytes of an open transaction that are kept for a move.
 const TRANSACTION_BYTES: usize = 1024 * 1024;
 const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
@@ -102,7 +107,8 @@ impl State {
 
     /// Why this session cannot be moved, if it cannot.
     pub fn untracked(&self) -> Option<&'static str> {
-        self.rare.as_ref()?.untracked
+        let rare = self.rare.as_ref()?;
+        rare.untracked.or_else(|| rare.tracking.as_ref()?.untracked())
     }
 
     /// Why the open transaction cannot be queued again elsewhere.
@@ -232,6 +238,16 @@ impl State {
         self.watch_broken = false;
     }
 
+    /// The client has been given a reply: CLIENT CACHING is for one request or transaction, and for the CLIENT commands
+    /// before it (server.c, resetClient).
+    pub fn answered(&mut self, effect: Effect, queued: bool) {
+        if let Some(tracking) = self.rare.as_mut().and_then(|rare| rare.tracking.as_mut())
+            && !(queued || matches!(effect.duty, Duty::Client | Duty::Multi))
+        {
+            tracking.caching = None;
+        }
+    }
+
     /// The client has been given `reply` to `request`. Returns credentials that have just proved right.
     pub fn delivered(&mut self, effect: Effect, queued: bool, request: &[u8], reply: &[u8]) -> Option<Credentials> {
         let refused = reply.first() == Some(&b'-');
@@ -342,38 +358,50 @@ impl State {
         let mut args = Args::new(request).skip(1);
         let mut kind = args.next().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
         match kind.as_slice() {
-            b"SETINFO" | b"CAPA" => {
+            b"SETINFO" => {
                 kind.push(b' ');
                 kind.extend(args.next().unwrap_or_default().to_ascii_uppercase());
+                self.remember(kind, request);
+            }
+            b"CAPA" => {
+                // They add up (Valkey 8 networking.c, clientCommand).
+                for capability in args {
+                    kind.push(b' ');
+                    kind.extend(capability.to_ascii_uppercase());
+                }
                 self.remember(kind, request);
             }
             b"SETNAME" | b"NO-EVICT" | b"NO-TOUCH" | b"MAINT_NOTIFICATIONS" | b"IMPORT-SOURCE" => {
                 self.remember(kind, request);
             }
-            b"TRACKING" => self.tracking(request),
+            b"TRACKING" => {
+                let tracking = self.rare().tracking.take().unwrap_or_default();
+                self.rare().tracking = tracking.and_then(request);
+            }
+            b"CACHING" => {
+                if let Some(tracking) = &mut self.rare().tracking {
+                    tracking.caching = Some(request.to_vec());
+                }
+            }
             _ => {}
         }
-    }
-
-    fn tracking(&mut self, request: &[u8]) {
-        let args: Vec<Vec<u8>> = Args::new(request).skip(2).map(|arg| arg.to_ascii_uppercase()).collect();
-        if args.iter().any(|arg| arg == b"REDIRECT") {
-            return self.give_up("invalidations redirected to another connection");
-        }
-        let on = args.first().is_some_and(|arg| arg == b"ON");
-        self.rare().tracking = on.then(|| request.to_vec());
     }
 
     fn remember(&mut self, kind: Vec<u8>, request: &[u8]) {
         let client = &mut self.rare().client;
         client.retain(|(known, _)| *known != kind);
         client.push((kind, request.to_vec()));
+        if client.len() > MOST_KINDS {
+            self.give_up("too much said by CLIENT");
+        }
     }
 
     fn reset(&mut self) {
-        // RESET keeps the library's name and version (networking.c, resetCommand).
+        // RESET keeps the library's name and version, and what only Valkey knows (networking.c, resetCommand and
+        // clearClientConnectionState). Redis 7.0 keeps NO-EVICT too, later ones do not: that courtesy is let go.
+        const KEPT: [&[u8]; 3] = [b"SETINFO", b"CAPA", b"IMPORT-SOURCE"];
         let rare = self.rare.take().map(|mut rare| {
-            rare.client.retain(|(kind, _)| kind.starts_with(b"SETINFO"));
+            rare.client.retain(|(kind, _)| KEPT.iter().any(|kept| kind.starts_with(kept)));
             Box::new(Rare { untracked: rare.untracked, client: rare.client, ..Rare::default() })
         });
         // What CLIENT REPLY said after it has been sent already.
@@ -389,11 +417,7 @@ impl State {
     pub fn restore(&self, scripts: &[Vec<u8>]) -> Restore {
         let mut restore = Restore::default();
         if let Some(credentials) = self.rare.as_ref().and_then(|rare| rare.credentials.as_ref()) {
-            let password = credentials.password.reveal().as_bytes();
-            match &credentials.username {
-                Some(user) => restore.add(&[b"AUTH", user.as_bytes(), password], Expect::Authenticated),
-                None => restore.add(&[b"AUTH", password], Expect::Authenticated),
-            }
+            restore.add(&credentials.auth(), Expect::Authenticated);
         }
         if self.protocol != 0 {
             restore.add(&[b"HELLO", self.protocol.to_string().as_bytes()], Expect::Accepted);
@@ -409,8 +433,8 @@ impl State {
                 restore.requests.extend_from_slice(request);
                 restore.expect.push(Expect::Anything);
             }
-            if let Some(tracking) = &rare.tracking {
-                restore.requests.extend_from_slice(tracking);
+            for request in rare.tracking.iter().flat_map(Tracking::requests) {
+                restore.requests.extend_from_slice(request);
                 restore.expect.push(Expect::Accepted);
             }
             for (command, names) in SUBSCRIBE.into_iter().zip(&rare.subscriptions) {
@@ -419,6 +443,10 @@ impl State {
                     restore.add(&args, Expect::Subscribed);
                     restore.expect.extend(std::iter::repeat_n(Expect::Subscribed, names.len() - 1));
                 }
+            }
+            if let Some(caching) = rare.tracking.as_ref().and_then(|tracking| tracking.caching.as_ref()) {
+                restore.requests.extend_from_slice(caching);
+                restore.expect.push(Expect::Accepted);
             }
             if let Some(transaction) = &rare.transaction {
                 restore.requests.extend_from_slice(&transaction.requests);
@@ -454,10 +482,7 @@ impl Restore {
 }
 
 fn credentials(username: Option<&[u8]>, password: &[u8]) -> Credentials {
-    Credentials {
-        username: username.map(|name| String::from_utf8_lossy(name).into_owned()),
-        password: Secret::new(String::from_utf8_lossy(password)),
-    }
+    Credentials { username: username.map(<[u8]>::to_vec), password: Secret::new(password) }
 }
 
 fn number(arg: Option<Cow<'_, [u8]>>) -> Option<u32> {

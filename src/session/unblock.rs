@@ -62,10 +62,7 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
     let mut requests = Zeroizing::new(Vec::new());
     let credentials = worker.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some(credentials) = &credentials {
-        let user = credentials.username.as_ref().map(|user| user.as_bytes());
-        let password = credentials.password.reveal().as_bytes();
-        let args: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(user).chain([password]).collect();
-        requests.extend_from_slice(&Zeroizing::new(encode(&args)));
+        requests.extend_from_slice(&Zeroizing::new(encode(&credentials.auth())));
     }
     requests.extend_from_slice(&encode(&[&b"CLIENT"[..], b"LIST"]));
     stream.write_all(&requests).await?;

@@ -178,7 +178,7 @@ fn a_password_reaches_the_configuration_and_no_debug_output() {
     let environment = environment.map(|(name, value)| (name.to_owned(), value.into()));
     let loaded = Config::load(&Sources { environment: environment.into(), ..Sources::default() }).unwrap();
     let auth = loaded.config.sentinel.redis_auth.as_ref().expect("credentials");
-    assert_eq!((auth.username.as_deref(), auth.password.reveal()), (Some("app"), "hunter2"));
+    assert_eq!((auth.username.as_deref(), auth.password.reveal()), (Some(&b"app"[..]), "hunter2"));
     assert!(!format!("{loaded:?}").contains("hunter2"));
 }
 

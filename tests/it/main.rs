@@ -13,6 +13,7 @@ mod drain;
 mod failover;
 mod instructions;
 mod laravel;
+mod leaving;
 mod load;
 mod memory;
 mod odd;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
-use switchmaster::demo::proxy::Proxy;
+use switchmaster::demo::proxy::{Proxy, ProxySpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,13 +16,17 @@ async fn start(cluster: &Cluster, warm: &str, reuse: &str) -> Proxy {
 }
 
 async fn start_detaching(cluster: &Cluster, warm: &str, reuse: &str, idle_after: &str) -> Proxy {
+    let proxy = start_as(&spec_of(cluster, warm, reuse, idle_after)).await;
+    wait_stable(&proxy).await;
+    proxy
+}
+
+fn spec_of(cluster: &Cluster, warm: &str, reuse: &str, idle_after: &str) -> ProxySpec {
     let mut spec = spec(cluster);
     spec.set("SWITCHMASTER_WARM_BACKENDS", warm).set("SWITCHMASTER_REUSE_BACKENDS", reuse);
     spec.set("SWITCHMASTER_DETACH_IDLE_AFTER", idle_after);
     spec.set("SWITCHMASTER_WORKERS", "1"); // what is ready waits in one of them
-    let proxy = start_as(&spec).await;
-    wait_stable(&proxy).await;
-    proxy
+    spec
 }
 
 async fn say(stream: &mut TcpStream, request: &[u8], last_words: &str) -> String {
@@ -129,11 +133,122 @@ async fn clients_that_come_and_go_find_a_connection_ready() {
     // They are closed when nobody comes.
     until("the connections to be closed", LIMIT, async || {
         let list = cluster.ask_node(0, &["CLIENT", "LIST"]).await.map_err(|error| error.to_string())?.to_string();
-        let silent = list.split("\\n").filter(|line| line.contains("cmd=NULL")).count();
+        let silent = list.split("\\n").filter(|line| is_ready(line)).count();
         if silent == 0 { Ok(()) } else { Err(format!("{silent} wait: {list}")) }
     })
     .await
     .unwrap();
+}
+
+/// A line of CLIENT LIST is of a connection that nobody has used yet.
+fn is_ready(line: &str) -> bool {
+    line.contains(" cmd=NULL ") || line.contains(" cmd=reset ")
+}
+
+/// What the server thinks of passwords and users changes while connections are ready: what comes then hears what it
+/// would hear on a fresh connection at that moment.
+async fn what_is_ready_is_as_fresh(warm: &str, reuse: &str) {
+    let spec = ClusterSpec {
+        replicas: 0,
+        sentinels: 1,
+        acl_user: Some(("watcher".into(), "secret".into(), "~* &* +@all".into())),
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::start(spec).await.unwrap();
+    let mut spec = spec_of(&cluster, warm, reuse, "0s");
+    spec.set("SWITCHMASTER_REDIS_USERNAME", "watcher").set("SWITCHMASTER_REDIS_PASSWORD", "secret");
+    let proxy = start_as(&spec).await;
+    wait_stable(&proxy).await;
+    let mut operator = TcpStream::connect(cluster.node_addr(0)).await.unwrap();
+    say(&mut operator, b"AUTH watcher secret\r\nSET secret s\r\n", "+OK\r\n+OK").await;
+    let firsts: &[&str] = &[
+        "GET secret\r\n",
+        "\r\n\r\nGET secret\r\nGET secret\r\n",
+        "SELECT 1\r\nAUTH wrong\r\nGET secret\r\n",
+        "AUTH wrong\r\nGET secret\r\n",
+        "AUTH wrong\r\nAUTH pw\r\nGET secret\r\n",
+        "AUTH pw\r\nGET secret\r\n",
+        "HELLO 3\r\nGET secret\r\n",
+        "HELLO 3 AUTH default pw SETNAME me\r\nGET secret\r\nCLIENT GETNAME\r\n",
+        "HELLO 3 AUTH default wrong\r\nGET secret\r\n",
+        "AUTH watcher secret\r\nACL WHOAMI\r\n",
+        "MULTI\r\nGET secret\r\nEXEC\r\n",
+        "WAIT 0 0\r\nAUTH wrong\r\nGET secret\r\n",
+    ];
+    const OPEN: &str = "ACL SETUSER default on nopass +@all";
+    // What is the case while they get ready, and what is when they are lent.
+    for (before, change) in [
+        (OPEN, "CONFIG SET requirepass pw"),
+        ("CONFIG SET requirepass pw", "CONFIG SET requirepass \"\""),
+        (OPEN, "ACL SETUSER default off"),
+        ("ACL SETUSER default off", OPEN),
+        ("ACL SETUSER default resetpass >other", "ACL SETUSER default resetpass >pw"),
+        (OPEN, "ACL SETUSER default -@all +get +echo"),
+    ] {
+        for first in firsts {
+            say(&mut operator, format!("{OPEN}\r\n{before}\r\n").as_bytes(), "+OK\r\n+OK").await;
+            // Connections are ready from before the change.
+            until("a connection to be ready", LIMIT, async || {
+                let mut client = TcpStream::connect(proxy.addr()).await.map_err(|error| error.to_string())?;
+                let _ = say(&mut client, b"PING\r\n", "\r\n").await;
+                drop(client);
+                let mut witness = TcpStream::connect(cluster.node_addr(0)).await.map_err(|error| error.to_string())?;
+                let list = say(&mut witness, b"AUTH watcher secret\r\nCLIENT LIST\r\n", "cmd=client|list").await;
+                if list.lines().any(is_ready) { Ok(()) } else { Err(list) }
+            })
+            .await
+            .unwrap();
+            say(&mut operator, format!("{change}\r\n").as_bytes(), "+OK").await;
+            let lent = view(&proxy).await.traffic.warm;
+            let mut heard = Vec::new();
+            for addr in [cluster.node_addr(0), proxy.addr()] {
+                let mut client = TcpStream::connect(addr).await.unwrap();
+                client.write_all(format!("{first}ECHO end\r\nQUIT\r\n").as_bytes()).await.unwrap();
+                let mut all = Vec::new();
+                timeout(LIMIT, client.read_to_end(&mut all)).await.expect("an end").unwrap();
+                heard.push(without_id(&String::from_utf8(all).unwrap()));
+            }
+            assert_eq!(heard[1], heard[0], "{first:?} after {change}");
+            assert_eq!(view(&proxy).await.traffic.warm, lent + 1, "{first:?} after {change}: on one that was ready");
+        }
+    }
+}
+
+/// HELLO's answer without the number of the connection.
+fn without_id(heard: &str) -> String {
+    match heard.split_once("\r\nid\r\n:") {
+        Some((before, after)) => format!("{before}{}", after.split_once('\r').unwrap_or_default().1),
+        None => heard.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn what_was_dialled_ahead_is_as_fresh() {
+    what_is_ready_is_as_fresh("4", "false").await;
+}
+
+#[tokio::test]
+async fn what_is_reused_is_as_fresh() {
+    what_is_ready_is_as_fresh("0", "true").await;
+}
+
+#[tokio::test]
+async fn a_server_without_reset_is_dialled_for_each_client() {
+    let spec = ClusterSpec {
+        replicas: 0,
+        sentinels: 1,
+        node_config: vec!["rename-command RESET \"\"".into()],
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::start(spec).await.unwrap();
+    let proxy = start(&cluster, "4", "true").await;
+    for count in 1..=20 {
+        let mut client = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(say(&mut client, b"INCR n\r\n", "\r\n").await, format!(":{count}\r\n"));
+        drop(client);
+        all_have_left(&proxy).await;
+    }
+    assert_eq!(view(&proxy).await.traffic.warm, 0);
 }
 
 /// To a server far away that is one round trip in place of two: the handshake was made before the client came. Told by

@@ -172,13 +172,8 @@ pub async fn dial(addr: SocketAddr, credentials: Option<&Credentials>) -> Result
 
 async fn connect(addr: SocketAddr, credentials: Option<&Credentials>) -> Result<Wire, AskError> {
     let mut wire = Wire::connect(addr).await.map_err(|error| format!("cannot be reached: {error}"))?;
-    if let Some(Credentials { username, password }) = credentials {
-        let password = password.reveal();
-        let request = match username {
-            Some(user) => vec!["AUTH", user, password],
-            None => vec!["AUTH", password],
-        };
-        match wire.ask(&request).await.map_err(|error| format!("does not answer AUTH: {error}"))? {
+    if let Some(credentials) = credentials {
+        match wire.ask(&credentials.auth()).await.map_err(|error| format!("does not answer AUTH: {error}"))? {
             Reply::Error(text) if text.contains("without any password") => {}
             Reply::Error(text) => return Err(AskError::refused("AUTH", &text)),
             _ => {}

@@ -102,7 +102,7 @@ pub(super) struct Entry {
     pub(super) queued: bool,
     /// Replies still owed: several for SUBSCRIBE; 0 when that is known only at its turn (UNSUBSCRIBE without names).
     pub(super) owed: u32,
-    /// When a blocking command was sent: it goes on with the time that is left.
+    /// When what blocks was sent: it goes on with the time that is left.
     pub(super) since: Option<Instant>,
     /// The number of the sample of the master's offset after which it was sent, or of an earlier one; 0: not sent yet.
     pub(super) sent_after: u64,
@@ -131,13 +131,12 @@ impl Entry {
     /// What it does is known (better than before).
     pub(super) fn know(&mut self, effect: Effect) {
         self.effect = effect;
-        // Inside MULTI nothing blocks.
-        if effect.class == Class::Blocking && !self.queued {
+        if self.blocks() {
             self.since.get_or_insert_with(Instant::now);
         }
     }
 
-    /// A server runs nothing of the client that stands behind it.
+    /// A server runs nothing of the client that stands behind it. Inside MULTI nothing blocks.
     pub(super) fn blocks(&self) -> bool {
         (self.effect.class == Class::Blocking || self.effect.duty == Duty::Wait) && !self.queued
     }

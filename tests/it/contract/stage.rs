@@ -118,6 +118,11 @@ impl Seat {
         self.shared.deed
     }
 
+    /// The case's own key.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
     /// The master died with what was outstanding.
     pub fn loses_replies(&self) -> bool {
         matches!(self.deed(), Deed::Crash | Deed::Hang | Deed::Outage)

@@ -1,16 +1,22 @@
 //! What a connection has become by the commands before: reply modes, users, protocols, scripts, WAIT, RESET, QUIT.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::client::{Told, ensure};
+use switchmaster::resp::request::encode;
+
+use super::client::{Client, Told, ensure};
 use super::requests::UNKNOWN;
 use super::stage::{Deed, Seat, cases};
 use super::{ANY, DEATH, row};
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 cases! {
     row::IDLE, ANY, reply_off_stays_off;
     row::IDLE, ANY, reply_skip_skips_one;
     row::IDLE, ANY, courtesies_are_restored;
+    row::IDLE, ANY, what_several_commands_make_is_restored;
+    row::IDLE, ANY, bytes_are_restored_as_they_were;
     row::IDLE, ANY, reset_forgets;
     row::IDLE, ANY, quit_answers_and_ends;
     row::IDLE, ANY, hello_in_the_middle;
@@ -58,6 +64,108 @@ async fn courtesies_are_restored(seat: Seat) -> Told {
     let info = client.get("CLIENT INFO").await?;
     let flags = info.split(" flags=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default().to_owned();
     ensure(flags.contains('e') && (!no_touch || flags.contains('T')), info)
+}
+
+/// What CLIENT builds up, each on a connection of its own; `MULTI` last asks inside it.
+const BUILT_UP: [&[&str]; 9] = [
+    &["CLIENT TRACKING ON BCAST PREFIX @a", "CLIENT TRACKING ON BCAST PREFIX @b NOLOOP", "CLIENT SETNAME @"],
+    &["CLIENT TRACKING ON BCAST PREFIX redirect NOLOOP", "CLIENT TRACKING ON BCAST"],
+    &["CLIENT TRACKING ON OPTIN NOLOOP", "CLIENT TRACKING ON OPTIN", "CLIENT CACHING YES", "CLIENT SETNAME @"],
+    &["CLIENT TRACKING ON OPTIN", "CLIENT CACHING YES", "ECHO a"],
+    &["CLIENT TRACKING ON OPTIN", "CLIENT CACHING YES", "MULTI"],
+    &["CLIENT TRACKING ON BCAST PREFIX @", "CLIENT TRACKING OFF", "CLIENT TRACKING ON OPTOUT", "CLIENT CACHING NO"],
+    &["CLIENT TRACKING ON OPTOUT", "CLIENT TRACKING OFF", "CLIENT NO-EVICT ON", "CLIENT NO-EVICT OFF"],
+    &["CLIENT SETINFO LIB-NAME a", "CLIENT SETINFO LIB-VER 1", "CLIENT SETINFO LIB-NAME b", "SELECT 2"],
+    &["CLIENT SETNAME a", "AUTH app app-secret", "HELLO 3 SETNAME b", "CLIENT NO-TOUCH ON"],
+];
+
+async fn what_several_commands_make_is_restored(seat: Seat) -> Told {
+    let mut clients = Vec::new();
+    for requests in BUILT_UP {
+        let mut client = seat.open().await?;
+        for request in requests {
+            client.get(request).await?;
+        }
+        clients.push(client);
+    }
+    seat.armed().await?;
+    seat.done().await?;
+    seat.switched().await?;
+    for (mut client, requests) in clients.into_iter().zip(BUILT_UP) {
+        let mut direct = seat.switched().await?;
+        if seat.resp == 3 {
+            direct.ask("HELLO 3", "%…").await?;
+        }
+        for request in requests {
+            direct.get(request).await?;
+        }
+        let (restored, made) = (what_it_is(&mut client).await?, what_it_is(&mut direct).await?);
+        ensure(restored == made, format!("{requests:?}: {restored:?} is not {made:?}"))?;
+    }
+    Ok(())
+}
+
+/// What the server says of a connection, without what differs between any two.
+async fn what_it_is(client: &mut Client) -> Told<Vec<String>> {
+    let mut said = Vec::new();
+    for request in ["CLIENT TRACKINGINFO", "CLIENT INFO", "EXEC"] {
+        client.say(request).await?;
+        let mut reply = client.frame().await?;
+        while reply.starts_with(">2 $10 invalidate") {
+            reply = client.frame().await?;
+        }
+        const SAME: [&str; 9] = ["flags", "name", "db", "multi", "user", "redir", "resp", "lib-name", "lib-ver"];
+        let is_same = |word: &&str| word.split_once('=').is_none_or(|(key, _)| SAME.contains(&key));
+        // Its length differs as the rest does.
+        said.push(reply.split(' ').filter(is_same).filter(|word| !word.starts_with('$')).collect::<Vec<_>>().join(" "));
+    }
+    Ok(said)
+}
+
+async fn bytes_are_restored_as_they_were(seat: Seat) -> Told {
+    let user = [seat.tag().as_bytes(), b"-\xff\xfe"].concat();
+    let (password, channel) = (b"\xc3(\x80\xff".as_slice(), [b"\xe2\x28\xa1", seat.tag().as_bytes()].concat());
+    for node in 0..seat.nodes() {
+        let mut node = seat.node(node).await?;
+        let password = [b">", password].concat();
+        node.send(&encode(&[b"ACL", b"SETUSER", &user, b"on", &password, b"~*", b"&*", b"+@all"])).await?;
+        node.hear("+OK").await?;
+    }
+    let mut client = seat.open().await?;
+    client.send(&encode(&[b"AUTH", &user, password])).await?;
+    client.hear("+OK").await?;
+    let mut greeter = seat.open().await?;
+    let resp = seat.resp.to_string();
+    greeter.send(&encode(&[b"HELLO", resp.as_bytes(), b"AUTH", &user, password])).await?;
+    greeter.frame().await?;
+    let mut listener = seat.open().await?;
+    listener.send(&encode(&[b"SUBSCRIBE", &channel])).await?;
+    listener.frame().await?;
+    listener.send(&encode(&[b"PSUBSCRIBE", &[&channel[..], b"*"].concat()])).await?;
+    listener.frame().await?;
+    let mut queue = seat.open().await?;
+    queue.ask("MULTI", "+OK").await?;
+    queue.send(&encode(&[b"SET", &channel, password])).await?;
+    queue.hear("+QUEUED").await?;
+    seat.armed().await?;
+    seat.done().await?;
+    let mut direct = seat.switched().await?;
+    queue.ask("EXEC", "*1 +OK").await?;
+    for client in [&mut client, &mut greeter] {
+        client.ask("ACL WHOAMI", &format!("${} {}", user.len(), String::from_utf8_lossy(&user))).await?;
+    }
+    direct.send(&encode(&[b"GET", &channel])).await?;
+    direct.hear(&format!("${} {}", password.len(), String::from_utf8_lossy(password))).await?;
+    let started = Instant::now();
+    loop {
+        direct.send(&encode(&[b"PUBLISH", &channel, b"m"])).await?;
+        match direct.frame().await?.as_str() {
+            ":2" => break,
+            _ if started.elapsed() < LIMIT => tokio::time::sleep(Duration::from_millis(10)).await,
+            heard => return Err(format!("heard by {heard}").into()),
+        }
+    }
+    listener.hear_of("pmessage").await.map(drop)
 }
 
 async fn reset_forgets(seat: Seat) -> Told {
