@@ -230,7 +230,11 @@ impl Server {
         let held = phase != Phase::Stable && readiness.ready;
         let (status, word, message) = match probed {
             _ if view.draining => (StatusCode::SERVICE_UNAVAILABLE, "error", readiness.why),
-            Ok(found) => (StatusCode::OK, "ok", found.words().to_string()),
+            Ok(found @ probe::Found::NotPermitted(_)) => (StatusCode::OK, "degraded", found.words()),
+            Ok(found @ probe::Found::Answered) if view.credentials.is_wrong() => {
+                (StatusCode::OK, "degraded", format!("{}; {}", found.words(), readiness.why))
+            }
+            Ok(found) => (StatusCode::OK, "ok", found.words()),
             // Every host sees the same failover: if each said 503, the load balancer would have none left.
             Err(probe::Failure::TimedOut) if held => (StatusCode::OK, "ok", readiness.why),
             Err(probe::Failure::TimedOut) => {

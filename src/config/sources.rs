@@ -147,6 +147,11 @@ impl Loaded {
 }
 
 fn refuse_into(problems: &mut Vec<Problem>, key: &str, found: &Found, result: Result<(), String>) {
+    /// Whether anything of it stands in a file: then it may be another when it is read again.
+    pub fn reads_files(&self) -> bool {
+        self.file.is_some() || self.laravel_env.is_some() || !self.draft.read_from.is_empty()
+    }
+
     if let Err(why) = result {
         problems.push(Problem::at(&found.origin, format!("{key}: {why}")));
     }

@@ -20,8 +20,9 @@ use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::view::Login;
 
-use reply::{claim, error_of, fields, items, list, parse_info, peer, replica, reply_error, role, text};
+use reply::{claim, error_of, fields, items, list, no_permission, parse_info, peer, replica, reply_error, role, text};
 
 /// Why a Sentinel or a node could not be asked. Every variant names the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -350,6 +351,7 @@ pub struct Node {
     connection: Connection,
     map: AddressMap,
     number: u64,
+    login: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
     refused: Option<String>,
     /// Told once: it has no password although we have one.
@@ -360,15 +362,15 @@ impl Node {
     /// Dials and authenticates. `number` goes into each answer as [`NodeAnswer::connection`].
     pub async fn connect(
         addr: SocketAddr,
-        credentials: Option<&Credentials>,
+        login: &Login,
         map: &AddressMap,
         number: u64,
         limit: Duration,
     ) -> Result<Node, Error> {
         let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let connection = Connection::open(format!("Redis {addr}"), addr, info, None, limit).await?;
-        let mut node = Node { connection, map: map.clone(), number, refused: None, notice: None };
-        if let Some(credentials) = credentials {
+        let mut node = Node { connection, map: map.clone(), number, login: login.id, refused: None, notice: None };
+        if let Some(credentials) = &login.credentials {
             let replies = node.connection.ask(&[auth(credentials)], limit).await?;
             match replies.first() {
                 Some(Value::ServerError(error))
@@ -399,12 +401,20 @@ impl Node {
             (Role::Unreadable(_), Some(refused)) => Role::Unreadable(refused.clone()),
             (role, _) => role,
         };
-        let mut info = if with_info { parse_info(&replies[1..], &self.map) } else { None };
+        let mut informed = if with_info { replies[1..].to_vec() } else { Vec::new() };
         if !with_info && last.is_none_or(|last| std::mem::discriminant(last) != std::mem::discriminant(&role)) {
-            let replies = self.connection.ask(&Node::info_commands(), limit).await?;
-            info = parse_info(&replies, &self.map);
+            informed = self.connection.ask(&Node::info_commands(), limit).await?;
         }
-        Ok(NodeAnswer { asked, connection: self.number, role, info })
+        let info = parse_info(&informed, &self.map);
+        // Where not even ROLE is answered, that says it all.
+        let readable = !matches!(role, Role::Unreadable(_));
+        let info_refused = informed.iter().find_map(no_permission).filter(|_| readable && info.is_none());
+        Ok(NodeAnswer { asked, connection: self.number, role, info, info_refused, login: self.login })
+    }
+
+    /// Whether the other side has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.connection.driver.is_finished()
     }
 
     /// Returns when the other side has closed the connection.

@@ -22,7 +22,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// What every follower and prober knows.
 pub(super) struct Shared {
     pub(super) map: AddressMap,
-    pub(super) auth: Option<Credentials>,
+    pub(super) auth: watch::Receiver<Option<Credentials>>,
     /// The proxy's own listeners: never a master.
     pub(super) own: Vec<SocketAddr>,
     pub(super) name: watch::Receiver<Option<String>>,
@@ -97,8 +97,8 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.as_ref());
-        let mut sentinel = Sentinel::connect(&at, &mut self.known, auth, LIMIT).await?;
+        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.borrow().clone());
+        let mut sentinel = Sentinel::connect(&at, &mut self.known, auth.as_ref(), LIMIT).await?;
         self.tell(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
             self.tell(FromSentinel::Notice(notice)).await;

@@ -39,7 +39,7 @@ use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::view::{Output, Settings, View};
+use crate::sentinel::view::{Login, Output, Settings, View};
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -84,6 +84,13 @@ pub enum Command {
     Release {
         /// Answered when sessions were told.
         reply: oneshot::Sender<()>,
+    },
+    /// The configured credentials were changed where they are kept.
+    Credentials {
+        /// For the Redis nodes.
+        redis: Option<Credentials>,
+        /// For the Sentinels.
+        sentinels: Option<Credentials>,
     },
     /// `SENTINEL FAILOVER` through the first Sentinel that takes it.
     Failover {
@@ -138,23 +145,25 @@ pub async fn run(
         hold_timeout: parts.hold_timeout,
         planned_hold_limit: parts.planned_hold_limit,
         minority: parts.sentinel.minority,
-        has_credentials: parts.sentinel.redis_auth.is_some(),
+        credentials: parts.sentinel.redis_auth.clone(),
         learn_credentials: parts.sentinel.learn_credentials,
         floor: memory.map(|memory| (memory.addr, memory.epoch)),
     };
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
-    let (credentials, _) = watch::channel(parts.sentinel.redis_auth.clone());
+    let view = View::new(settings, Instant::now());
+    let (credentials, _) = watch::channel(view.login());
+    let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
     let shared = Arc::new(Shared {
         map: AddressMap(parts.sentinel.address_map.clone()),
-        auth: parts.sentinel.auth.clone(),
+        auth: auth_receiver,
         own: parts.own.clone(),
         name: name_receiver,
         pace: pace_receiver,
     });
     let task = Task {
-        view: View::new(settings, Instant::now()),
+        view,
         parts,
         topology,
         status,
@@ -163,6 +172,7 @@ pub async fn run(
         name: name_sender,
         pace,
         credentials,
+        auth,
         followers: HashMap::new(),
         probers: HashMap::new(),
         next_number: 0,
@@ -188,7 +198,8 @@ struct Task {
     out: mpsc::Sender<Message>,
     name: watch::Sender<Option<String>>,
     pace: watch::Sender<Duration>,
-    credentials: watch::Sender<Option<Credentials>>,
+    credentials: watch::Sender<Login>,
+    auth: watch::Sender<Option<Credentials>>,
     followers: HashMap<HostPort, Follower>,
     probers: HashMap<SocketAddr, Prober>,
     /// Connections are numbered over all probers of a node: each prober begins far above the last.
@@ -208,8 +219,12 @@ impl Task {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
         loop {
+            if let Some(proved) = self.topology.take_proved() {
+                self.view.handle(Instant::now(), Input::Credentials(proved));
+            }
             let before = self.topology.generation();
             self.carry_out();
+            self.topology.use_credentials(self.view.health_credentials());
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -262,9 +277,7 @@ impl Task {
                         prober.now.notify_one();
                     }
                 }
-                Output::UseCredentials(learnt) => {
-                    self.credentials.send_replace(Some(learnt));
-                }
+                Output::UseCredentials(login) => _ = self.credentials.send_replace(login),
                 Output::Remember(master) => self.remember(master.addr, master.epoch),
                 Output::Log(level, text) => match level {
                     tracing::Level::ERROR => tracing::error!("{text}"),
@@ -346,6 +359,11 @@ impl Task {
                 self.view.handle(now, Input::Release);
                 self.carry_out();
                 let _ = reply.send(());
+            }
+            Command::Credentials { redis, sentinels } => {
+                tracing::info!("the configured passwords have changed: using the new ones from now on");
+                self.auth.send_replace(sentinels);
+                self.view.handle(now, Input::Configured(redis));
             }
             Command::Failover { reply } => {
                 let orders: Vec<_> = self.followers.values().map(|follower| follower.orders.clone()).collect();

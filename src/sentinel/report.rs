@@ -46,6 +46,8 @@ pub enum Input {
     },
     /// A client's AUTH succeeded with these.
     Credentials(Credentials),
+    /// The configured credentials for the nodes are these now.
+    Configured(Option<Credentials>),
     /// The operator holds requests until then.
     Hold {
         /// When the hold ends by itself.
@@ -182,6 +184,10 @@ pub struct NodeAnswer {
     pub role: Role,
     /// What INFO said on this connection, when it was asked too.
     pub info: Option<Info>,
+    /// NOPERM, when INFO was asked: the node's words.
+    pub info_refused: Option<String>,
+    /// [`crate::sentinel::view::Login::id`] of what it was asked with.
+    pub login: u64,
 }
 
 /// The reply to ROLE.

@@ -2,9 +2,10 @@
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/following.rs` and `view/switching.rs`
-//! hold the transitions, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and
-//! `view/record.rs` and `view/show.rs` what people see.
+//! hold the transitions, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are,
+//! `view/credentials.rs` as whom the nodes are asked, and `view/record.rs` and `view/show.rs` what people see.
 
+mod credentials;
 mod decide;
 mod evidence;
 mod following;
@@ -15,16 +16,19 @@ mod switching;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::Login;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::admin::view::{Counters, CredentialsState};
+use crate::admin::view::Counters;
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
-use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
+use crate::sentinel::view::credentials::Logins;
 use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
@@ -45,9 +49,9 @@ pub struct Settings {
     pub planned_hold_limit: Duration,
     /// What to do in a minority partition.
     pub minority: Minority,
-    /// There are credentials for the nodes.
-    pub has_credentials: bool,
-    /// Without them: take a client's.
+    /// The credentials for the nodes.
+    pub credentials: Option<Credentials>,
+    /// Where these are none, or do not let us ask: take a client's.
     pub learn_credentials: bool,
     /// The last master and epoch of an earlier run: we do not go below.
     pub floor: Option<(SocketAddr, u64)>,
@@ -64,8 +68,8 @@ pub enum Output {
     AskSentinels,
     /// Ask this node now.
     AskNode(SocketAddr),
-    /// Use these credentials from now on.
-    UseCredentials(Credentials),
+    /// Ask the nodes with these credentials from now on.
+    UseCredentials(Login),
     /// Remember this master across restarts.
     Remember(Master),
     /// A line for the log.
@@ -130,9 +134,7 @@ pub struct View {
     minority_since: Option<Instant>,
     /// Sessions reported that the master closed their connections.
     session_eof: Option<Instant>,
-    credentials: CredentialsState,
-    offered: Option<Credentials>,
-    unreadable: Option<String>,
+    logins: Logins,
     notices: BTreeSet<String>,
     empty_restart: Option<(Instant, String)>,
     long_hold_told: bool,
@@ -254,8 +256,7 @@ impl View {
     pub fn new(settings: Settings, now: Instant) -> View {
         let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
         let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
-        let credentials =
-            if settings.has_credentials { CredentialsState::Configured } else { CredentialsState::NotNeeded };
+        let logins = Logins::new(settings.credentials.clone(), settings.learn_credentials, now);
         View {
             settings,
             started: now,
@@ -287,9 +288,7 @@ impl View {
             lower: None,
             minority_since: None,
             session_eof: None,
-            credentials,
-            offered: None,
-            unreadable: None,
+            logins,
             notices: BTreeSet::new(),
             empty_restart: None,
             long_hold_told: false,
@@ -342,10 +341,12 @@ impl View {
             | Input::SessionRefused { .. }
             | Input::SessionAuthRefused { .. }
             | Input::Tick => {}
-            Input::Credentials(credentials) => self.offered = Some(credentials),
+            Input::Credentials(credentials) => self.on_offer(credentials),
+            Input::Configured(credentials) => self.on_configured(credentials),
             Input::Hold { until } => self.paused = Some((self.paused.map_or(now, |(since, _)| since), until)),
             Input::Release => self.end_pause(now),
         }
+        self.choose_login(now);
         self.decide(now);
     }
 
@@ -538,10 +539,11 @@ impl View {
                     node.info = None;
                 }
                 node.answer = Some((*answer).clone());
+                if is_master || self.master.is_none() {
+                    self.on_login(now, &answer, addr);
+                }
                 if is_master {
                     self.on_master_answer(now, &answer);
-                } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role) {
-                    self.on_unreadable(addr, words);
                 }
             }
             FromNode::Eof => {

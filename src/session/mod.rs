@@ -84,7 +84,7 @@ pub struct Worker {
     pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
-    /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
+    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
     pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
     pub learn_credentials: bool,

@@ -411,9 +411,8 @@ impl Session {
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)
             && self.worker.learn_credentials
         {
-            let mut known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
             if known.as_ref() != Some(&credentials) {
-                known.get_or_insert_with(|| credentials.clone());
                 drop(known);
                 self.worker.topology.report(Report::Credentials(credentials));
             }

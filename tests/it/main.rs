@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod config;
 mod contract;
+mod credentials;
 mod failover;
 mod instructions;
 mod laravel;

@@ -154,6 +154,16 @@ pub(super) fn lag(value: &str, map: &AddressMap) -> Option<(SocketAddr, u64)> {
     Some((map.literal(&at)?, parts.get("lag")?.parse().ok()?))
 }
 
+/// The words of a NOPERM.
+pub(super) fn no_permission(reply: &Value) -> Option<String> {
+    match reply {
+        Value::ServerError(error) if error.code() == "NOPERM" => {
+            Some(format!("-NOPERM {}", error.details().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
 pub(super) fn error_of(peer: &str, reply: &Value) -> Option<Error> {
     match reply {
         Value::ServerError(error) => Some(reply_error(peer, error.code(), error.details().unwrap_or_default())),

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{SentinelState, State, View};
-use crate::admin::view::{
-    self as shown, AbortView, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
-};
+use crate::admin::view::{self as shown, AbortView, Agreement, FailoverView, MasterView, ReplicaView, SentinelView};
 use crate::config::HostPort;
 use crate::sentinel::report::Role;
 use crate::sentinel::word::Word;
@@ -49,7 +47,7 @@ impl View {
             down_after_ms: self.down_after().map(ms),
             failover_timeout_ms: claims().map(|claim| ms(claim.failover_timeout)).max(),
             hold_timeout_ms: Some(ms(self.hold_timeout())),
-            credentials: self.credentials,
+            credentials: self.credentials_state(),
             last_failover: (self.last_change.as_ref())
                 .map(|last| FailoverView { ago_ms: age(last.at), ..last.shown.clone() }),
             last_abort: (self.last_abort.as_ref())
@@ -122,16 +120,7 @@ impl View {
 
     fn warnings(&self, now: Instant) -> Vec<String> {
         let mut warnings: Vec<String> = self.notices.iter().cloned().collect();
-        if let Some(words) = &self.unreadable {
-            warnings.push(match self.credentials {
-                CredentialsState::Configured | CredentialsState::Refused => format!(
-                    "Redis refuses our credentials ({words}): set redis_password (and redis_username) to what the nodes expect. Until then a failover takes about a second longer"
-                ),
-                _ => format!(
-                    "Redis wants a password and none is set ({words}): set SWITCHMASTER_REDIS_PASSWORD. Until then a failover takes about a second longer and the master is not verified"
-                ),
-            });
-        }
+        warnings.extend(self.credential_warnings());
         if let Some((_, text)) = self.empty_restart.as_ref().filter(|(at, _)| now < *at + Duration::from_secs(3600)) {
             warnings.push(text.clone());
         }

@@ -1,6 +1,9 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
+mod credentials;
+
 use super::*;
+use crate::admin::view::CredentialsState;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
 /// Behind the time that a promotion waits for the old master, in milliseconds.
@@ -38,7 +41,7 @@ fn settings() -> Settings {
         hold_timeout: HoldTimeout::Auto,
         planned_hold_limit: Duration::from_millis(1500),
         minority: Minority::Warn,
-        has_credentials: false,
+        credentials: None,
         learn_credentials: true,
         floor: None,
     }
@@ -194,7 +197,8 @@ impl World {
     }
 
     fn node_says(&mut self, node: usize, role: Role, info: Option<Info>) {
-        let answer = NodeAnswer { asked: self.now, connection: self.connections[node], role, info };
+        let (connection, login) = (self.connections[node], self.view.login().id);
+        let answer = NodeAnswer { asked: self.now, connection, role, info, info_refused: None, login };
         self.handle(Input::Node(addr(node), FromNode::Answer(Box::new(answer))));
     }
 
@@ -895,19 +899,7 @@ fn a_clients_credentials_are_used_when_there_are_none() {
     }
     world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
     let credentials = Credentials { username: None, password: crate::secret::Secret::new("x") };
-    world.handle(Input::Credentials(credentials));
-    world.view.handle(
-        world.now,
-        Input::Node(
-            addr(MASTER),
-            FromNode::Answer(Box::new(NodeAnswer {
-                asked: world.now,
-                connection: 1,
-                role: Role::Unreadable("-NOAUTH".into()),
-                info: None,
-            })),
-        ),
-    );
+    world.view.handle(world.now, Input::Credentials(credentials));
     assert!(world.view.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
     world.connections[MASTER] = 2;
     world.master_says(MASTER, 100, &[]);
