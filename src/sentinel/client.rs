@@ -1,15 +1,20 @@
 //! Connections to Sentinels and to Redis nodes: asks, parses, and never waits without a limit.
 //!
 //! The only user of the `redis` crate. Nothing here retries, reconnects or decides; a connection that failed once
-//! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic.
+//! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic. Whoever is at the other end,
+//! what it sends is bounded: bytes ([`metered`]), messages, list entries, and the length of what goes on from here.
 
+mod metered;
 mod reply;
 
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use metered::{Allowance, Metered, too_much};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
 use tokio::net::TcpStream;
@@ -22,7 +27,14 @@ use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
 use crate::sentinel::view::Login;
 
-use reply::{claim, error_of, fields, items, list, no_permission, parse_info, peer, replica, reply_error, role, text};
+use reply::{
+    claim, entries, error_of, fields, is_list, no_permission, parse_info, peer, replica, reply_error, role, text, words,
+};
+
+/// Messages that wait to be read, and events about our master within one second; a failover makes about 30.
+const MOST_EVENTS: usize = 256;
+/// The longest message that is looked at: host names have 255 bytes.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// Why a Sentinel or a node could not be asked. Every variant names the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +118,7 @@ struct Connection {
     peer: String,
     inner: MultiplexedConnection,
     driver: JoinHandle<()>,
+    allowance: Allowance,
 }
 
 impl Drop for Connection {
@@ -120,7 +133,7 @@ impl Connection {
         peer: String,
         addr: SocketAddr,
         info: RedisConnectionInfo,
-        pushes: Option<mpsc::UnboundedSender<PushInfo>>,
+        pushes: Option<Inbox>,
         limit: Duration,
     ) -> Result<Connection, Error> {
         let connect = async {
@@ -134,15 +147,17 @@ impl Connection {
             stream.set_nodelay(true).map_err(|error| Error::Io(format!("{peer}: {error}")))?;
             let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
             if let Some(pushes) = pushes {
-                config = config.set_push_sender(pushes);
+                config = config.set_push_sender(move |push| pushes.put(push));
             }
-            MultiplexedConnection::new_with_config(&info, stream, config)
+            let (stream, allowance) = Metered::new(stream);
+            let (inner, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
                 .await
-                .map_err(|error| redis_error(&peer, &error))
+                .map_err(|error| redis_error(&peer, &error))?;
+            Ok((inner, driver, allowance))
         };
-        let (inner, driver) = within(&peer, "connecting", limit, connect).await??;
+        let (inner, driver, allowance) = within(&peer, "connecting", limit, connect).await??;
         let driver = tokio::spawn(driver);
-        Ok(Connection { peer, inner, driver })
+        Ok(Connection { peer, inner, driver, allowance })
     }
 
     /// Sends commands in one write; the replies in order, errors among them as values.
@@ -151,9 +166,13 @@ impl Connection {
         for command in commands {
             pipeline.add_command(command.clone());
         }
+        self.allowance.renew();
         let asking = self.inner.send_packed_commands(&pipeline, 0, commands.len());
         let replies = within(&self.peer, "the answer", limit, asking).await?;
-        replies.map_err(|error| redis_error(&self.peer, &error))
+        replies.map_err(|error| match self.allowance.is_exceeded() {
+            true => Error::Reply(format!("{} is given up for a moment: {}", self.peer, too_much())),
+            false => redis_error(&self.peer, &error),
+        })
     }
 }
 
@@ -168,7 +187,7 @@ fn redis_error(peer: &str, error: &redis::RedisError) -> Error {
         None if error.is_io_error() || error.is_connection_dropped() => {
             Error::Io(format!("{peer}: the connection was closed ({error})"))
         }
-        None => Error::Reply(format!("{peer}: {error}")),
+        None => Error::Reply(format!("{peer}: {}", words(&error.to_string()))),
     }
 }
 
@@ -188,10 +207,36 @@ fn auth(credentials: &Credentials) -> Cmd {
     }
 }
 
+/// Messages of a subscription on their way to whoever reads them: so many, and none that is longer than any Sentinel's.
+struct Inbox {
+    messages: mpsc::Sender<PushInfo>,
+    flooded: Arc<AtomicBool>,
+}
+
+impl Inbox {
+    fn put(&self, push: PushInfo) -> Result<(), ()> {
+        let length = |value: &Value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 };
+        let wanted = match push.kind {
+            PushKind::PMessage => {
+                push.data.len() == 3 && push.data.iter().map(length).sum::<usize>() <= LONGEST_MESSAGE
+            }
+            PushKind::Disconnection => true,
+            _ => false,
+        };
+        if wanted && let Err(mpsc::error::TrySendError::Full(_)) = self.messages.try_send(push) {
+            self.flooded.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// A Sentinel: queries and subscription on one RESP3 connection, so that the life of one is the life of both.
 pub struct Sentinel {
     connection: Connection,
-    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    messages: mpsc::Receiver<PushInfo>,
+    flooded: Arc<AtomicBool>,
+    /// Events about our master since then.
+    events: (Instant, usize),
     myid: Option<String>,
     /// Told once: it has no password although we have one.
     pub notice: Option<String>,
@@ -238,8 +283,10 @@ impl Sentinel {
                 info = info.set_username(user);
             }
         }
-        let (sender, pushes) = mpsc::unbounded_channel();
-        let mut connection = Connection::open(peer, addr, info, Some(sender), limit).await?;
+        let (sender, messages) = mpsc::channel(MOST_EVENTS);
+        let flooded = Arc::new(AtomicBool::new(false));
+        let inbox = Inbox { messages: sender, flooded: flooded.clone() };
+        let mut connection = Connection::open(peer, addr, info, Some(inbox), limit).await?;
         let commands =
             [cmd(&["CLIENT", "SETNAME", "switchmaster"]), cmd(&["SENTINEL", "MYID"]), cmd(&["PSUBSCRIBE", "*"])];
         let replies = connection.ask(&commands, limit).await?;
@@ -257,26 +304,44 @@ impl Sentinel {
                 notice = Some(format!("{} needs no password, but one is configured for Sentinels", connection.peer));
             }
         }
-        Ok(Sentinel { connection, pushes, myid, notice })
+        Ok(Sentinel { connection, messages, flooded, events: (Instant::now(), 0), myid, notice })
     }
 
-    /// The next message about `name`; `None` when the connection has ended.
-    pub async fn event(&mut self, name: Option<&str>) -> Option<Event> {
+    /// The next message about `name`.
+    ///
+    /// # Errors
+    /// When the connection has ended, or is to be given up because messages come faster than any failover sends them.
+    pub async fn event(&mut self, name: Option<&str>) -> Result<Event, Error> {
         loop {
-            let push = self.pushes.recv().await?;
-            match push.kind {
-                PushKind::Disconnection => return None,
-                PushKind::PMessage => {
-                    let words: Vec<String> = push.data.iter().filter_map(text).collect();
-                    if let ([_, channel, payload], Some(name)) = (&words[..], name)
-                        && let Some(event) = event::parse(name, channel, payload)
-                    {
-                        return Some(event);
-                    }
+            let message = self.messages.recv().await.filter(|push| push.kind == PushKind::PMessage);
+            if self.connection.allowance.is_exceeded() {
+                return Err(self.flood(&too_much()));
+            }
+            if self.flooded.load(Ordering::Relaxed) {
+                return Err(self.flood(&format!("it sent {MOST_EVENTS} messages faster than they are read")));
+            }
+            let Some(message) = message else {
+                return Err(Error::Io(format!("{} closed the connection", self.connection.peer)));
+            };
+            let words: Vec<String> = message.data.iter().filter_map(text).collect();
+            if let ([_, channel, payload], Some(name)) = (&words[..], name)
+                && let Some(event) = event::parse(name, channel, payload)
+            {
+                let (since, count) = &mut self.events;
+                if since.elapsed() > Duration::from_secs(1) {
+                    (*since, *count) = (Instant::now(), 0);
                 }
-                _ => {}
+                *count += 1;
+                if *count > MOST_EVENTS {
+                    return Err(self.flood(&format!("it sent {MOST_EVENTS} events within a second")));
+                }
+                return Ok(event);
             }
         }
+    }
+
+    fn flood(&self, why: &str) -> Error {
+        Error::Reply(format!("{} is given up for a moment: {why}", self.connection.peer))
     }
 
     /// PING, which a Sentinel answers also while it is subscribed (RESP3).
@@ -291,7 +356,7 @@ impl Sentinel {
             Some(Value::ServerError(error)) => {
                 Err(reply_error(&self.connection.peer, error.code(), error.details().unwrap_or_default()))
             }
-            Some(value) => Ok(items(value).iter().filter_map(|item| fields(item).remove("name")).collect()),
+            Some(value) => Ok(entries(value).filter_map(|item| fields(item).remove("name")).collect()),
             None => Err(Error::Reply(format!("{}: no reply", self.connection.peer))),
         }
     }
@@ -320,20 +385,22 @@ impl Sentinel {
             Ok(claim) => (Some(claim), None),
             Err(problem) => (None, Some(problem)),
         };
-        let peers = list(peers).map(|peers| peers.iter().filter_map(peer).collect());
-        let replicas = match list(replicas) {
-            Some(entries) => {
-                let mut facts = Vec::new();
-                for entry in &entries {
-                    facts.extend(replica(entry, map, limit).await);
-                }
-                Some(facts)
+        let peers = is_list(peers).then(|| entries(peers).filter_map(peer).collect());
+        let replicas = if is_list(replicas) {
+            let (began, mut facts) = (Instant::now(), Vec::new());
+            for entry in entries(replicas) {
+                // One limit for all their names.
+                facts.extend(replica(entry, map, limit.saturating_sub(began.elapsed())).await);
             }
-            None => None,
+            Some(facts)
+        } else {
+            None
         };
         let quorum = match quorum {
             Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => None,
-            Value::ServerError(error) => Some(Err(format!("{} {}", error.code(), error.details().unwrap_or_default()))),
+            Value::ServerError(error) => {
+                Some(Err(format!("{} {}", words(error.code()), words(error.details().unwrap_or_default()))))
+            }
             _ => Some(Ok(())),
         };
         Ok(SentinelAnswer { asked, myid: self.myid.clone(), claim, problem, peers, replicas, quorum })
@@ -379,8 +446,8 @@ impl Node {
                     node.notice = Some(format!("{} needs no password, but one is configured", node.connection.peer));
                 }
                 Some(Value::ServerError(error)) => {
-                    let words = error.details().unwrap_or_default();
-                    node.refused = Some(format!("{}: -{} {words}", node.connection.peer, error.code()));
+                    let detail = words(error.details().unwrap_or_default());
+                    node.refused = Some(format!("{}: -{} {detail}", node.connection.peer, words(error.code())));
                 }
                 _ => {}
             }

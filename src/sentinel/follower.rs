@@ -111,10 +111,7 @@ impl Task {
             let name = names.borrow_and_update().clone();
             let every = *pace.borrow_and_update();
             tokio::select! {
-                event = sentinel.event(name.as_deref()) => match event {
-                    Some(event) => self.tell_event(event).await,
-                    None => return Err(client::Error::Io(format!("Sentinel {} closed the connection", client::show(&self.at)))),
-                },
+                event = sentinel.event(name.as_deref()) => self.tell_event(event?).await,
                 () = self.poll.notified() => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled + every).into()) => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled.max(pinged) + ALIVE_EVERY).into()) => {

@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod credentials;
 mod failover;
+mod hostile;
 mod instructions;
 mod laravel;
 mod load;

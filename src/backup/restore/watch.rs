@@ -93,7 +93,7 @@ impl Watch {
 }
 
 async fn listen(mut sentinel: Sentinel, at: String, name: String, out: mpsc::Sender<Heard>) {
-    while let Some(event) = sentinel.event(Some(&name)).await {
+    while let Ok(event) = sentinel.event(Some(&name)).await {
         let what = match event.kind {
             Kind::MasterDown => "takes the master for down",
             Kind::TryFailover | Kind::Candidate { .. } | Kind::Promoted => "has begun a failover",

@@ -1,6 +1,7 @@
 //! Reads the replies of Sentinels and nodes.
 //!
-//! Lenient: an absent or strange field is `None`, an empty list or 0, never a panic; RESP2 and RESP3 both.
+//! Lenient: an absent or strange field is `None`, an empty list or 0, never a panic; RESP2 and RESP3 both. What goes on
+//! from here is short: so many entries of a list, so much of a text.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,6 +13,11 @@ use super::{AddressMap, Error};
 use crate::config::HostPort;
 use crate::sentinel::report::{Claim, Info, Peer, ReplicaFact, Role};
 
+/// Entries of a list, and fields of an entry. A Sentinel's have about 45 fields; nobody has a hundred replicas.
+const MOST_ENTRIES: usize = 128;
+/// Of a text; a host name has 255 bytes.
+const LONGEST_TEXT: usize = 300;
+
 pub(super) async fn claim(
     peer: &str,
     name: &str,
@@ -22,14 +28,14 @@ pub(super) async fn claim(
     limit: Duration,
 ) -> Result<Claim, String> {
     if let Value::ServerError(error) = before {
-        let words = error.details().unwrap_or_default();
+        let words = words(error.details().unwrap_or_default());
         return Err(if words.starts_with("No such master") {
             format!("{peer} does not monitor a master named {name}")
         } else {
             format!("{peer}: -{} {words}", error.code())
         });
     }
-    let addr: Vec<String> = items(addr).iter().filter_map(text).collect();
+    let addr: Vec<String> = entries(addr).filter_map(text).map(|text| words(&text)).collect();
     let [host, port] = &addr[..] else { return Err(format!("{peer} does not say where {name} is")) };
     let port = port.parse().map_err(|_| format!("{peer} names the port {port}"))?;
     let reported = HostPort { host: host.clone(), port };
@@ -85,7 +91,7 @@ pub(super) async fn replica(entry: &Value, map: &AddressMap, limit: Duration) ->
 pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Result<Role, Error> {
     let reply = reply.ok_or_else(|| Error::Reply(format!("{peer}: no reply to ROLE")))?;
     if let Value::ServerError(error) = reply {
-        let words = format!("-{} {}", error.code(), error.details().unwrap_or_default());
+        let words = format!("-{} {}", words(error.code()), words(error.details().unwrap_or_default()));
         return match error.code() {
             "LOADING" | "BUSY" | "MASTERDOWN" => Ok(Role::Occupied(words)),
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Ok(Role::Unreadable(words)),
@@ -98,8 +104,7 @@ pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Resul
     match (kind.as_str(), parts) {
         ("master", [_, offset, replicas, ..]) => Ok(Role::Master {
             offset: number(offset),
-            replicas: items(replicas)
-                .iter()
+            replicas: entries(replicas)
                 .filter_map(|replica| match items(replica) {
                     [host, port, offset, ..] => Some((literal(map, host, port)?, number(offset))),
                     _ => None,
@@ -127,12 +132,14 @@ pub(super) fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
         for line in section.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };
             match key {
-                "run_id" => info.run_id = value.to_owned(),
-                "master_replid" => info.replid = value.to_owned(),
-                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(value.to_owned()),
+                "run_id" => info.run_id = words(value),
+                "master_replid" => info.replid = words(value),
+                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(words(value)),
                 "second_repl_offset" => info.second_offset = value.parse().ok(),
                 "loading" => info.loading = value != "0",
-                _ if key.starts_with("slave") && value.starts_with("ip=") => info.lags.extend(lag(value, map)),
+                _ if key.starts_with("slave") && value.starts_with("ip=") && info.lags.len() < MOST_ENTRIES => {
+                    info.lags.extend(lag(value, map));
+                }
                 _ if key.starts_with("db") => {
                     let keys = value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok());
                     info.keys += keys.unwrap_or_default();
@@ -158,7 +165,7 @@ pub(super) fn lag(value: &str, map: &AddressMap) -> Option<(SocketAddr, u64)> {
 pub(super) fn no_permission(reply: &Value) -> Option<String> {
     match reply {
         Value::ServerError(error) if error.code() == "NOPERM" => {
-            Some(format!("-NOPERM {}", error.details().unwrap_or_default()))
+            Some(format!("-NOPERM {}", words(error.details().unwrap_or_default())))
         }
         _ => None,
     }
@@ -193,22 +200,37 @@ pub(super) fn items(value: &Value) -> &[Value] {
     }
 }
 
-pub(super) fn list(value: &Value) -> Option<Vec<Value>> {
-    matches!(value, Value::Array(_) | Value::Set(_)).then(|| items(value).to_vec())
+pub(super) fn is_list(value: &Value) -> bool {
+    matches!(value, Value::Array(_) | Value::Set(_))
+}
+
+/// The first entries of a list.
+pub(super) fn entries(value: &Value) -> impl Iterator<Item = &Value> {
+    items(value).iter().take(MOST_ENTRIES)
+}
+
+/// The beginning of what a server said, fit for a line of the log.
+pub(super) fn words(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect()
+}
+
+fn field(key: &Value, value: &Value) -> Option<(String, String)> {
+    Some((words(&text(key)?), words(&text(value)?)))
 }
 
 /// The fields of a Sentinel entry: a map in RESP3, a flat array in RESP2.
 pub(super) fn fields(value: &Value) -> HashMap<String, String> {
     match value {
-        Value::Map(pairs) => pairs.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
+        Value::Map(pairs) => pairs.iter().take(MOST_ENTRIES).filter_map(|(key, value)| field(key, value)).collect(),
         Value::Array(items) => {
-            items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
+            items.chunks_exact(2).take(MOST_ENTRIES).filter_map(|pair| field(&pair[0], &pair[1])).collect()
         }
         _ => HashMap::new(),
     }
 }
 
 pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
+    let (code, detail) = (&*words(code), &*words(detail));
     let text = match code {
         "NOAUTH" if peer.starts_with("Sentinel ") => {
             format!("{peer} wants a password and none is set: set sentinel_password (NOAUTH)")
@@ -224,5 +246,20 @@ pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
         Error::Auth(text)
     } else {
         Error::Reply(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_lists_are_cut_short_and_fit_for_a_log() {
+        assert_eq!(words("a\u{1b}[31m\r\nb"), "a[31mb");
+        assert_eq!(words(&"x".repeat(5_000_000)).len(), LONGEST_TEXT);
+        let error = reply_error("Sentinel a:1", "ERR", &"y".repeat(100_000)).to_string();
+        assert!(error.len() < 400, "{}", error.len());
+        let many = Value::Array(vec![Value::Nil; 20_000]);
+        assert_eq!(entries(&many).count(), MOST_ENTRIES);
     }
 }
