@@ -4,7 +4,7 @@
 //! session a second time for nothing; so it is registered for reading alone, and for writing only while a write waits.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll, ready};
 
@@ -64,6 +64,16 @@ impl Unix {
                 self.writable = None;
                 return Poll::Ready(written);
             }
+        }
+    }
+}
+
+impl Client {
+    /// Where it is; `None` for a Unix socket, or when it has gone.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Client::Tcp(stream) => stream.peer_addr().ok(),
+            Client::Unix(_) => None,
         }
     }
 }

@@ -21,6 +21,7 @@ mod lane;
 pub mod ledger;
 pub mod pipe;
 mod pool;
+mod refused;
 pub mod registry;
 mod replies;
 mod requests;

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
-use super::{CloseReason, Gate, OK, Round, Session, backend};
+use super::{CloseReason, Gate, OK, Round, Session, backend, refused};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -406,6 +406,10 @@ impl Session {
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             self.state.delivered(effect, queued, request, OK);
             return Some(OK.to_vec());
+        }
+        let logs_in = matches!(effect.duty, Duty::Auth | Duty::Hello);
+        if logs_in && (reply.starts_with(b"-WRONGPASS") || (effect.duty == Duty::Auth && reply.starts_with(b"-"))) {
+            refused::note(self.client.addr());
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         if let Some(credentials) = self.state.delivered(effect, queued, request, reply)

@@ -213,3 +213,25 @@ async fn a_password_that_is_changed_in_its_file_needs_no_restart() {
     .unwrap();
     assert!(!proxy.log().contains("new-one"));
 }
+
+#[tokio::test]
+async fn clients_with_wrong_passwords_are_counted_and_logged_once_a_minute_without_these() {
+    let cluster = Cluster::start(ClusterSpec::with_password("secret")).await.unwrap();
+    let proxy = start_as(&spec(&cluster)).await;
+    wait_stable(&proxy).await;
+    let mut wire = Wire::connect(proxy.addr()).await.unwrap();
+    let from = wire.local_addr().unwrap().to_string();
+    for request in
+        [&["AUTH", "hunter2"][..], &["AUTH", "nobody", "hunter2"], &["HELLO", "3", "AUTH", "default", "hunter2"]]
+    {
+        let reply = wire.ask(request).await.unwrap();
+        assert!(matches!(&reply, Reply::Error(error) if error.starts_with("WRONGPASS")), "{reply}");
+    }
+    assert_eq!(wire.ask(&["AUTH", "secret"]).await.unwrap().text(), Some("OK"));
+    let (_, metrics) = http(&proxy, "/metrics").await;
+    assert!(metrics.lines().any(|line| line == "switchmaster_client_auth_failures_total 3"), "{metrics}");
+    wait_log(&proxy, &["WARN", "AUTH was refused", "1 times", &from]).await;
+    let lines = proxy.log().lines().filter(|line| line.contains("AUTH was refused")).count();
+    assert_eq!(lines, 1, "{}", proxy.log());
+    assert!(!proxy.log().contains("hunter2"), "{}", proxy.log());
+}
