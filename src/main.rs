@@ -81,15 +81,13 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
                 Err(error) => fail(error.exit_code(), &error.to_string()),
             }
         }),
-        Verb::Demo(args) => demo(&args, &loaded),
+        Verb::Demo(args) => demo(&args, &loaded.config),
     }
 }
 
-fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
-    // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
-    let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
-    let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
-    if let ListenAddr::Tcp(addr) = &loaded.config.listen[0].addr {
+fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
+    let mut options = DemoOptions { keep: args.keep, ..DemoOptions::default() };
+    if let ListenAddr::Tcp(addr) = &config.listen[0].addr {
         options.listen = *addr;
     }
     block_on(async {
@@ -127,6 +125,9 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 fn serve(loaded: &Loaded, sources: Sources) -> ExitCode {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     let reread = move || Config::load(&sources).ok().map(|loaded| loaded.config);
     let reread: Option<serve::Reread> = if loaded.reads_files() { Some(Arc::new(reread)) } else { None };
     match serve::run(&loaded.config, reread) {
