@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Parser;
 use switchmaster::admin::client::{self, Remote};
 use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
-use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::config::{Config, Loaded, LogConfig, Origin, Sources};
 use switchmaster::demo::{self, DemoOptions};
 use switchmaster::serve;
 use switchmaster::socket::ListenAddr;
@@ -81,13 +81,15 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
                 Err(error) => fail(error.exit_code(), &error.to_string()),
             }
         }),
-        Verb::Demo(args) => demo(&args, &loaded.config),
+        Verb::Demo(args) => demo(&args, &loaded),
     }
 }
 
-fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
-    let mut options = DemoOptions { keep: args.keep, ..DemoOptions::default() };
-    if let ListenAddr::Tcp(addr) = &config.listen[0].addr {
+fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
+    // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
+    let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
+    let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
+    if let ListenAddr::Tcp(addr) = &loaded.config.listen[0].addr {
         options.listen = *addr;
     }
     block_on(async {

@@ -7,11 +7,12 @@
 mod metered;
 mod reply;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metered::{Allowance, Metered, too_much};
@@ -35,6 +36,9 @@ use reply::{
 const MOST_EVENTS: usize = 256;
 /// The longest message that is looked at: host names have 255 bytes.
 const LONGEST_MESSAGE: usize = 4096;
+
+/// Names whose addresses are remembered.
+const MOST_NAMES: usize = 256;
 
 /// Why a Sentinel or a node could not be asked. Every variant names the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,19 +74,44 @@ impl std::error::Error for Error {}
 
 /// Turns reported addresses into addresses to dial: the operator's map first, then names are resolved.
 #[derive(Clone, Debug, Default)]
-pub struct AddressMap(pub Vec<(HostPort, HostPort)>);
+pub struct AddressMap {
+    pairs: Vec<(HostPort, HostPort)>,
+    /// Where names led when they were last resolved.
+    names: Arc<Mutex<HashMap<HostPort, SocketAddr>>>,
+}
 
 impl AddressMap {
+    /// Reported address -> address to dial.
+    pub fn new(pairs: Vec<(HostPort, HostPort)>) -> AddressMap {
+        AddressMap { pairs, names: Arc::default() }
+    }
+
     /// The address to dial for a reported one.
     pub fn map(&self, reported: &HostPort) -> HostPort {
-        let mapped = self.0.iter().find(|(from, _)| from == reported).map(|(_, to)| to);
+        let mapped = self.pairs.iter().find(|(from, _)| from == reported).map(|(_, to)| to);
         mapped.unwrap_or(reported).clone()
     }
 
     /// Maps and resolves; the first address of a name wins.
     pub async fn resolve(&self, reported: &HostPort, limit: Duration) -> Result<SocketAddr, Error> {
-        let addrs = resolve(&self.map(reported), limit).await?;
-        addrs.first().copied().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))
+        let mapped = self.map(reported);
+        let addrs = resolve(&mapped, limit).await?;
+        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))?;
+        if mapped.host.parse::<IpAddr>().is_err() {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            if names.len() < MOST_NAMES || names.contains_key(&mapped) {
+                names.insert(mapped, first);
+            }
+        }
+        Ok(first)
+    }
+
+    /// The same without asking DNS: where a name led when it was last resolved. For what people see.
+    pub fn remembered(&self, reported: &HostPort) -> Option<SocketAddr> {
+        self.literal(reported).or_else(|| {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.get(&self.map(reported)).copied()
+        })
     }
 
     /// The same without asking DNS.

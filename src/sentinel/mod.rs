@@ -156,7 +156,7 @@ pub async fn run(
     let (credentials, _) = watch::channel(view.login());
     let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
     let shared = Arc::new(Shared {
-        map: AddressMap(parts.sentinel.address_map.clone()),
+        map: AddressMap::new(parts.sentinel.address_map.clone()),
         auth: auth_receiver,
         own: parts.own.clone(),
         name: name_receiver,

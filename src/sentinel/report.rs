@@ -215,6 +215,17 @@ pub enum Role {
     Unreadable(String),
 }
 
+/// A replica that its master lists by a host name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedReplica {
+    /// Where the name led last; `None`: nobody has resolved it.
+    pub addr: Option<SocketAddr>,
+    /// How far it has acknowledged the stream.
+    pub offset: u64,
+    /// Seconds since then.
+    pub lag: u64,
+}
+
 /// The parts of INFO that tell processes and data sets apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
@@ -232,4 +243,6 @@ pub struct Info {
     pub keys: u64,
     /// Replicas that are online, with the seconds since their last acknowledgement.
     pub lags: Vec<(SocketAddr, u64)>,
+    /// The same for those that the node knows by a name, in the order in which it lists them.
+    pub named: Vec<NamedReplica>,
 }

@@ -235,3 +235,34 @@ async fn clients_with_wrong_passwords_are_counted_and_logged_once_a_minute_witho
     assert_eq!(lines, 1, "{}", proxy.log());
     assert!(!proxy.log().contains("hunter2"), "{}", proxy.log());
 }
+
+/// A backup tool or a `redis-cli --rdb` through the proxy: its master lists it, at port 0, for as long as it stays.
+#[tokio::test]
+async fn a_client_that_says_psync_is_no_replica_that_leaves() {
+    let cluster = Cluster::start(ClusterSpec::default()).await.unwrap();
+    let proxy = start_as(&spec(&cluster)).await;
+    wait_settled(&proxy, &cluster).await;
+    let mut wire = Wire::connect(proxy.addr()).await.unwrap();
+    wire.send(b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n").await.unwrap();
+    until("the master to list it", LIMIT, async || {
+        let reply = cluster.ask_node(0, &["ROLE"]).await.map_err(|error| error.to_string())?;
+        let listed = reply.items().get(1 + 1).map_or(0, |replicas| replicas.items().len());
+        if listed == 3 { Ok(()) } else { Err(reply.to_string()) }
+    })
+    .await
+    .unwrap();
+    let seen = view(&proxy).await.confirmed_ago_ms;
+    tokio::time::sleep(Duration::from_millis(600)).await; // some heartbeats, which list it
+    drop(wire);
+    until("the master to miss it", LIMIT, async || {
+        let reply = cluster.ask_node(0, &["ROLE"]).await.map_err(|error| error.to_string())?;
+        let listed = reply.items().get(1 + 1).map_or(0, |replicas| replicas.items().len());
+        if listed == 2 { Ok(()) } else { Err(reply.to_string()) }
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await; // and some that do not
+    let after = view(&proxy).await;
+    assert_eq!((after.phase.as_str(), after.term, after.replicas.len()), ("stable", 1, 2), "{seen:?}\n{}", proxy.log());
+    assert!(!proxy.log().contains(":0 left") && !proxy.log().contains("holding"), "{}", proxy.log());
+}

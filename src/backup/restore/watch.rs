@@ -45,7 +45,7 @@ impl Watch {
     /// # Errors
     /// Less than half of them can be heard.
     pub async fn start(config: &Config, name: &str, sentinels: &[HostPort]) -> Result<Watch, Error> {
-        let map = AddressMap(config.sentinel.address_map.clone());
+        let map = AddressMap::new(config.sentinel.address_map.clone());
         let (out, heard) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
         let mut problems = Vec::new();

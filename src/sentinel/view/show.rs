@@ -91,6 +91,23 @@ impl View {
                 found.push((*addr, view));
             }
         }
+        // Those that it lists by names, as its last INFO had them.
+        if let Some(Role::Master { offset: end, .. }) = self.role(master) {
+            let named = self.nodes.get(&master).and_then(|node| node.info.as_ref()).map(|info| &info.named[..]);
+            for replica in named.unwrap_or_default() {
+                let Some(addr) = replica.addr.filter(|addr| !found.iter().any(|(known, _)| known == addr)) else {
+                    continue;
+                };
+                let view = ReplicaView {
+                    addr: addr.to_string(),
+                    offset: Some(replica.offset),
+                    lag_bytes: Some(end.saturating_sub(replica.offset)),
+                    lag_seconds: Some(replica.lag as f64),
+                    link: "up".into(),
+                };
+                found.push((addr, view));
+            }
+        }
         // What a Sentinel knows of offsets is up to 10 s old.
         for fact in self.sentinels.values().filter_map(|sentinel| sentinel.answer.as_ref()?.replicas.as_ref()).flatten()
         {

@@ -1,6 +1,7 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
 mod credentials;
+mod shown;
 
 use super::*;
 use crate::admin::view::CredentialsState;
