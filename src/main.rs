@@ -4,11 +4,12 @@
 
 use std::io::{IsTerminal, Stdout, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use switchmaster::admin::client::{self, Remote};
 use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
-use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::config::{Config, Loaded, LogConfig, Origin, Sources};
 use switchmaster::demo::{self, DemoOptions};
 use switchmaster::serve;
 use switchmaster::socket::ListenAddr;
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let loaded = match Config::load(&Sources::of_process(cli.config.by_key(), cli.config.config.clone())) {
+    let sources = Sources::of_process(cli.config.by_key(), cli.config.config.clone());
+    let loaded = match Config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in problems.0 {
@@ -50,16 +52,22 @@ fn main() -> ExitCode {
         }
     };
     start_log(&loaded.config.log);
-    dispatch(cli.verb.unwrap_or(Verb::Serve), loaded)
+    dispatch(cli.verb.unwrap_or(Verb::Serve), loaded, sources)
 }
 
-fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
+fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
-            ConfigAction::Check => say(&format!("the configuration is valid ({})\n", sources(&loaded))),
-            ConfigAction::Print => say(&loaded.print()),
+            ConfigAction::Check => {
+                warn(&loaded);
+                say(&format!("the configuration is valid ({})\n{}", places(&loaded), loaded.understood()))
+            }
+            ConfigAction::Print => {
+                warn(&loaded);
+                say(&loaded.print())
+            }
         },
-        Verb::Serve => serve(&loaded.config),
+        Verb::Serve => serve(&loaded, sources),
         Verb::Status(args) => {
             let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
             ask(&loaded.config, async |remote, out| client::status(remote, show, out).await)
@@ -76,13 +84,15 @@ fn dispatch(verb: Verb, loaded: Loaded) -> ExitCode {
                 Err(error) => fail(error.exit_code(), &error.to_string()),
             }
         }),
-        Verb::Demo(args) => demo(&args, &loaded.config),
+        Verb::Demo(args) => demo(&args, &loaded),
     }
 }
 
-fn demo(args: &DemoArgs, config: &Config) -> ExitCode {
-    let mut options = DemoOptions { keep: args.keep, ..DemoOptions::default() };
-    if let ListenAddr::Tcp(addr) = &config.listen[0].addr {
+fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
+    // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
+    let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
+    let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
+    if let ListenAddr::Tcp(addr) = &loaded.config.listen[0].addr {
         options.listen = *addr;
     }
     block_on(async {
@@ -119,15 +129,27 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> ExitCode {
-    match switchmaster::serve::run(config) {
+fn serve(loaded: &Loaded, sources: Sources) -> ExitCode {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let reread = move || Config::load(&sources).ok().map(|loaded| loaded.config);
+    let reread: Option<serve::Reread> = if loaded.reads_files() { Some(Arc::new(reread)) } else { None };
+    match serve::run(&loaded.config, reread) {
         Ok(()) => ExitCode::SUCCESS,
         Err(serve::Error::Io(error)) => fail(EXIT_UNAVAILABLE, &error.to_string()),
         Err(serve::Error::Sentinel(error)) => fail(EXIT_USAGE, &error.to_string()),
     }
 }
 
-fn sources(loaded: &Loaded) -> String {
+/// Says on standard error what was assumed or not understood.
+fn warn(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        let _ = writeln!(std::io::stderr(), "switchmaster: warning: {warning}");
+    }
+}
+
+fn places(loaded: &Loaded) -> String {
     let file = match &loaded.file {
         Some(path) => format!("file {}", path.display()),
         None => "no file".to_owned(),

@@ -52,6 +52,7 @@ names! {
     PHASE "gauge" "switchmaster_phase" "1 for the phase requests are in now, 0 for the others."
     READY "gauge" "switchmaster_ready" "1 when /ready would answer 200."
     AUTH_NOT_NEEDED "counter" "switchmaster_auth_not_needed_total" "Times a node without any password took a client that sent one."
+    CLIENT_AUTH_FAILURES "counter" "switchmaster_client_auth_failures_total" "Times a client's AUTH was refused by Redis."
     BACKENDS_WARM "counter" "switchmaster_backends_warm_total" "Sessions that got a connection to Redis that was ready before they asked."
     BACKENDS_DETACHED "counter" "switchmaster_backends_detached_total" "Connections to Redis that sessions gave back after being idle for detach_idle_after."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."

@@ -39,6 +39,9 @@ const CONTROL_DESCRIPTORS: u64 = 128;
 /// Those of a worker besides its listeners: its runtime's, and a client that is being accepted or refused.
 const WORKER_DESCRIPTORS: u64 = 8;
 
+/// Between two looks at the files that passwords come from.
+const PASSWORDS_EVERY: Duration = Duration::from_secs(2);
+
 /// Why the proxy could not start or go on.
 #[derive(Debug)]
 pub enum Error {
@@ -71,9 +74,13 @@ const ENDING: Duration = Duration::from_secs(1);
 const STOPPING: Duration = Duration::from_secs(1);
 const CUTTING: Duration = Duration::from_millis(500);
 
-/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. Blocks the calling thread.
-pub fn run(config: &Config) -> Result<(), Error> {
-    let mut server = Server::start(config)?;
+/// Reads the configuration again; `None` while it cannot be read, or is wrong.
+pub type Reread = Arc<dyn Fn() -> Option<Config> + Send + Sync>;
+
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. Blocks the calling thread. With `reread`, passwords
+/// that are changed in their files are followed.
+pub fn run(config: &Config, reread: Option<Reread>) -> Result<(), Error> {
+    let mut server = Server::start(config, reread)?;
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -124,7 +131,7 @@ enum Bound {
 
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
-    pub fn start(config: &Config) -> Result<Server, Error> {
+    pub fn start(config: &Config, reread: Option<Reread>) -> Result<Server, Error> {
         let (max_clients, spare) = share_descriptors(config);
         let spare = Spare::new(spare);
         let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
@@ -157,7 +164,8 @@ impl Server {
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
         let scripts = Arc::new(Scripts::default());
-        let credentials = Arc::new(Mutex::new(config.sentinel.redis_auth.clone()));
+        topology.use_credentials(config.sentinel.redis_auth.as_ref());
+        let credentials = topology.credentials();
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let mut relays = Vec::new();
@@ -180,7 +188,7 @@ impl Server {
                 open: open.clone(),
                 spare: spare.clone(),
                 credentials: credentials.clone(),
-                learn_credentials: config.sentinel.learn_credentials && config.sentinel.redis_auth.is_none(),
+                learn_credentials: config.sentinel.learn_credentials,
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
             let detach_after = config.backends.detach_idle_after;
@@ -197,6 +205,7 @@ impl Server {
             draining: draining.clone(),
             admin_listener,
             credentials,
+            reread,
             reports,
             drain: drain_watch,
             failure,
@@ -307,6 +316,7 @@ struct Control {
     draining: Arc<AtomicBool>,
     admin_listener: Option<StdListener>,
     credentials: Arc<Mutex<Option<Credentials>>>,
+    reread: Option<Reread>,
     reports: mpsc::Receiver<Report>,
     drain: drain::Watch,
     failure: oneshot::Sender<sentinel::Error>,
@@ -315,6 +325,7 @@ struct Control {
 impl Control {
     async fn run(self) {
         let (commands, orders) = mpsc::channel(16);
+        let passwords = commands.clone();
         let (status, shown) = watch::channel(admin::View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
             let credentials = self.credentials;
@@ -336,6 +347,9 @@ impl Control {
             };
             tokio::spawn(admin::serve(admin, listener));
         }
+        if let Some(reread) = self.reread {
+            tokio::spawn(follow_passwords(reread, self.config.clone(), passwords));
+        }
         let relays = self.relays;
         let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
         let own = self.own.iter().filter_map(|own| if let ListenAddr::Tcp(addr) = own { Some(*addr) } else { None });
@@ -346,6 +360,23 @@ impl Control {
         }
         // Sessions go on with what they know until the process ends.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Looks at the files again and again: a rotation needs no restart.
+async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<sentinel::Command>) {
+    let (mut redis, mut sentinels) = (config.sentinel.redis_auth, config.sentinel.auth);
+    loop {
+        tokio::time::sleep(PASSWORDS_EVERY).await;
+        let reread = reread.clone();
+        let Ok(Some(found)) = tokio::task::spawn_blocking(move || reread()).await else { continue };
+        if (&redis, &sentinels) != (&found.sentinel.redis_auth, &found.sentinel.auth) {
+            (redis, sentinels) = (found.sentinel.redis_auth, found.sentinel.auth);
+            let (redis, sentinels) = (redis.clone(), sentinels.clone());
+            if orders.send(sentinel::Command::Credentials { redis, sentinels }).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Topology {
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
+    proved: Mutex<Option<Credentials>>,
+    credentials: Arc<Mutex<Option<Credentials>>>,
 }
 
 /// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
@@ -113,7 +115,8 @@ impl Phase {
     }
 }
 
-/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough.
+/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough. Of
+/// credentials the newest are kept until control looks.
 #[derive(Clone, Debug)]
 pub enum Report {
     /// The backend of this term closed the connection.
@@ -187,6 +190,8 @@ impl Topology {
             })),
             changed: watch::Sender::new(()),
             reports,
+            proved: Mutex::default(),
+            credentials: Arc::default(),
         };
         (Arc::new(topology), receiver)
     }
@@ -268,7 +273,28 @@ impl Topology {
 
     /// Tells the control plane; never blocks, and drops the report when 256 are waiting.
     pub fn report(&self, report: Report) {
-        let _ = self.reports.try_send(report);
+        match report {
+            Report::Credentials(newest) => *self.proved.lock().expect("no panic while held") = Some(newest),
+            report => _ = self.reports.try_send(report),
+        }
+    }
+
+    /// The newest credentials with which a client's AUTH succeeded since the last call.
+    pub fn take_proved(&self) -> Option<Credentials> {
+        self.proved.lock().expect("no panic while held").take()
+    }
+
+    /// The control plane says which credentials let a client of our own in.
+    pub fn use_credentials(&self, credentials: Option<&Credentials>) {
+        let mut known = self.credentials.lock().expect("no panic while held");
+        if known.as_ref() != credentials {
+            *known = credentials.cloned();
+        }
+    }
+
+    /// Where they are found.
+    pub fn credentials(&self) -> Arc<Mutex<Option<Credentials>>> {
+        self.credentials.clone()
     }
 }
 

@@ -342,6 +342,7 @@ pub fn describe(view: &View, colour: bool) -> String {
         CredentialsState::Learnt => row("password", "learnt from a client".into()),
         CredentialsState::Missing => row("password", paint("31", "missing: the nodes want one")),
         CredentialsState::Refused => row("password", paint("31", "refused by the nodes")),
+        CredentialsState::NotPermitted => row("password", paint("31", "its user may not ask ROLE: +role +info")),
     }
     let traffic = &view.traffic;
     let Traffic { sessions, held_sessions, accepted, refused, .. } = traffic;

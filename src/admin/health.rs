@@ -66,9 +66,6 @@ pub fn assess(view: &View, phase: Phase, grace: Duration, on_global_outage: OnGl
     if view.draining {
         return verdict(false, State::Down, "draining: this process is about to end".into());
     }
-    if view.credentials == CredentialsState::Refused {
-        return verdict(false, State::Down, "the Redis nodes refuse the credentials".into());
-    }
     if connected == 0 && silence.is_none_or(|silence| silence > CUT_OFF_AFTER) {
         let why = format!("neither a Sentinel nor the master can be reached{}", because(&view.reason));
         return verdict(false, State::Down, why);
@@ -129,11 +126,20 @@ fn weakness(view: &View, connected: usize, known: usize) -> Option<String> {
         Some("no Sentinel can be reached: a failover would not be seen".into())
     } else if outvoted(view, known) {
         Some(format!("only {} of {known} Sentinels name this master", view.agreement.agreeing))
-    } else if view.credentials == CredentialsState::Missing {
-        Some("no Redis credentials: failovers are followed only once Sentinel announces them".into())
     } else {
-        None
+        credentials(view)
     }
+}
+
+/// Credentials that do not let us ask the nodes are no reason to leave: clients bring their own.
+fn credentials(view: &View) -> Option<String> {
+    let why = match view.credentials {
+        CredentialsState::NotNeeded | CredentialsState::Configured | CredentialsState::Learnt => return None,
+        CredentialsState::Missing => "no Redis credentials: failovers are followed only once Sentinel announces them",
+        CredentialsState::Refused => "the Redis nodes refuse our credentials: set redis_password to what they expect",
+        CredentialsState::NotPermitted => "the Redis nodes do not let our user ask ROLE: it needs +role +info",
+    };
+    Some(why.into())
 }
 
 fn outvoted(view: &View, known: usize) -> bool {
@@ -191,8 +197,6 @@ mod tests {
     fn a_fault_of_this_host_takes_it_out_at_once() {
         let draining = View { draining: true, ..healthy() };
         assert_eq!(judged(&draining, Phase::Stable), (false, State::Down));
-        let refused = View { credentials: CredentialsState::Refused, ..healthy() };
-        assert_eq!(judged(&refused, Phase::Stable), (false, State::Down));
         let cut_off = View { sentinels: vec![SentinelView::default(); 3], confirmed_ago_ms: Some(2_500), ..healthy() };
         assert_eq!(judged(&cut_off, Phase::Suspect), (false, State::Down));
         assert_eq!(judged(&View::default(), Phase::Suspect), (false, State::Down));
@@ -204,8 +208,10 @@ mod tests {
         assert_eq!(judged(&alone, Phase::Stable), (true, State::Degraded));
         let split = View { agreement: Agreement { agreeing: 1, known: 3, quorum: 2 }, ..healthy() };
         assert_eq!(judged(&split, Phase::Stable), (true, State::Degraded));
-        let blind = View { credentials: CredentialsState::Missing, ..healthy() };
-        assert_eq!(judged(&blind, Phase::Stable), (true, State::Degraded));
+        for credentials in [CredentialsState::Missing, CredentialsState::Refused, CredentialsState::NotPermitted] {
+            let blind = View { credentials, ..healthy() };
+            assert_eq!(judged(&blind, Phase::Stable), (true, State::Degraded), "{credentials:?}");
+        }
     }
 
     #[test]

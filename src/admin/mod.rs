@@ -13,6 +13,7 @@ mod scrape;
 mod units;
 pub mod view;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub use control::{Command, Commands, Control, hold_length};
 pub use health::OnGlobalOutage;
@@ -79,7 +80,8 @@ pub struct Options {
     pub token: Option<Secret>,
     /// How long a command's answer is waited for.
     pub control_limit: Duration,
-    /// Connections served at once; one more is answered with 503.
+    /// Connections served at once. Of those beyond, a few are let in for `/live` and `/ready` alone; any other is
+    /// answered with 503.
     pub max_connections: usize,
     /// How long a client may take to send a request's head.
     pub header_timeout: Duration,
@@ -121,6 +123,8 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
         admin,
     });
     let places = Arc::new(Semaphore::new(server.admin.options.max_connections));
+    // Beyond the places: the oldest makes room, so that who asks at once is answered whoever else is there.
+    let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
     let mut connections = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -135,7 +139,16 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
                             drop(place);
                         });
                     }
-                    Err(_) => turn_away(stream),
+                    Err(_) => {
+                        waiting.retain(|one| !one.is_finished());
+                        if waiting.len() == MOST_WAITING {
+                            waiting.pop_front().inspect(AbortHandle::abort);
+                            // Whoever is new is read from before so many others come.
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        let server = server.clone();
+                        waiting.push_back(connections.spawn(async move { server.answer_briefly(stream, peer).await }));
+                    }
                 },
                 // Out of descriptors, or the client has gone: neither ends the server.
                 Err(error) => {
@@ -149,11 +162,17 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
     }
 }
 
+/// Connections beside the places; `/live` and `/ready` are answered there.
+const MOST_WAITING: usize = 32;
+/// How long one of them may take in all.
+const WAITING_LIMIT: Duration = Duration::from_millis(300);
+const CROWDED: &str = "too many connections\n";
+
 /// Best effort: the kernel takes these few bytes, or the client learns less.
-fn turn_away(stream: TcpStream) {
-    let text =
-        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 21\r\nconnection: close\r\n\r\ntoo many connections\n";
-    let _ = stream.try_write(text);
+fn turn_away(stream: &TcpStream) {
+    let head =
+        format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", CROWDED.len());
+    let _ = stream.try_write(&[head.as_bytes(), CROWDED.as_bytes()].concat());
 }
 
 struct Server {
@@ -180,6 +199,27 @@ impl Server {
         let mut stream = TokioIo::new(stream);
         let served = http.serve_connection(&mut stream, service);
         let _ = tokio::time::timeout(self.admin.options.connection_limit, served).await;
+        let _ = stream.inner_mut().shutdown().await;
+    }
+
+    /// With every place taken: what a load balancer asks is answered from memory, and all else is turned away.
+    async fn answer_briefly(&self, stream: TcpStream, peer: SocketAddr) {
+        let asked = AtomicBool::new(false);
+        let service = service_fn(|request: Request<Incoming>| async {
+            asked.store(true, Ordering::Relaxed);
+            let brief = matches!(request.uri().path(), "/live" | "/ready");
+            Ok::<_, Infallible>(match brief {
+                true => self.answer(request, peer).await,
+                false => text(StatusCode::SERVICE_UNAVAILABLE, CROWDED.into()),
+            })
+        });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).keep_alive(false).half_close(true).max_buf_size(16 * 1024);
+        let mut stream = TokioIo::new(stream);
+        let _ = tokio::time::timeout(WAITING_LIMIT, http.serve_connection(&mut stream, service)).await;
+        if !asked.load(Ordering::Relaxed) {
+            turn_away(stream.inner());
+        }
         let _ = stream.inner_mut().shutdown().await;
     }
 
@@ -230,7 +270,11 @@ impl Server {
         let held = phase != Phase::Stable && readiness.ready;
         let (status, word, message) = match probed {
             _ if view.draining => (StatusCode::SERVICE_UNAVAILABLE, "error", readiness.why),
-            Ok(found) => (StatusCode::OK, "ok", found.words().to_string()),
+            Ok(found @ probe::Found::NotPermitted(_)) => (StatusCode::OK, "degraded", found.words()),
+            Ok(found @ probe::Found::Answered) if view.credentials.is_wrong() => {
+                (StatusCode::OK, "degraded", format!("{}; {}", found.words(), readiness.why))
+            }
+            Ok(found) => (StatusCode::OK, "ok", found.words()),
             // Every host sees the same failover: if each said 503, the load balancer would have none left.
             Err(probe::Failure::TimedOut) if held => (StatusCode::OK, "ok", readiness.why),
             Err(probe::Failure::TimedOut) => {

@@ -28,14 +28,20 @@ pub enum Found {
     /// Redis answered and asks for credentials which nobody has told us. A host that waits for its first client's
     /// must not be kept from that client.
     Answered,
+    /// Redis answered, but the user may not do this.
+    NotPermitted(&'static str),
 }
 
 impl Found {
     /// For people.
-    pub fn words(self) -> &'static str {
+    pub fn words(self) -> String {
         match self {
-            Found::Written => "Redis is accessible through the proxy",
-            Found::Answered => "Redis answers through the proxy; without credentials nothing was written",
+            Found::Written => "Redis is accessible through the proxy".into(),
+            Found::Answered => "Redis answers through the proxy; without credentials nothing was written".into(),
+            Found::NotPermitted(command) => format!(
+                "Redis answers through the proxy; the user may not {command} here (NOPERM), so nothing was written: \
+                 allow it ~switchmaster:health:* +ping +set +get"
+            ),
         }
     }
 }
@@ -111,13 +117,25 @@ impl Probe {
         }
         match ask(&mut stream, &["PING"]).await {
             Err(refusal) if credentials.is_none() && refusal.starts_with("PING: NOAUTH") => return Ok(Found::Answered),
+            Err(refusal) if is_no_permission(&refusal, "PING") => return Ok(Found::NotPermitted("PING")),
             other => expect("PING", other?.as_deref(), "PONG")?,
         }
         let value = self.count.fetch_add(1, Ordering::Relaxed).to_string();
-        expect("SET", ask(&mut stream, &["SET", &self.key, &value, "PX", "10000"]).await?.as_deref(), "OK")?;
-        expect("GET", ask(&mut stream, &["GET", &self.key]).await?.as_deref(), &value)?;
+        for (command, request, expected) in
+            [("SET", &["SET", &self.key, &value, "PX", "10000"][..], "OK"), ("GET", &["GET", &self.key][..], &value)]
+        {
+            match ask(&mut stream, request).await {
+                Err(refusal) if is_no_permission(&refusal, command) => return Ok(Found::NotPermitted(command)),
+                other => expect(command, other?.as_deref(), expected)?,
+            }
+        }
         Ok(Found::Written)
     }
+}
+
+/// An ACL rule speaks, so Redis and the way to it are well.
+fn is_no_permission(refusal: &str, command: &str) -> bool {
+    refusal.strip_prefix(command).is_some_and(|rest| rest.starts_with(": NOPERM"))
 }
 
 fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), String> {

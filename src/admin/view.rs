@@ -148,6 +148,15 @@ pub enum CredentialsState {
     Missing,
     /// The nodes refuse them.
     Refused,
+    /// The nodes accept them, but their user may not ask ROLE.
+    NotPermitted,
+}
+
+impl CredentialsState {
+    /// There are some, and they do not let us ask the nodes.
+    pub fn is_wrong(self) -> bool {
+        matches!(self, CredentialsState::Refused | CredentialsState::NotPermitted)
+    }
 }
 
 /// A change of master.

@@ -219,7 +219,7 @@ struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     fn new(config: &'a Config) -> Asker<'a> {
-        Asker { config, map: AddressMap(config.sentinel.address_map.clone()) }
+        Asker { config, map: AddressMap::new(config.sentinel.address_map.clone()) }
     }
 
     /// The configured name, or the only one that the Sentinels monitor.

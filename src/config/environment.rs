@@ -10,6 +10,7 @@ use super::file::nearest;
 use super::keys::{Draft, KEYS};
 use super::laravel;
 use super::origin::Origin;
+use super::packages;
 use super::problem::Problem;
 use super::sources::{Found, Layer};
 use super::value::Raw;
@@ -62,7 +63,11 @@ pub(super) fn own(environment: &BTreeMap<String, OsString>, problems: &mut Vec<P
 }
 
 /// The names that Laravel set-ups use, out of the environment.
-pub(super) fn laravel(environment: &BTreeMap<String, OsString>, problems: &mut Vec<Problem>) -> Layer {
+pub(super) fn laravel(
+    environment: &BTreeMap<String, OsString>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Layer {
     let mut layer = Layer::new();
     for key in KEYS {
         let Some(name) = key.laravel else { continue };
@@ -71,6 +76,11 @@ pub(super) fn laravel(environment: &BTreeMap<String, OsString>, problems: &mut V
             layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None });
         }
     }
+    let variables = environment.iter().filter(|(name, _)| !name.starts_with(PREFIX)).filter_map(|(name, value)| {
+        let value = laravel::meaning(value.to_str()?.to_owned())?;
+        Some((name.clone(), (value, Origin::Environment(name.clone()))))
+    });
+    packages::fill(&mut layer, &variables.collect(), warnings);
     layer
 }
 

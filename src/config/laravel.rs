@@ -1,6 +1,7 @@
 //! A Laravel `.env`, read as vlucas/phpdotenv and Laravel's `env()` read it, for the few names that concern Redis.
 //!
-//! Lines about anything else are never an error here: they are the application's business.
+//! Lines about anything else are never an error here: they are the application's business. What Sentinel packages call
+//! these names is in `packages.rs`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,6 +9,7 @@ use std::path::Path;
 
 use super::keys::KEYS;
 use super::origin::Origin;
+use super::packages::{self, Variables};
 use super::problem::Problem;
 use super::sources::{Found, Layer};
 use super::value::Raw;
@@ -18,6 +20,7 @@ pub(super) fn read(
     named_by: &Origin,
     environment: &BTreeMap<String, OsString>,
     problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
 ) -> Layer {
     let path = if path.is_dir() { path.join(".env") } else { path.to_owned() };
     let text = match std::fs::read(&path).map(String::from_utf8) {
@@ -33,20 +36,32 @@ pub(super) fn read(
         }
     };
     let mut layer = Layer::new();
+    let mut variables = Variables::new();
     for entry in parse(&text, environment) {
-        let Some(key) = KEYS.iter().find(|key| key.laravel == Some(entry.name.as_str())) else {
-            continue;
-        };
+        let key = KEYS.iter().find(|key| key.laravel == Some(entry.name.as_str()));
         let origin = Origin::Laravel { path: path.clone(), line: entry.line };
-        match entry.value {
-            Err(why) => problems.push(Problem::at(&origin, format!("{}: {why}", entry.name))),
+        match (entry.value, key) {
+            (Err(why), key) if key.is_some() || packages::is_known(&entry.name) => {
+                problems.push(Problem::at(&origin, format!("{}: {why}", entry.name)));
+            }
+            (Err(_), _) => {}
             // The last line about a name counts.
-            Ok(value) => match meaning(value) {
-                Some(value) => drop(layer.insert(key.name, Found { raw: Raw::Text(value), origin, read_from: None })),
-                None => drop(layer.remove(key.name)),
+            (Ok(value), key) => match meaning(value) {
+                Some(value) => {
+                    if let Some(key) = key {
+                        let (raw, origin) = (Raw::Text(value.clone()), origin.clone());
+                        layer.insert(key.name, Found { raw, origin, read_from: None });
+                    }
+                    variables.insert(entry.name, (value, origin));
+                }
+                None => {
+                    key.map(|key| layer.remove(key.name));
+                    variables.remove(&entry.name);
+                }
             },
         }
     }
+    packages::fill(&mut layer, &variables, warnings);
     layer
 }
 

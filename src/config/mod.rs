@@ -12,6 +12,7 @@ mod laravel;
 mod listen;
 mod location;
 mod origin;
+mod packages;
 mod print;
 mod problem;
 mod sources;

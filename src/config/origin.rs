@@ -35,7 +35,7 @@ impl Origin {
     pub(super) fn is_laravel(&self) -> bool {
         match self {
             Origin::Laravel { .. } => true,
-            Origin::Environment(name) => name.starts_with("REDIS_"),
+            Origin::Environment(name) => !name.starts_with("SWITCHMASTER_"),
             _ => false,
         }
     }

@@ -3,12 +3,17 @@
 //! A password is never written out. A masked one is a comment, so that `***` is never taken for a password.
 
 use super::keys::{KEYS, path};
+use super::origin::Origin;
 use super::sources::Loaded;
 
-pub(super) fn print(loaded: &Loaded) -> String {
-    let mut lines = vec!["# What switchmaster runs on, and where each value came from.".to_owned()];
+/// A line for each key whose value is from such a place.
+pub(super) fn print_if(loaded: &Loaded, wanted: impl Fn(&Origin) -> bool) -> String {
+    let mut lines = Vec::new();
     for key in KEYS {
         let origin = &loaded.origins[key.name];
+        if !wanted(origin) {
+            continue;
+        }
         let account = key.name.strip_suffix("_username");
         let of_masked = account.is_some_and(|account| {
             let password = format!("{account}_password");
@@ -20,8 +25,7 @@ pub(super) fn print(loaded: &Loaded) -> String {
             (Some(value), None) => format!("{} = {value}", key.name),
             (None, _) => format!("# {} is not set", key.name),
         };
-        lines.push(format!("{line}  # {origin}"));
+        lines.push(format!("{line}  # {origin}\n"));
     }
-    lines.push(String::new());
-    lines.join("\n")
+    lines.concat()
 }

@@ -34,6 +34,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// The Laravel `.env` that was read.
     pub laravel_env: Option<PathBuf>,
+    /// What was assumed, or not understood; nothing of it is an error.
+    pub warnings: Vec<Problem>,
     pub(super) draft: Draft,
     pub(super) origins: BTreeMap<&'static str, Origin>,
 }
@@ -59,17 +61,17 @@ impl Sources {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, Problems> {
-        let mut problems = Vec::new();
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let flags = self.flag_layer();
         let own = environment::own(&self.environment, &mut problems);
-        let guide = environment::laravel(&self.environment, &mut problems);
+        let guide = environment::laravel(&self.environment, &mut problems, &mut warnings);
         let file = self.file();
         let written = file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems));
         let written = written.unwrap_or_default();
         let named = [&flags, &own, &written].into_iter().find_map(|layer| layer.get("laravel_env")).cloned();
         let dotenv = match &named {
             Some(Found { raw: Raw::Text(path), origin, .. }) if !path.is_empty() => {
-                laravel::read(Path::new(path), origin, &self.environment, &mut problems)
+                laravel::read(Path::new(path), origin, &self.environment, &mut problems, &mut warnings)
             }
             _ => Layer::new(),
         };
@@ -96,11 +98,16 @@ impl Sources {
         if problems.is_empty() {
             check::complete(&mut draft, &origins, &mut problems);
         }
+        if let (Some(named), Some(Origin::Default)) = (&named, origins.get("sentinels")) {
+            let text = "it names no Sentinels, so that of this host is asked: set REDIS_SENTINEL_HOSTS in it";
+            warnings.push(Problem::at(&named.origin, format!("laravel_env: {text}")));
+        }
         match problems.is_empty() {
             true => Ok(Loaded {
                 config: draft.config.clone(),
                 file: file.map(|(path, _)| path),
                 laravel_env: draft.laravel_env.clone(),
+                warnings: Problems::in_order(warnings).0,
                 draft,
                 origins,
             }),
@@ -140,9 +147,19 @@ impl Loaded {
         self.origins.get(name)
     }
 
+    /// Whether anything of it stands in a file: then it may be another when it is read again.
+    pub fn reads_files(&self) -> bool {
+        self.file.is_some() || self.laravel_env.is_some() || !self.draft.read_from.is_empty()
+    }
+
+    /// What came out of the variables of a Laravel set-up, as [`Loaded::print`] shows it.
+    pub fn understood(&self) -> String {
+        print::print_if(self, Origin::is_laravel)
+    }
+
     /// The whole configuration as TOML that parses again: secrets masked, each value's origin behind it.
     pub fn print(&self) -> String {
-        print::print(self)
+        format!("# What switchmaster runs on, and where each value came from.\n{}", print::print_if(self, |_| true))
     }
 }
 

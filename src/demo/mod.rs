@@ -38,6 +38,8 @@ pub struct DemoOptions {
     pub keep: bool,
     /// Where the proxy listens; the next free port if it is taken.
     pub listen: SocketAddr,
+    /// Where its metrics and its status are, the next free port if it is taken; `None`: any free port.
+    pub admin: Option<SocketAddr>,
     /// Seconds of calm before and after each failover.
     pub seconds: u64,
 }
@@ -66,7 +68,7 @@ pub enum DemoError {
 
 impl Default for DemoOptions {
     fn default() -> Self {
-        DemoOptions { keep: false, listen: (Ipv4Addr::LOCALHOST, 6379).into(), seconds: 5 }
+        DemoOptions { keep: false, listen: (Ipv4Addr::LOCALHOST, 6379).into(), admin: None, seconds: 5 }
     }
 }
 
@@ -113,7 +115,8 @@ async fn tell(options: &DemoOptions, ending: &mut Option<Ending>) -> Result<(), 
     if listen != options.listen {
         println!("{} is taken: the proxy listens on {listen} instead.", options.listen);
     }
-    let proxy = ProxySpec { listen: Some(listen), ..ProxySpec::of(&cluster, std::env::current_exe()?) };
+    let admin = options.admin.map(next_free).transpose()?;
+    let proxy = ProxySpec { listen: Some(listen), admin, ..ProxySpec::of(&cluster, std::env::current_exe()?) };
     let proxy = Proxy::start(&proxy).await?;
     println!(
         "Proxy: {}   metrics: http://{}/metrics   Sentinels: ports {}",

@@ -33,6 +33,8 @@ pub struct ProxySpec {
     pub binary: PathBuf,
     /// Where clients connect; `None`: a free port.
     pub listen: Option<SocketAddr>,
+    /// Where metrics, health and control are; `None`: a free port.
+    pub admin: Option<SocketAddr>,
     /// Listeners besides it, as in the configuration.
     pub also_listen: Vec<String>,
     /// Arguments after `serve`.
@@ -59,6 +61,7 @@ impl ProxySpec {
         let mut spec = ProxySpec {
             binary: binary.into(),
             listen: None,
+            admin: None,
             also_listen: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -108,7 +111,10 @@ impl Proxy {
             Some(listen) => listen,
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
         };
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let admin = match spec.admin {
+            Some(admin) => admin,
+            None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
+        };
         let log = File::create(dir.path().join("proxy.log"))?;
         let mut command = Command::new(&spec.binary);
         if let Some(limit) = spec.descriptors {

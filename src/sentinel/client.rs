@@ -1,15 +1,21 @@
 //! Connections to Sentinels and to Redis nodes: asks, parses, and never waits without a limit.
 //!
 //! The only user of the `redis` crate. Nothing here retries, reconnects or decides; a connection that failed once
-//! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic.
+//! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic. Whoever is at the other end,
+//! what it sends is bounded: bytes ([`metered`]), messages, list entries, and the length of what goes on from here.
 
+mod metered;
 mod reply;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use metered::{Allowance, Metered, too_much};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
 use tokio::net::TcpStream;
@@ -20,8 +26,19 @@ use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::view::Login;
 
-use reply::{claim, error_of, fields, items, list, parse_info, peer, replica, reply_error, role, text};
+use reply::{
+    claim, entries, error_of, fields, is_list, no_permission, parse_info, peer, replica, reply_error, role, text, words,
+};
+
+/// Messages that wait to be read, and events about our master within one second; a failover makes about 30.
+const MOST_EVENTS: usize = 256;
+/// The longest message that is looked at: host names have 255 bytes.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// Names whose addresses are remembered.
+const MOST_NAMES: usize = 256;
 
 /// Why a Sentinel or a node could not be asked. Every variant names the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,19 +74,44 @@ impl std::error::Error for Error {}
 
 /// Turns reported addresses into addresses to dial: the operator's map first, then names are resolved.
 #[derive(Clone, Debug, Default)]
-pub struct AddressMap(pub Vec<(HostPort, HostPort)>);
+pub struct AddressMap {
+    pairs: Vec<(HostPort, HostPort)>,
+    /// Where names led when they were last resolved.
+    names: Arc<Mutex<HashMap<HostPort, SocketAddr>>>,
+}
 
 impl AddressMap {
+    /// Reported address -> address to dial.
+    pub fn new(pairs: Vec<(HostPort, HostPort)>) -> AddressMap {
+        AddressMap { pairs, names: Arc::default() }
+    }
+
     /// The address to dial for a reported one.
     pub fn map(&self, reported: &HostPort) -> HostPort {
-        let mapped = self.0.iter().find(|(from, _)| from == reported).map(|(_, to)| to);
+        let mapped = self.pairs.iter().find(|(from, _)| from == reported).map(|(_, to)| to);
         mapped.unwrap_or(reported).clone()
     }
 
     /// Maps and resolves; the first address of a name wins.
     pub async fn resolve(&self, reported: &HostPort, limit: Duration) -> Result<SocketAddr, Error> {
-        let addrs = resolve(&self.map(reported), limit).await?;
-        addrs.first().copied().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))
+        let mapped = self.map(reported);
+        let addrs = resolve(&mapped, limit).await?;
+        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))?;
+        if mapped.host.parse::<IpAddr>().is_err() {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            if names.len() < MOST_NAMES || names.contains_key(&mapped) {
+                names.insert(mapped, first);
+            }
+        }
+        Ok(first)
+    }
+
+    /// The same without asking DNS: where a name led when it was last resolved. For what people see.
+    pub fn remembered(&self, reported: &HostPort) -> Option<SocketAddr> {
+        self.literal(reported).or_else(|| {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.get(&self.map(reported)).copied()
+        })
     }
 
     /// The same without asking DNS.
@@ -105,6 +147,7 @@ struct Connection {
     peer: String,
     inner: MultiplexedConnection,
     driver: JoinHandle<()>,
+    allowance: Allowance,
 }
 
 impl Drop for Connection {
@@ -119,7 +162,7 @@ impl Connection {
         peer: String,
         addr: SocketAddr,
         info: RedisConnectionInfo,
-        pushes: Option<mpsc::UnboundedSender<PushInfo>>,
+        pushes: Option<Inbox>,
         limit: Duration,
     ) -> Result<Connection, Error> {
         let connect = async {
@@ -133,15 +176,17 @@ impl Connection {
             stream.set_nodelay(true).map_err(|error| Error::Io(format!("{peer}: {error}")))?;
             let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
             if let Some(pushes) = pushes {
-                config = config.set_push_sender(pushes);
+                config = config.set_push_sender(move |push| pushes.put(push));
             }
-            MultiplexedConnection::new_with_config(&info, stream, config)
+            let (stream, allowance) = Metered::new(stream);
+            let (inner, driver) = MultiplexedConnection::new_with_config(&info, stream, config)
                 .await
-                .map_err(|error| redis_error(&peer, &error))
+                .map_err(|error| redis_error(&peer, &error))?;
+            Ok((inner, driver, allowance))
         };
-        let (inner, driver) = within(&peer, "connecting", limit, connect).await??;
+        let (inner, driver, allowance) = within(&peer, "connecting", limit, connect).await??;
         let driver = tokio::spawn(driver);
-        Ok(Connection { peer, inner, driver })
+        Ok(Connection { peer, inner, driver, allowance })
     }
 
     /// Sends commands in one write; the replies in order, errors among them as values.
@@ -150,9 +195,13 @@ impl Connection {
         for command in commands {
             pipeline.add_command(command.clone());
         }
+        self.allowance.renew();
         let asking = self.inner.send_packed_commands(&pipeline, 0, commands.len());
         let replies = within(&self.peer, "the answer", limit, asking).await?;
-        replies.map_err(|error| redis_error(&self.peer, &error))
+        replies.map_err(|error| match self.allowance.is_exceeded() {
+            true => Error::Reply(format!("{} is given up for a moment: {}", self.peer, too_much())),
+            false => redis_error(&self.peer, &error),
+        })
     }
 }
 
@@ -167,7 +216,7 @@ fn redis_error(peer: &str, error: &redis::RedisError) -> Error {
         None if error.is_io_error() || error.is_connection_dropped() => {
             Error::Io(format!("{peer}: the connection was closed ({error})"))
         }
-        None => Error::Reply(format!("{peer}: {error}")),
+        None => Error::Reply(format!("{peer}: {}", words(&error.to_string()))),
     }
 }
 
@@ -186,10 +235,36 @@ fn auth(credentials: &Credentials) -> Cmd {
     cmd
 }
 
+/// Messages of a subscription on their way to whoever reads them: so many, and none that is longer than any Sentinel's.
+struct Inbox {
+    messages: mpsc::Sender<PushInfo>,
+    flooded: Arc<AtomicBool>,
+}
+
+impl Inbox {
+    fn put(&self, push: PushInfo) -> Result<(), ()> {
+        let length = |value: &Value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 };
+        let wanted = match push.kind {
+            PushKind::PMessage => {
+                push.data.len() == 3 && push.data.iter().map(length).sum::<usize>() <= LONGEST_MESSAGE
+            }
+            PushKind::Disconnection => true,
+            _ => false,
+        };
+        if wanted && let Err(mpsc::error::TrySendError::Full(_)) = self.messages.try_send(push) {
+            self.flooded.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// A Sentinel: queries and subscription on one RESP3 connection, so that the life of one is the life of both.
 pub struct Sentinel {
     connection: Connection,
-    pushes: mpsc::UnboundedReceiver<PushInfo>,
+    messages: mpsc::Receiver<PushInfo>,
+    flooded: Arc<AtomicBool>,
+    /// Events about our master since then.
+    events: (Instant, usize),
     myid: Option<String>,
     /// Told once: it has no password although we have one.
     pub notice: Option<String>,
@@ -236,8 +311,10 @@ impl Sentinel {
                 info = info.set_username(String::from_utf8_lossy(user));
             }
         }
-        let (sender, pushes) = mpsc::unbounded_channel();
-        let mut connection = Connection::open(peer, addr, info, Some(sender), limit).await?;
+        let (sender, messages) = mpsc::channel(MOST_EVENTS);
+        let flooded = Arc::new(AtomicBool::new(false));
+        let inbox = Inbox { messages: sender, flooded: flooded.clone() };
+        let mut connection = Connection::open(peer, addr, info, Some(inbox), limit).await?;
         let commands =
             [cmd(&["CLIENT", "SETNAME", "switchmaster"]), cmd(&["SENTINEL", "MYID"]), cmd(&["PSUBSCRIBE", "*"])];
         let replies = connection.ask(&commands, limit).await?;
@@ -255,26 +332,44 @@ impl Sentinel {
                 notice = Some(format!("{} needs no password, but one is configured for Sentinels", connection.peer));
             }
         }
-        Ok(Sentinel { connection, pushes, myid, notice })
+        Ok(Sentinel { connection, messages, flooded, events: (Instant::now(), 0), myid, notice })
     }
 
-    /// The next message about `name`; `None` when the connection has ended.
-    pub async fn event(&mut self, name: Option<&str>) -> Option<Event> {
+    /// The next message about `name`.
+    ///
+    /// # Errors
+    /// When the connection has ended, or is to be given up because messages come faster than any failover sends them.
+    pub async fn event(&mut self, name: Option<&str>) -> Result<Event, Error> {
         loop {
-            let push = self.pushes.recv().await?;
-            match push.kind {
-                PushKind::Disconnection => return None,
-                PushKind::PMessage => {
-                    let words: Vec<String> = push.data.iter().filter_map(text).collect();
-                    if let ([_, channel, payload], Some(name)) = (&words[..], name)
-                        && let Some(event) = event::parse(name, channel, payload)
-                    {
-                        return Some(event);
-                    }
+            let message = self.messages.recv().await.filter(|push| push.kind == PushKind::PMessage);
+            if self.connection.allowance.is_exceeded() {
+                return Err(self.flood(&too_much()));
+            }
+            if self.flooded.load(Ordering::Relaxed) {
+                return Err(self.flood(&format!("it sent {MOST_EVENTS} messages faster than they are read")));
+            }
+            let Some(message) = message else {
+                return Err(Error::Io(format!("{} closed the connection", self.connection.peer)));
+            };
+            let words: Vec<String> = message.data.iter().filter_map(text).collect();
+            if let ([_, channel, payload], Some(name)) = (&words[..], name)
+                && let Some(event) = event::parse(name, channel, payload)
+            {
+                let (since, count) = &mut self.events;
+                if since.elapsed() > Duration::from_secs(1) {
+                    (*since, *count) = (Instant::now(), 0);
                 }
-                _ => {}
+                *count += 1;
+                if *count > MOST_EVENTS {
+                    return Err(self.flood(&format!("it sent {MOST_EVENTS} events within a second")));
+                }
+                return Ok(event);
             }
         }
+    }
+
+    fn flood(&self, why: &str) -> Error {
+        Error::Reply(format!("{} is given up for a moment: {why}", self.connection.peer))
     }
 
     /// PING, which a Sentinel answers also while it is subscribed (RESP3).
@@ -289,7 +384,7 @@ impl Sentinel {
             Some(Value::ServerError(error)) => {
                 Err(reply_error(&self.connection.peer, error.code(), error.details().unwrap_or_default()))
             }
-            Some(value) => Ok(items(value).iter().filter_map(|item| fields(item).remove("name")).collect()),
+            Some(value) => Ok(entries(value).filter_map(|item| fields(item).remove("name")).collect()),
             None => Err(Error::Reply(format!("{}: no reply", self.connection.peer))),
         }
     }
@@ -318,20 +413,22 @@ impl Sentinel {
             Ok(claim) => (Some(claim), None),
             Err(problem) => (None, Some(problem)),
         };
-        let peers = list(peers).map(|peers| peers.iter().filter_map(peer).collect());
-        let replicas = match list(replicas) {
-            Some(entries) => {
-                let mut facts = Vec::new();
-                for entry in &entries {
-                    facts.extend(replica(entry, map, limit).await);
-                }
-                Some(facts)
+        let peers = is_list(peers).then(|| entries(peers).filter_map(peer).collect());
+        let replicas = if is_list(replicas) {
+            let (began, mut facts) = (Instant::now(), Vec::new());
+            for entry in entries(replicas) {
+                // One limit for all their names.
+                facts.extend(replica(entry, map, limit.saturating_sub(began.elapsed())).await);
             }
-            None => None,
+            Some(facts)
+        } else {
+            None
         };
         let quorum = match quorum {
             Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => None,
-            Value::ServerError(error) => Some(Err(format!("{} {}", error.code(), error.details().unwrap_or_default()))),
+            Value::ServerError(error) => {
+                Some(Err(format!("{} {}", words(error.code()), words(error.details().unwrap_or_default()))))
+            }
             _ => Some(Ok(())),
         };
         Ok(SentinelAnswer { asked, myid: self.myid.clone(), claim, problem, peers, replicas, quorum })
@@ -370,6 +467,7 @@ pub struct Node {
     connection: Connection,
     map: AddressMap,
     number: u64,
+    login: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
     refused: Option<String>,
     /// Told once: it has no password although we have one.
@@ -380,15 +478,15 @@ impl Node {
     /// Dials and authenticates. `number` goes into each answer as [`NodeAnswer::connection`].
     pub async fn connect(
         addr: SocketAddr,
-        credentials: Option<&Credentials>,
+        login: &Login,
         map: &AddressMap,
         number: u64,
         limit: Duration,
     ) -> Result<Node, Error> {
         let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let connection = Connection::open(format!("Redis {addr}"), addr, info, None, limit).await?;
-        let mut node = Node { connection, map: map.clone(), number, refused: None, notice: None };
-        if let Some(credentials) = credentials {
+        let mut node = Node { connection, map: map.clone(), number, login: login.id, refused: None, notice: None };
+        if let Some(credentials) = &login.credentials {
             let replies = node.connection.ask(&[auth(credentials)], limit).await?;
             match replies.first() {
                 Some(Value::ServerError(error))
@@ -397,8 +495,8 @@ impl Node {
                     node.notice = Some(format!("{} needs no password, but one is configured", node.connection.peer));
                 }
                 Some(Value::ServerError(error)) => {
-                    let words = error.details().unwrap_or_default();
-                    node.refused = Some(format!("{}: -{} {words}", node.connection.peer, error.code()));
+                    let detail = words(error.details().unwrap_or_default());
+                    node.refused = Some(format!("{}: -{} {detail}", node.connection.peer, words(error.code())));
                 }
                 _ => {}
             }
@@ -419,12 +517,20 @@ impl Node {
             (Role::Unreadable(_), Some(refused)) => Role::Unreadable(refused.clone()),
             (role, _) => role,
         };
-        let mut info = if with_info { parse_info(&replies[1..], &self.map) } else { None };
+        let mut informed = if with_info { replies[1..].to_vec() } else { Vec::new() };
         if !with_info && last.is_none_or(|last| std::mem::discriminant(last) != std::mem::discriminant(&role)) {
-            let replies = self.connection.ask(&Node::info_commands(), limit).await?;
-            info = parse_info(&replies, &self.map);
+            informed = self.connection.ask(&Node::info_commands(), limit).await?;
         }
-        Ok(NodeAnswer { asked, connection: self.number, role, info })
+        let info = parse_info(&informed, &self.map);
+        // Where not even ROLE is answered, that says it all.
+        let readable = !matches!(role, Role::Unreadable(_));
+        let info_refused = informed.iter().find_map(no_permission).filter(|_| readable && info.is_none());
+        Ok(NodeAnswer { asked, connection: self.number, role, info, info_refused, login: self.login })
+    }
+
+    /// Whether the other side has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.connection.driver.is_finished()
     }
 
     /// Returns when the other side has closed the connection.

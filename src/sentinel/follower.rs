@@ -22,7 +22,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// What every follower and prober knows.
 pub(super) struct Shared {
     pub(super) map: AddressMap,
-    pub(super) auth: Option<Credentials>,
+    pub(super) auth: watch::Receiver<Option<Credentials>>,
     /// The proxy's own listeners: never a master.
     pub(super) own: Vec<SocketAddr>,
     pub(super) name: watch::Receiver<Option<String>>,
@@ -99,8 +99,8 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.as_ref());
-        let mut sentinel = Sentinel::connect(&at, &mut self.known, auth, LIMIT).await?;
+        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.borrow().clone());
+        let mut sentinel = Sentinel::connect(&at, &mut self.known, auth.as_ref(), LIMIT).await?;
         self.tell(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
             self.tell(FromSentinel::Notice(notice)).await;
@@ -113,10 +113,7 @@ impl Task {
             let name = names.borrow_and_update().clone();
             let every = *pace.borrow_and_update();
             tokio::select! {
-                event = sentinel.event(name.as_deref()) => match event {
-                    Some(event) => self.tell_event(event).await,
-                    None => return Err(client::Error::Io(format!("Sentinel {} closed the connection", client::show(&self.at)))),
-                },
+                event = sentinel.event(name.as_deref()) => self.tell_event(event?).await,
                 () = self.poll.notified() => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled + every).into()) => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled.max(pinged) + ALIVE_EVERY).into()) => {

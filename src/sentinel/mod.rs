@@ -41,7 +41,7 @@ use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::view::{OTHERS_WITHIN, Output, Settings, View};
+use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -86,6 +86,13 @@ pub enum Command {
     Release {
         /// Answered when sessions were told.
         reply: oneshot::Sender<()>,
+    },
+    /// The configured credentials were changed where they are kept.
+    Credentials {
+        /// For the Redis nodes.
+        redis: Option<Credentials>,
+        /// For the Sentinels.
+        sentinels: Option<Credentials>,
     },
     /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
     Failover {
@@ -139,14 +146,14 @@ pub async fn run(
     };
     let settings = Settings {
         sentinels: parts.sentinel.addrs.clone(),
-        address_map: AddressMap(parts.sentinel.address_map.clone()),
+        address_map: AddressMap::new(parts.sentinel.address_map.clone()),
         heartbeat: parts.sentinel.heartbeat,
         poll_interval: parts.sentinel.poll_interval,
         suspect_after: parts.sentinel.suspect_after,
         hold_timeout: parts.hold_timeout,
         planned_hold_limit: parts.planned_hold_limit,
         minority: parts.sentinel.minority,
-        has_credentials: parts.sentinel.redis_auth.is_some(),
+        credentials: parts.sentinel.redis_auth.clone(),
         learn_credentials: parts.sentinel.learn_credentials,
         floor: None,
         candidate: None,
@@ -159,10 +166,11 @@ pub async fn run(
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
-    let (credentials, _) = watch::channel(parts.sentinel.redis_auth.clone());
+    let (credentials, _) = watch::channel(view.login());
+    let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
     let shared = Arc::new(Shared {
-        map: AddressMap(parts.sentinel.address_map.clone()),
-        auth: parts.sentinel.auth.clone(),
+        map: AddressMap::new(parts.sentinel.address_map.clone()),
+        auth: auth_receiver,
         own: parts.own.clone(),
         name: name_receiver,
         pace: pace_receiver,
@@ -177,6 +185,7 @@ pub async fn run(
         name: name_sender,
         pace,
         credentials,
+        auth,
         followers: HashMap::new(),
         probers: HashMap::new(),
         next_number: 0,
@@ -211,7 +220,8 @@ struct Task {
     out: mpsc::Sender<Message>,
     name: watch::Sender<Option<String>>,
     pace: watch::Sender<Duration>,
-    credentials: watch::Sender<Option<Credentials>>,
+    credentials: watch::Sender<Login>,
+    auth: watch::Sender<Option<Credentials>>,
     followers: HashMap<HostPort, Follower>,
     probers: HashMap<SocketAddr, Prober>,
     /// Connections are numbered over all probers of a node: each prober begins far above the last.
@@ -239,9 +249,13 @@ impl Task {
         let mut replies = relay_replies();
         let mut looked = Instant::now();
         loop {
+            if let Some(proved) = self.topology.take_proved() {
+                self.view.handle(Instant::now(), Input::Credentials(proved));
+            }
             let before = self.topology.generation();
             self.carry_out();
             self.topology.look(looked);
+            self.topology.use_credentials(self.view.health_credentials());
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -301,9 +315,7 @@ impl Task {
                         prober.now.notify_one();
                     }
                 }
-                Output::UseCredentials(learnt) => {
-                    self.credentials.send_replace(Some(learnt));
-                }
+                Output::UseCredentials(login) => _ = self.credentials.send_replace(login),
                 Output::Remember(_) => {
                     let memory = self.view.to_remember(&self.name.borrow().clone().unwrap_or_default());
                     self.remember(memory);
@@ -404,6 +416,11 @@ impl Task {
                 self.view.handle(now, Input::Release);
                 self.carry_out();
                 let _ = reply.send(());
+            }
+            Command::Credentials { redis, sentinels } => {
+                tracing::info!("the configured passwords have changed: using the new ones from now on");
+                self.auth.send_replace(sentinels);
+                self.view.handle(now, Input::Configured(redis));
             }
             Command::Failover { force, reply } => match self.view.want_failover(now, force) {
                 Ok(()) => self.asked = Some(reply),

@@ -1,6 +1,7 @@
 //! One task per watched Redis node: asks ROLE at the pace it is told, and says at once when the node hangs up.
 //!
-//! It dials again at once after a hang-up (a promotion closes all connections) and otherwise at its pace.
+//! It dials again at once after a hang-up (a promotion closes all connections) and otherwise at its pace. To ask as
+//! somebody else it dials beside the connection that stands, so that no doubt arises whether it is the same process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::secret::Credentials;
 use crate::sentinel::client::{Error, Node};
 use crate::sentinel::follower::{Message, Shared};
-use crate::sentinel::report::{FromNode, Input, Role};
-use crate::sentinel::view::Watch;
+use crate::sentinel::report::{FromNode, Input, NodeAnswer};
+use crate::sentinel::view::{Login, Watch};
 
 /// For an answer. A master in a long script is silent for longer; the decision knows by then.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -21,8 +21,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// INFO (lineage, lags, keys) beside every so many milliseconds of ROLEs.
 const INFO_EVERY: Duration = Duration::from_secs(1);
 
-/// Refused credentials are tried again this often: the password may have been set right on the node.
-const AUTH_AGAIN: Duration = Duration::from_secs(5);
+/// When no second connection could be had, the next try is this much later.
+const RELOGIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A running prober; dropping it ends the task.
 pub(super) struct Prober {
@@ -42,7 +42,7 @@ impl Prober {
     pub(super) fn spawn(
         addr: SocketAddr,
         how: Watch,
-        credentials: watch::Receiver<Option<Credentials>>,
+        credentials: watch::Receiver<Login>,
         shared: Arc<Shared>,
         out: mpsc::Sender<Message>,
         first_number: u64,
@@ -61,7 +61,7 @@ impl Prober {
 struct Task {
     addr: SocketAddr,
     how: watch::Receiver<Watch>,
-    credentials: watch::Receiver<Option<Credentials>>,
+    credentials: watch::Receiver<Login>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,
     now: Arc<Notify>,
@@ -93,20 +93,15 @@ impl Task {
         }
     }
 
-    /// One connection, until it fails; whether it had answered before.
+    /// One connection after the other to what is surely one process, until one fails; whether it had answered before.
     async fn probe(&mut self) -> Result<std::convert::Infallible, (Error, bool)> {
         self.number += 1;
-        let trusted = self.how.borrow_and_update().trusted;
-        let credentials = self.credentials.borrow_and_update().clone().filter(|_| trusted);
-        let connected = Node::connect(self.addr, credentials.as_ref(), &self.shared.map, self.number, CONNECT).await;
-        let mut node = connected.map_err(|error| (error, false))?;
-        if let Some(notice) = node.notice.take() {
-            self.tell(FromNode::Notice(notice)).await;
-        }
-        let connected = Instant::now();
+        let mut login = self.login();
+        let mut node = self.connect(&login).await.map_err(|error| (error, false))?;
         let mut last = None;
         let mut informed: Option<Instant> = None;
         let mut answered = false;
+        let mut not_before = Instant::now();
         loop {
             let began = Instant::now();
             let with_info = informed.is_none_or(|at| began >= at + INFO_EVERY);
@@ -118,18 +113,53 @@ impl Task {
             last = Some(answer.role.clone());
             self.tell(FromNode::Answer(Box::new(answer))).await;
             tokio::select! {
-                () = node.closed() => return Err((Error::Io(format!("Redis {} closed the connection", self.addr)), true)),
+                () = node.closed() => {
+                    return Err((Error::Io(format!("Redis {} closed the connection", self.addr)), true));
+                }
                 () = self.pause(began) => {}
             }
-            let unreadable = matches!(last, Some(Role::Unreadable(_))) && credentials.is_some();
-            if unreadable && connected.elapsed() > AUTH_AGAIN {
-                return Err((Error::Auth(format!("Redis {} does not take our credentials", self.addr)), true));
+            let wanted = self.login();
+            if wanted.id == login.id || Instant::now() < not_before {
+                continue;
             }
-            if self.credentials.has_changed().unwrap_or(false) || self.how.borrow().trusted != trusted {
-                // Authenticate anew; not a hang-up of the node's.
-                return Err((Error::Io("other credentials".into()), true));
+            match self.connect_beside(&wanted).await {
+                Ok((_, second)) if node.is_closed() => {
+                    drop(second);
+                    return Err((Error::Io(format!("Redis {} closed the connection", self.addr)), true));
+                }
+                Ok((answer, second)) => {
+                    (node, login, last, informed) = (second, wanted, Some(answer.role.clone()), Some(Instant::now()));
+                    self.tell(FromNode::Answer(Box::new(answer))).await;
+                }
+                // What stands goes on to be asked.
+                Err(error) => {
+                    tracing::debug!("a second connection to Redis {}: {error}", self.addr);
+                    not_before = Instant::now() + RELOGIN_AFTER;
+                }
             }
         }
+    }
+
+    /// As whom to ask now.
+    fn login(&mut self) -> Login {
+        let trusted = self.how.borrow_and_update().trusted;
+        let login = self.credentials.borrow_and_update().clone();
+        if trusted || login.credentials.is_none() { login } else { Login::default() }
+    }
+
+    async fn connect(&self, login: &Login) -> Result<Node, Error> {
+        let mut node = Node::connect(self.addr, login, &self.shared.map, self.number, CONNECT).await?;
+        if let Some(notice) = node.notice.take() {
+            self.tell(FromNode::Notice(notice)).await;
+        }
+        Ok(node)
+    }
+
+    /// A further connection, and what it is told. If the first one still stands then, both are to the same process:
+    /// they have the same number.
+    async fn connect_beside(&self, login: &Login) -> Result<(NodeAnswer, Node), Error> {
+        let mut node = self.connect(login).await?;
+        Ok((node.ask(true, None, ANSWER).await?, node))
     }
 
     /// Until the next question is due; a faster pace and a call cut it short.

@@ -46,6 +46,8 @@ pub enum Input {
     },
     /// A client's AUTH succeeded with these.
     Credentials(Credentials),
+    /// The configured credentials for the nodes are these now.
+    Configured(Option<Credentials>),
     /// The operator holds requests until then.
     Hold {
         /// When the hold ends by itself.
@@ -182,6 +184,10 @@ pub struct NodeAnswer {
     pub role: Role,
     /// What INFO said on this connection, when it was asked too.
     pub info: Option<Info>,
+    /// NOPERM, when INFO was asked: the node's words.
+    pub info_refused: Option<String>,
+    /// [`crate::sentinel::view::Login::id`] of what it was asked with.
+    pub login: u64,
 }
 
 /// The reply to ROLE.
@@ -209,6 +215,17 @@ pub enum Role {
     Unreadable(String),
 }
 
+/// A replica that its master lists by a host name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedReplica {
+    /// Where the name led last; `None`: nobody has resolved it.
+    pub addr: Option<SocketAddr>,
+    /// How far it has acknowledged the stream.
+    pub offset: u64,
+    /// Seconds since then.
+    pub lag: u64,
+}
+
 /// The parts of INFO that tell processes and data sets apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
@@ -226,4 +243,6 @@ pub struct Info {
     pub keys: u64,
     /// Replicas that are online, with the seconds since their last acknowledgement.
     pub lags: Vec<(SocketAddr, u64)>,
+    /// The same for those that the node knows by a name, in the order in which it lists them.
+    pub named: Vec<NamedReplica>,
 }

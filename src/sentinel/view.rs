@@ -3,12 +3,13 @@
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/belief.rs` and `view/starting.rs` say
 //! whom a start follows, `view/following.rs` and `view/switching.rs` hold the transitions, `view/planned.rs` is the
-//! operator's wish, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, and `view/record.rs` and
-//! `view/show.rs` what people see.
+//! operator's wish, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, `view/credentials.rs` as
+//! whom the nodes are asked, and `view/record.rs` and `view/show.rs` what people see.
 
 mod abandoned;
 mod asking;
 mod belief;
+mod credentials;
 mod decide;
 mod electing;
 mod evidence;
@@ -24,11 +25,13 @@ mod switching;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::Login;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::admin::view::{Counters, CredentialsState};
+use crate::admin::view::Counters;
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
@@ -36,9 +39,10 @@ use crate::sentinel::electorate::Electorate;
 use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
 use crate::sentinel::memory::Memory;
-use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
 pub use crate::sentinel::view::asking::Watch;
 pub use crate::sentinel::view::belief::OTHERS_WITHIN;
+use crate::sentinel::view::credentials::Logins;
 use crate::sentinel::view::gap::Doubt;
 use crate::sentinel::view::record::Change;
 use crate::topology::{Entry, Master, Phase};
@@ -62,9 +66,9 @@ pub struct Settings {
     pub planned_hold_limit: Duration,
     /// What to do in a minority partition.
     pub minority: Minority,
-    /// There are credentials for the nodes.
-    pub has_credentials: bool,
-    /// Without them: take a client's.
+    /// The credentials for the nodes.
+    pub credentials: Option<Credentials>,
+    /// Where these are none, or do not let us ask: take a client's.
     pub learn_credentials: bool,
     /// The last master and epoch of an earlier run: we do not go below.
     pub floor: Option<(SocketAddr, u64)>,
@@ -85,8 +89,8 @@ pub enum Output {
     AskSentinels,
     /// Ask this node now.
     AskNode(SocketAddr),
-    /// Use these credentials from now on.
-    UseCredentials(Credentials),
+    /// Ask the nodes with these credentials from now on.
+    UseCredentials(Login),
     /// Remember this master across restarts.
     Remember(Master),
     /// Remember that this node is followed early, besides the master that it is to replace.
@@ -171,9 +175,7 @@ pub struct View {
     minority_since: Option<Instant>,
     /// Sessions reported that the master closed their connections.
     session_eof: Option<Instant>,
-    credentials: CredentialsState,
-    offered: Option<Credentials>,
-    unreadable: Option<String>,
+    logins: Logins,
     notices: BTreeSet<String>,
     /// What was logged once for all.
     alarms: BTreeSet<String>,
@@ -303,8 +305,7 @@ impl View {
     pub fn new(settings: Settings, now: Instant) -> View {
         let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
         let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
-        let credentials =
-            if settings.has_credentials { CredentialsState::Configured } else { CredentialsState::NotNeeded };
+        let logins = Logins::new(settings.credentials.clone(), settings.learn_credentials, now);
         View {
             settings,
             started: now,
@@ -349,9 +350,7 @@ impl View {
             lower: None,
             minority_since: None,
             session_eof: None,
-            credentials,
-            offered: None,
-            unreadable: None,
+            logins,
             notices: BTreeSet::new(),
             alarms: BTreeSet::new(),
             empty_restart: None,
@@ -402,10 +401,12 @@ impl View {
             | Input::SessionRefused { .. }
             | Input::SessionAuthRefused { .. }
             | Input::Tick => {}
-            Input::Credentials(credentials) => self.offered = Some(credentials),
+            Input::Credentials(credentials) => self.on_offer(credentials),
+            Input::Configured(credentials) => self.on_configured(credentials),
             Input::Hold { until } => self.paused = Some((self.paused.map_or(now, |(since, _)| since), until)),
             Input::Release => self.end_pause(now),
         }
+        self.choose_login(now);
         self.decide(now);
     }
 
@@ -575,12 +576,11 @@ impl View {
                     node.info = None;
                 }
                 node.answer = Some((*answer).clone());
+                if is_master || (self.master.is_none() && self.named(now).any(|(named, _)| named == addr)) {
+                    self.on_login(now, &answer, addr);
+                }
                 if is_master {
                     self.on_master_answer(now, &answer);
-                } else if let (None, Role::Unreadable(words)) = (&self.master, &answer.role)
-                    && self.named(now).any(|(named, _)| named == addr)
-                {
-                    self.on_unreadable(addr, words);
                 }
             }
             FromNode::Eof => {

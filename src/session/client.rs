@@ -5,7 +5,7 @@
 //! That a client has left is seen also behind bytes that nobody reads for now.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
@@ -88,6 +88,14 @@ impl Unix {
 }
 
 impl Client {
+    /// Where it is; `None` for a Unix socket, or when it has gone.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Client::Tcp(tcp) => tcp.stream.peer_addr().ok(),
+            Client::Unix(_) => None,
+        }
+    }
+
     /// Ready once the client has closed its side (FIN or RST), also behind bytes that are not read.
     ///
     /// For as long as nothing is read: what wakes for bytes is given up for what wakes for the end (epoll(7) tells of

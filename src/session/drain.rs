@@ -17,7 +17,7 @@ impl Session {
             return Ok(());
         }
         let is_in_transaction = self.flags.multi || self.state.in_transaction();
-        let is_between = self.tunnel.is_some() || (self.is_quiet() && round.client_drained && self.inbox.is_empty());
+        let is_between = self.is_tunnel || (self.is_quiet() && round.client_drained && self.inbox.is_empty());
         let is_blocked = self.is_blocked();
         match stage {
             Stage::Serving => {}
@@ -29,7 +29,7 @@ impl Session {
             Stage::Settling => {}
             Stage::Ending if is_between && !is_in_transaction => return Err(CloseReason::Drained),
             // What is in the inbox was not begun.
-            Stage::Stopping if self.tunnel.is_some() || self.is_quiet() => return Err(CloseReason::Drained),
+            Stage::Stopping if self.is_tunnel || self.is_quiet() => return Err(CloseReason::Drained),
             Stage::Ending if is_blocked => self.ask_to_unblock(),
             Stage::Stopping if is_blocked => self.unblock(cx),
             Stage::Ending | Stage::Stopping => {}

@@ -105,7 +105,7 @@ impl Session {
         }
         if self.flags.half_closed && self.ledger.is_empty() {
             self.closing.get_or_insert(CloseReason::ClientClosed);
-        } else if self.tunnel.is_some() {
+        } else if self.is_tunnel {
             self.closing.get_or_insert(CloseReason::UpstreamClosed);
         }
         self.lane = Lane::Lost { at: Instant::now() };
@@ -189,7 +189,7 @@ impl Session {
     fn is_owed_nothing(&self) -> bool {
         self.ledger.is_empty()
             && self.to_backend.is_empty()
-            && self.tunnel.is_none()
+            && !self.is_tunnel
             && !(self.flags.unanswered || self.flags.streaming || self.flags.half_closed || self.flags.resetting)
     }
 }

@@ -42,7 +42,7 @@ impl Session {
         let all_sent = all_read && self.to_backend.is_empty() && !self.flags.streaming;
         let blocked_for = self.ledger.blocked_since().map(|since| since.elapsed());
         match &mut self.lane {
-            Lane::Up(backend) if self.tunnel.is_none() => match blocked_for {
+            Lane::Up(backend) if !self.is_tunnel => match blocked_for {
                 _ if all_sent => backend.shutdown(cx),
                 Some(blocked) if blocked >= AT_ONCE => {
                     backend.shutdown(cx);
@@ -73,7 +73,7 @@ impl Session {
 
     /// The client has sent everything and all of it was passed on: pass on its FIN too.
     pub(super) fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if self.ledger.is_empty() && self.tunnel.is_none() && self.to_client.is_empty() {
+        if self.ledger.is_empty() && !self.is_tunnel && self.to_client.is_empty() {
             return Err(CloseReason::ClientClosed);
         }
         if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {

@@ -25,6 +25,7 @@ mod leaving;
 pub mod ledger;
 pub mod pipe;
 mod pool;
+mod refused;
 pub mod registry;
 mod replies;
 mod requests;
@@ -105,7 +106,7 @@ pub struct Worker {
     pub open: Arc<AtomicUsize>,
     /// Descriptors of the whole process beyond those of its clients and of the control plane.
     pub spare: Arc<Spare>,
-    /// The credentials of the nodes: configured, or the first with which a client's AUTH succeeded.
+    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
     pub credentials: Arc<Mutex<Option<Credentials>>>,
     /// Whether control wants the credentials with which clients authenticate.
     pub learn_credentials: bool,
@@ -171,8 +172,9 @@ struct Session {
     to_client: Unsent,
     /// The node refused as a demoted one would: nothing more is sent until that is settled.
     refused_at: Option<Instant>,
-    /// Bytes pass untouched from here on, and the session ends at a failover: why.
-    tunnel: Option<&'static str>,
+    /// Bytes pass untouched from here on, and the session ends at a failover: replication, what is not RESP, a mode that
+    /// cannot be followed.
+    is_tunnel: bool,
     closing: Option<CloseReason>,
     reply_mode: ReplyMode,
     round: u16,
@@ -310,7 +312,7 @@ impl Session {
             to_backend: Unsent::default(),
             to_client: Unsent::default(),
             refused_at: None,
-            tunnel: None,
+            is_tunnel: false,
             closing: None,
             reply_mode: ReplyMode::On,
             round: 0,
@@ -380,7 +382,7 @@ impl Session {
     }
 
     fn set_urgency(&self) {
-        let urgency = if self.tunnel.is_some() || self.flags.listening {
+        let urgency = if self.is_tunnel || self.flags.listening {
             Urgency::Attached
         } else if self.ledger.is_empty() && self.inbox.is_empty() && !matches!(self.lane, Lane::Lost { .. }) {
             Urgency::Idle
@@ -499,7 +501,7 @@ impl Session {
             return Ok(());
         }
         let unkept = self.state.unkept_transaction().filter(|_| !self.ledger.has_ended_transaction());
-        if self.tunnel.or(self.state.untracked()).or(unkept).is_some() {
+        if self.is_tunnel || self.state.untracked().or(unkept).is_some() {
             return Err(CloseReason::Opaque);
         }
         if self.flags.passing_unasked {
@@ -536,7 +538,8 @@ impl Session {
 
     /// There is no master and there was none until the deadline.
     fn fail(&mut self, reason: &str) -> Result<(), CloseReason> {
-        if self.tunnel.or(self.state.untracked()).or(self.state.unkept_transaction()).is_some()
+        if self.is_tunnel
+            || self.state.untracked().or(self.state.unkept_transaction()).is_some()
             || self.flags.streaming
             || self.flags.partly_delivered
             || self.flags.passing_unasked

@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
-use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool};
+use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool, refused};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -88,7 +88,7 @@ impl Session {
     #[inline]
     fn splices(&self) -> Option<usize> {
         let most = self.replies.body_remaining() as usize;
-        let is_passed = self.flags.partly_delivered && self.tunnel.is_none() && self.reply_tail.is_empty();
+        let is_passed = self.flags.partly_delivered && !self.is_tunnel && self.reply_tail.is_empty();
         (most > LEAST && is_passed).then(|| most - 1)
     }
 
@@ -202,7 +202,7 @@ impl Session {
         let mut replies = 0;
         // Ordinary replies at hand that the ledger was not told of yet.
         let mut ordinary = 0;
-        while at < data.len() && self.tunnel.is_none() {
+        while at < data.len() && !self.is_tunnel {
             match self.replies.scan(&data[at..]) {
                 Scan::Frame(length) => {
                     at += length;
@@ -257,7 +257,7 @@ impl Session {
                     }
                     start = at;
                 }
-                Scan::Invalid(_) => self.tunnel = Some("a reply that is not RESP"),
+                Scan::Invalid(_) => self.is_tunnel = true,
             }
         }
         if start < data.len() {
@@ -440,6 +440,10 @@ impl Session {
         if queued && self.is_exhausted() {
             self.state.forget_transaction();
         }
+        let logs_in = matches!(effect.duty, Duty::Auth | Duty::Hello);
+        if logs_in && (reply.starts_with(b"-WRONGPASS") || (effect.duty == Duty::Auth && reply.starts_with(b"-"))) {
+            refused::note(self.client.addr());
+        }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         let proved = self.state.delivered(effect, queued, request, reply);
         // The server has just looked, as it would have on a fresh connection.
@@ -447,9 +451,8 @@ impl Session {
         if let Some(credentials) = proved
             && self.worker.learn_credentials
         {
-            let mut known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
             if known.as_ref() != Some(&credentials) {
-                known.get_or_insert_with(|| credentials.clone());
                 drop(known);
                 self.worker.topology.report(Report::Credentials(credentials));
             }

@@ -182,7 +182,7 @@ impl Session {
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
         let mut requests = 0;
-        while at < data.len() && self.tunnel.is_none() {
+        while at < data.len() && !self.is_tunnel {
             if start == at && !self.flags.streaming {
                 if !self.may_begin() {
                     break;
@@ -219,7 +219,7 @@ impl Session {
                         requests += 1;
                     }
                     at = end;
-                    start = if self.tunnel.is_some() { data.len() } else { end };
+                    start = if self.is_tunnel { data.len() } else { end };
                 }
                 Scan::Partial => {
                     at = data.len();
@@ -234,10 +234,10 @@ impl Session {
                     out.pass(&mut self.to_backend, data, start, at);
                     start = at;
                 }
-                Scan::Invalid(_) => self.enter_tunnel("a request that is not RESP"),
+                Scan::Invalid(_) => self.enter_tunnel(),
             }
         }
-        if self.tunnel.is_some() && start < data.len() {
+        if self.is_tunnel && start < data.len() {
             out.pass(&mut self.to_backend, data, start, data.len());
             (start, at) = (data.len(), data.len());
         }
@@ -358,9 +358,9 @@ impl Session {
             }
             Duty::Client => self.flags.listening |= effect.command.name == "CLIENT|TRACKING",
             Duty::Eval | Duty::Script => self.learn_script(effect, bytes),
-            Duty::Replication => return self.tunnel("replication"),
+            Duty::Replication => return self.tunnel(),
             duty if (duty.is_pubsub() || duty == Duty::Monitor) && self.flags.multi => {
-                return self.tunnel("a subscription inside MULTI");
+                return self.tunnel();
             }
             duty if duty.is_pubsub() => {
                 self.flags.listening = true;
@@ -384,7 +384,7 @@ impl Session {
         let mode = Args::new(bytes).nth(2).filter(|_| Args::new(bytes).count() == 3);
         let mode = mode.map(|mode| mode.to_ascii_uppercase()).unwrap_or_default();
         if self.flags.multi || self.flags.listening {
-            return self.tunnel("CLIENT REPLY in another mode");
+            return self.tunnel();
         }
         match mode.as_slice() {
             b"OFF" => self.reply_mode = ReplyMode::Off,
@@ -408,7 +408,7 @@ impl Session {
     /// A request that the client wants no reply to: what it does to the session is taken to succeed.
     fn admit_unanswered(&mut self, effect: Effect, bytes: &[u8]) -> Admission {
         if effect.duty.is_pubsub() || matches!(effect.duty, Duty::Multi | Duty::Monitor | Duty::Replication) {
-            return self.tunnel("CLIENT REPLY in another mode");
+            return self.tunnel();
         }
         if self.reply_mode == ReplyMode::SkipNext {
             self.reply_mode = ReplyMode::On;
@@ -437,7 +437,7 @@ impl Session {
         let effect = classify_head(head);
         let changes = effect.duty.is_pubsub() || matches!(effect.duty, Duty::Monitor | Duty::Replication);
         if changes || (self.reply_mode != ReplyMode::On && effect.duty.changes_session()) {
-            return self.enter_tunnel("a large request in another mode");
+            return self.enter_tunnel();
         }
         self.flags.nothing_written &= effect.writes_nothing();
         self.flags.streaming = true;
@@ -467,16 +467,16 @@ impl Session {
         }
     }
 
-    fn tunnel(&mut self, why: &'static str) -> Admission {
+    fn tunnel(&mut self) -> Admission {
         if self.ledger.has_answers() {
             return Admission::Wait; // made up here, and still owed
         }
-        self.enter_tunnel(why);
+        self.enter_tunnel();
         Admission::Tunnel
     }
 
-    fn enter_tunnel(&mut self, why: &'static str) {
-        self.tunnel = Some(why);
+    fn enter_tunnel(&mut self) {
+        self.is_tunnel = true;
         self.ledger.clear();
     }
 

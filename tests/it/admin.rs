@@ -346,6 +346,52 @@ async fn slow_clients_lose_their_place_and_one_too_many_is_told() {
 }
 
 #[tokio::test]
+async fn live_and_ready_are_answered_however_many_half_requests_and_slow_ones_there_are() {
+    // Every place is taken by a check that waits, and more half requests than there is room for come all the time.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = Options { health_budget: Duration::from_secs(15), ..Options::default() };
+    let fixture = Fixture::with(options, silent.local_addr().unwrap(), None).await;
+    let addr = fixture.addr;
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        held.push(stream);
+    }
+    let (mut floods, opened) = (tokio::task::JoinSet::new(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    for flood in 0..4 {
+        let opened = opened.clone();
+        floods.spawn(async move {
+            let mut half = std::collections::VecDeque::new();
+            loop {
+                let Ok(mut stream) = TcpStream::connect(addr).await else { continue };
+                let head: &[u8] = match flood {
+                    0 => b"",
+                    1 => b"GET /live HTTP/1.1\r\nX-Sl",
+                    2 => b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+                    _ => &[b'x'; 20_000],
+                };
+                let _ = stream.write_all(head).await;
+                opened.fetch_add(1, Ordering::Relaxed);
+                half.push_back(stream);
+                if half.len() > 100 {
+                    half.pop_front();
+                }
+            }
+        });
+    }
+    for round in 0..20 {
+        for path in ["/live", "/ready"] {
+            let answer = tokio::time::timeout(Duration::from_secs(30), fixture.get(path)).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{round} {path}: {answer:?}");
+        }
+    }
+    let answer = fixture.get("/metrics").await;
+    assert_eq!((answer.status, answer.body.trim()), (503, "too many connections"));
+    println!("beside {} others", opened.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
 async fn health_tells_a_failover_from_a_fault() {
     // Accepts and stays silent, as the proxy does while it holds requests.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -417,6 +463,13 @@ async fn health_writes_and_reads_a_key_that_expires() {
     let answer = without.get("/health").await;
     assert_eq!(answer.status, 200, "the first client may bring the credentials");
     assert!(answer.body.contains("without credentials nothing was written"), "{}", answer.body);
+    stream.write_all(b"ACL SETUSER app on >hunter2 ~app:* -@all +ping +set +get\r\n").await.unwrap();
+    stream.read_line(&mut line).await.unwrap();
+    let app = Credentials { username: Some("app".into()), password: Secret::new("hunter2") };
+    let limited = Fixture::with(Options::default(), addr, Some(app)).await;
+    let answer = limited.get("/health").await;
+    assert_eq!(answer.status, 200, "an ACL rule is no fault of this host: {}", answer.body);
+    assert!(answer.body.contains("degraded") && answer.body.contains("~switchmaster:health:*"), "{}", answer.body);
     let wrong = Credentials { username: Some("nobody".into()), password: Secret::new("wr0ng") };
     let wrong = Fixture::with(Options::default(), addr, Some(wrong)).await;
     let answer = wrong.get("/health").await;

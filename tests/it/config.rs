@@ -141,6 +141,34 @@ fn every_flag_of_the_table_is_a_flag_of_the_command_line() {
 }
 
 #[test]
+fn the_names_of_sentinel_packages_are_shown_or_reported_by_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        std::fs::write(folder.path().join(".env"), text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_switchmaster"))
+            .args(["config", "check", "--laravel-env", "."])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("SWITCHMASTER_CONFIG", "/dev/null")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        (self::text(&output.stdout), self::text(&output.stderr))
+    };
+    let (shown, warned) =
+        check("REDIS_DRIVER=redis-sentinel\nREDIS_SENTINEL_HOST=a,b:7\nREDIS_SENTINEL_PASSWORD=hunter2\n");
+    assert!(shown.contains("sentinels = [\"a:26379\", \"b:7\"]") && shown.contains(".env line 2"), "{shown}");
+    assert!(shown.contains("redis_password = \"***\""), "{shown}");
+    assert!(warned.contains("warning: ") && warned.contains("line 3: REDIS_SENTINEL_PASSWORD is taken"), "{warned}");
+    assert!(!shown.contains("hunter2") && !warned.contains("hunter2"), "{shown}{warned}");
+    let (_, warned) = check("APP=x\nREDIS_SENTINEL_ENDPOINTS=a:1\n");
+    assert!(warned.contains("line 2: REDIS_SENTINEL_ENDPOINTS looks like a setting of Sentinel"), "{warned}");
+    assert!(warned.contains("names no Sentinels"), "{warned}");
+    let (_, warned) = check("REDIS_SENTINEL_HOSTS=a\nREDIS_SENTINEL_TIMEOUT=1\n");
+    assert_eq!(warned, "");
+}
+
+#[test]
 fn wrong_usage_exits_64() {
     for args in [
         &["--nonsense"][..],

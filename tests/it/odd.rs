@@ -190,6 +190,8 @@ async fn a_wrong_password_of_the_proxy_is_told_and_sentinel_is_followed() {
     let cluster = Cluster::start(ClusterSpec::with_password("secret")).await.unwrap();
     let mut spec = spec(&cluster);
     spec.set("SWITCHMASTER_REDIS_PASSWORD", "wr0ng");
+    // Else a client's would be used instead.
+    spec.set("SWITCHMASTER_LEARN_CREDENTIALS", "false");
     let proxy = start_as(&spec).await;
     wait_stable(&proxy).await;
     wait_log(&proxy, &["ERROR", "refuses our credentials", &cluster.node_addr(0).to_string()]).await;

@@ -25,6 +25,7 @@ fn bare() -> ProxySpec {
     ProxySpec {
         binary: env!("CARGO_BIN_EXE_switchmaster").into(),
         listen: None,
+        admin: None,
         also_listen: Vec::new(),
         arguments: Vec::new(),
         environment,
@@ -245,4 +246,31 @@ async fn the_least_rights_are_enough_for_an_early_commit() {
     let _client = held(&proxy).await;
     wait_log(&proxy, &["WARN", "a Sentinel is lost", "WRONGPASS"]).await;
     assert!(!proxy.log().contains("wr0ng"));
+}
+
+#[tokio::test]
+async fn the_demo_serves_its_status_where_it_is_told_to() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let [listen, admin] = [free_port().unwrap(), free_port().unwrap()].map(|port| format!("127.0.0.1:{port}"));
+    let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_switchmaster"))
+        .args(["demo", "--listen", &listen, "--admin", &admin])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let line = timeout(LIMIT, async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.starts_with("Proxy: ") {
+                return line;
+            }
+        }
+        panic!("the demo has ended");
+    });
+    let line = line.await.unwrap();
+    assert!(line.contains(&format!("metrics: http://{admin}/metrics")), "{line}");
+    let pid = rustix::process::Pid::from_raw(demo.id().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(timeout(LIMIT, demo.wait()).await.is_ok(), "it cleans up");
 }

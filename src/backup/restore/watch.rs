@@ -45,7 +45,7 @@ impl Watch {
     /// # Errors
     /// Less than half of them can be heard.
     pub async fn start(config: &Config, name: &str, sentinels: &[HostPort]) -> Result<Watch, Error> {
-        let map = AddressMap(config.sentinel.address_map.clone());
+        let map = AddressMap::new(config.sentinel.address_map.clone());
         let (out, heard) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
         let mut problems = Vec::new();
@@ -93,7 +93,7 @@ impl Watch {
 }
 
 async fn listen(mut sentinel: Sentinel, at: String, name: String, out: mpsc::Sender<Heard>) {
-    while let Some(event) = sentinel.event(Some(&name)).await {
+    while let Ok(event) = sentinel.event(Some(&name)).await {
         let what = match event.kind {
             Kind::MasterDown => "takes the master for down",
             Kind::TryFailover | Kind::Candidate { .. } | Kind::Promoted => "has begun a failover",

@@ -1,6 +1,7 @@
 //! Reads the replies of Sentinels and nodes.
 //!
-//! Lenient: an absent or strange field is `None`, an empty list or 0, never a panic; RESP2 and RESP3 both.
+//! Lenient: an absent or strange field is `None`, an empty list or 0, never a panic; RESP2 and RESP3 both. What goes on
+//! from here is short: so many entries of a list, so much of a text.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,7 +11,12 @@ use redis::Value;
 
 use super::{AddressMap, Error};
 use crate::config::HostPort;
-use crate::sentinel::report::{Claim, Info, Peer, ReplicaFact, Role};
+use crate::sentinel::report::{Claim, Info, NamedReplica, Peer, ReplicaFact, Role};
+
+/// Entries of a list, and fields of an entry. A Sentinel's have about 45 fields; nobody has a hundred replicas.
+const MOST_ENTRIES: usize = 128;
+/// Of a text; a host name has 255 bytes.
+const LONGEST_TEXT: usize = 300;
 
 pub(super) async fn claim(
     peer: &str,
@@ -22,14 +28,14 @@ pub(super) async fn claim(
     limit: Duration,
 ) -> Result<Claim, String> {
     if let Value::ServerError(error) = before {
-        let words = error.details().unwrap_or_default();
+        let words = words(error.details().unwrap_or_default());
         return Err(if words.starts_with("No such master") {
             format!("{peer} does not monitor a master named {name}")
         } else {
             format!("{peer}: -{} {words}", error.code())
         });
     }
-    let addr: Vec<String> = items(addr).iter().filter_map(text).collect();
+    let addr: Vec<String> = entries(addr).filter_map(text).map(|text| words(&text)).collect();
     let [host, port] = &addr[..] else { return Err(format!("{peer} does not say where {name} is")) };
     let port = port.parse().map_err(|_| format!("{peer} names the port {port}"))?;
     let reported = HostPort { host: host.clone(), port };
@@ -70,6 +76,9 @@ pub(super) fn peer(entry: &Value) -> Option<Peer> {
 pub(super) async fn replica(entry: &Value, map: &AddressMap, limit: Duration) -> Option<ReplicaFact> {
     let fields = fields(entry);
     let reported = HostPort { host: fields.get("ip")?.clone(), port: fields.get("port")?.parse().ok()? };
+    if reported.port == 0 {
+        return None;
+    }
     let flags = fields.get("flags").map(String::as_str).unwrap_or_default();
     let is = |key: &str, value: &str| fields.get(key).is_some_and(|found| found == value);
     Some(ReplicaFact {
@@ -85,7 +94,7 @@ pub(super) async fn replica(entry: &Value, map: &AddressMap, limit: Duration) ->
 pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Result<Role, Error> {
     let reply = reply.ok_or_else(|| Error::Reply(format!("{peer}: no reply to ROLE")))?;
     if let Value::ServerError(error) = reply {
-        let words = format!("-{} {}", error.code(), error.details().unwrap_or_default());
+        let words = format!("-{} {}", words(error.code()), words(error.details().unwrap_or_default()));
         return match error.code() {
             "LOADING" | "BUSY" | "MASTERDOWN" => Ok(Role::Occupied(words)),
             "NOAUTH" | "WRONGPASS" | "NOPERM" => Ok(Role::Unreadable(words)),
@@ -96,16 +105,9 @@ pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Resul
     let parts = items(reply);
     let kind = parts.first().and_then(text).ok_or_else(strange)?;
     match (kind.as_str(), parts) {
-        ("master", [_, offset, replicas, ..]) => Ok(Role::Master {
-            offset: number(offset),
-            replicas: items(replicas)
-                .iter()
-                .filter_map(|replica| match items(replica) {
-                    [host, port, offset, ..] => Some((literal(map, host, port)?, number(offset))),
-                    _ => None,
-                })
-                .collect(),
-        }),
+        ("master", [_, offset, replicas, ..]) => {
+            Ok(Role::Master { offset: number(offset), replicas: replicas_of(replicas, map) })
+        }
         ("slave" | "replica", [_, host, port, state, offset, ..]) => Ok(Role::Replica {
             master: literal(map, host, port),
             link_up: text(state).as_deref() == Some("connected"),
@@ -115,8 +117,24 @@ pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Resul
     }
 }
 
+/// A client that says PSYNC and not where it listens is listed at port 0: nobody to be promoted. One that poses as a
+/// replica is listed at that one's address beside it, with offset 0.
+fn replicas_of(list: &Value, map: &AddressMap) -> Vec<(SocketAddr, u64)> {
+    let mut found: Vec<(SocketAddr, u64)> = Vec::new();
+    for entry in entries(list) {
+        let [host, port, offset, ..] = items(entry) else { continue };
+        let Some(addr) = literal(map, host, port) else { continue };
+        let offset = number(offset);
+        match found.iter_mut().find(|(known, _)| *known == addr) {
+            Some((_, known)) => *known = offset.max(*known),
+            None => found.push((addr, offset)),
+        }
+    }
+    found
+}
+
 pub(super) fn literal(map: &AddressMap, host: &Value, port: &Value) -> Option<SocketAddr> {
-    let port = u16::try_from(number(port)).ok()?;
+    let port = u16::try_from(number(port)).ok().filter(|port| *port > 0)?;
     map.literal(&HostPort { host: text(host)?, port })
 }
 
@@ -127,12 +145,18 @@ pub(super) fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
         for line in section.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };
             match key {
-                "run_id" => info.run_id = value.to_owned(),
-                "master_replid" => info.replid = value.to_owned(),
-                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(value.to_owned()),
+                "run_id" => info.run_id = words(value),
+                "master_replid" => info.replid = words(value),
+                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(words(value)),
                 "second_repl_offset" => info.second_offset = value.parse().ok(),
                 "loading" => info.loading = value != "0",
-                _ if key.starts_with("slave") && value.starts_with("ip=") => info.lags.extend(lag(value, map)),
+                _ if key.starts_with("slave") && value.starts_with("ip=") && info.lags.len() < MOST_ENTRIES => {
+                    match lag(value, map) {
+                        Some(Ok(known)) => info.lags.push(known),
+                        Some(Err(named)) if info.named.len() < MOST_ENTRIES => info.named.push(named),
+                        _ => {}
+                    }
+                }
                 _ if key.starts_with("db") => {
                     let keys = value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok());
                     info.keys += keys.unwrap_or_default();
@@ -145,13 +169,31 @@ pub(super) fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
 }
 
 /// `ip=…,port=…,state=online,offset=…,lag=0`
-pub(super) fn lag(value: &str, map: &AddressMap) -> Option<(SocketAddr, u64)> {
+fn lag(value: &str, map: &AddressMap) -> Option<Result<(SocketAddr, u64), NamedReplica>> {
     let parts: HashMap<&str, &str> = value.split(',').filter_map(|part| part.split_once('=')).collect();
     if parts.get("state") != Some(&"online") {
         return None;
     }
     let at = HostPort { host: (*parts.get("ip")?).to_owned(), port: parts.get("port")?.parse().ok()? };
-    Some((map.literal(&at)?, parts.get("lag")?.parse().ok()?))
+    let lag = parts.get("lag")?.parse().ok()?;
+    Some(match map.literal(&at) {
+        _ if at.port == 0 => return None,
+        Some(addr) => Ok((addr, lag)),
+        None => {
+            let offset = parts.get("offset").and_then(|offset| offset.parse().ok()).unwrap_or_default();
+            Err(NamedReplica { addr: map.remembered(&at), offset, lag })
+        }
+    })
+}
+
+/// The words of a NOPERM.
+pub(super) fn no_permission(reply: &Value) -> Option<String> {
+    match reply {
+        Value::ServerError(error) if error.code() == "NOPERM" => {
+            Some(format!("-NOPERM {}", words(error.details().unwrap_or_default())))
+        }
+        _ => None,
+    }
 }
 
 pub(super) fn error_of(peer: &str, reply: &Value) -> Option<Error> {
@@ -183,22 +225,37 @@ pub(super) fn items(value: &Value) -> &[Value] {
     }
 }
 
-pub(super) fn list(value: &Value) -> Option<Vec<Value>> {
-    matches!(value, Value::Array(_) | Value::Set(_)).then(|| items(value).to_vec())
+pub(super) fn is_list(value: &Value) -> bool {
+    matches!(value, Value::Array(_) | Value::Set(_))
+}
+
+/// The first entries of a list.
+pub(super) fn entries(value: &Value) -> impl Iterator<Item = &Value> {
+    items(value).iter().take(MOST_ENTRIES)
+}
+
+/// The beginning of what a server said, fit for a line of the log.
+pub(super) fn words(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect()
+}
+
+fn field(key: &Value, value: &Value) -> Option<(String, String)> {
+    Some((words(&text(key)?), words(&text(value)?)))
 }
 
 /// The fields of a Sentinel entry: a map in RESP3, a flat array in RESP2.
 pub(super) fn fields(value: &Value) -> HashMap<String, String> {
     match value {
-        Value::Map(pairs) => pairs.iter().filter_map(|(key, value)| Some((text(key)?, text(value)?))).collect(),
+        Value::Map(pairs) => pairs.iter().take(MOST_ENTRIES).filter_map(|(key, value)| field(key, value)).collect(),
         Value::Array(items) => {
-            items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
+            items.chunks_exact(2).take(MOST_ENTRIES).filter_map(|pair| field(&pair[0], &pair[1])).collect()
         }
         _ => HashMap::new(),
     }
 }
 
 pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
+    let (code, detail) = (&*words(code), &*words(detail));
     let text = match code {
         "NOAUTH" if peer.starts_with("Sentinel ") => {
             format!("{peer} wants a password and none is set: set sentinel_password (NOAUTH)")
@@ -214,5 +271,54 @@ pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
         Error::Auth(text)
     } else {
         Error::Reply(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_replica_without_a_port_is_none_and_one_listed_twice_is_where_it_was_further() {
+        let replica = |host, port, offset| Value::Array(vec![bulk(host), bulk(port), bulk(offset)]);
+        let list = vec![
+            replica("127.0.0.1", "0", "5"),
+            replica("10.0.0.2", "6379", "90"),
+            replica("10.0.0.2", "6379", "0"),
+            replica("redis-3", "6379", "80"),
+        ];
+        let reply = Value::Array(vec![bulk("master"), Value::Int(100), Value::Array(list)]);
+        let found = role("Redis", Some(&reply), &AddressMap::default()).expect("a role");
+        let replicas = vec![("10.0.0.2:6379".parse().expect("an address"), 90)];
+        assert_eq!(found, Role::Master { offset: 100, replicas });
+    }
+
+    #[tokio::test]
+    async fn what_info_lists_by_a_name_is_found_where_the_name_led_last() {
+        let section = "run_id:a\r\nmaster_replid:b\r\n\
+                       slave0:ip=localhost,port=6380,state=online,offset=90,lag=1\r\n\
+                       slave1:ip=10.0.0.2,port=6380,state=online,offset=100,lag=0\r\n\
+                       slave2:ip=127.0.0.1,port=0,state=online,offset=100,lag=0\r\n";
+        let map = AddressMap::default();
+        let info = parse_info(&[bulk(section)], &map).expect("INFO");
+        assert_eq!(info.lags, [("10.0.0.2:6380".parse().expect("an address"), 0)]);
+        assert_eq!(info.named, [NamedReplica { addr: None, offset: 90, lag: 1 }]);
+        let at = HostPort { host: "localhost".into(), port: 6380 };
+        let led = map.resolve(&at, Duration::from_secs(5)).await.expect("localhost is known everywhere");
+        assert_eq!(parse_info(&[bulk(section)], &map).expect("INFO").named[0].addr, Some(led));
+    }
+
+    #[test]
+    fn texts_and_lists_are_cut_short_and_fit_for_a_log() {
+        assert_eq!(words("a\u{1b}[31m\r\nb"), "a[31mb");
+        assert_eq!(words(&"x".repeat(5_000_000)).len(), LONGEST_TEXT);
+        let error = reply_error("Sentinel a:1", "ERR", &"y".repeat(100_000)).to_string();
+        assert!(error.len() < 400, "{}", error.len());
+        let many = Value::Array(vec![Value::Nil; 20_000]);
+        assert_eq!(entries(&many).count(), MOST_ENTRIES);
     }
 }

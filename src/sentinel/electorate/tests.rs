@@ -158,7 +158,7 @@ fn silent_ones_count_for_the_only_set_that_lists_them() {
 fn silent_ones_are_found_by_mapped_address_and_remembered_run_id() {
     let mut count = Count::new();
     let front = |number: u8| HostPort { host: "127.0.0.1".into(), port: u16::from(number) };
-    count.map = AddressMap((2..=3).map(|number| (at(number), front(number))).collect());
+    count.map = AddressMap::new((2..=3).map(|number| (at(number), front(number))).collect());
     let mapped = |number| One { at: front(number), ..silent(number) };
     assert!(count.update(&[answering(1, 1, &[1, 2, 3]), mapped(2), mapped(3)], true).holds_configured());
     let mut count = Count::new();

@@ -164,7 +164,8 @@ impl View {
         let Some(info) = self.master.as_ref().and_then(|master| self.nodes.get(&master.addr)?.info.as_ref()) else {
             return false;
         };
-        !info.lags.is_empty() && info.lags.iter().all(|(_, lag)| *lag <= 2)
+        let mut lags = info.lags.iter().map(|(_, lag)| *lag).chain(info.named.iter().map(|named| named.lag)).peekable();
+        lags.peek().is_some() && lags.all(|lag| lag <= 2)
     }
 
     pub(super) fn in_stopped_minority(&self, now: Instant) -> bool {

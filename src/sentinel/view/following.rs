@@ -10,7 +10,6 @@ use tracing::Level;
 use super::evidence::Verdict;
 use super::show::ms;
 use super::{Output, Restart, State, View};
-use crate::admin::view::CredentialsState;
 use crate::config::HostPort;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{Info, NodeAnswer, Role};
@@ -201,13 +200,6 @@ impl View {
         self.life = now;
         match &answer.role {
             Role::Master { offset, replicas } => {
-                self.unreadable = None;
-                self.credentials = match self.credentials {
-                    CredentialsState::Refused if self.settings.has_credentials => CredentialsState::Configured,
-                    CredentialsState::Refused => CredentialsState::Learnt,
-                    CredentialsState::Missing => CredentialsState::NotNeeded,
-                    other => other,
-                };
                 if self.process.run_id.is_none()
                     && let Some(info) = &answer.info
                 {
@@ -216,9 +208,14 @@ impl View {
                     if let Some(master) = &mut self.master {
                         master.run_id = Some(info.run_id.clone());
                     }
-                } else if !same {
-                    if let Some(info) = answer.info.as_ref().filter(|info| !info.loading) {
-                        self.on_restart(now, &info.run_id.clone());
+                } else if !same && (answer.info_refused.is_none() || !self.is_taken_for_the_same(now)) {
+                    match &answer.info {
+                        Some(info) if !info.loading => self.on_restart(now, &info.run_id.clone()),
+                        Some(_) => {}
+                        None if answer.info_refused.is_some() => {
+                            self.on_restart(now, &format!("connection {}", answer.connection));
+                        }
+                        None => {}
                     }
                     return;
                 }
@@ -260,14 +257,8 @@ impl View {
                     self.resume(now, "the master is busy but alive");
                 }
             }
-            Role::Unreadable(words) => {
-                if let Some(addr) = self.master.as_ref().map(|master| master.addr) {
-                    self.on_unreadable(addr, words);
-                }
-                // The same connection is the same process. A new one is taken for it too unless sessions, which
-                // a restart cuts off as well, say otherwise.
-                let cut = self.session_eof.is_some_and(|at| now < at + Duration::from_secs(2));
-                if same_connection || (self.process.run_id.is_none() && !cut) || self.process.connection.is_none() {
+            Role::Unreadable(_) => {
+                if same_connection || self.is_taken_for_the_same(now) {
                     self.process.connection = Some(answer.connection);
                     if matches!(self.state, State::Silent { .. }) {
                         self.resume(now, "the same master answers");
@@ -282,24 +273,12 @@ impl View {
         }
     }
 
-    /// A node does not let us ask: it is told once, and a client's credentials are tried.
-    pub(super) fn on_unreadable(&mut self, addr: SocketAddr, words: &str) {
-        let known = !matches!(self.credentials, CredentialsState::NotNeeded | CredentialsState::Missing);
-        if self.unreadable.is_none() {
-            let what = if known { "refuses our credentials" } else { "wants a password and there is none" };
-            self.log(Level::ERROR, format!(
-                "Redis {addr} {what} ({words}): ROLE cannot be read, so a failover takes about a second longer and is not verified on the node"
-            ));
-        }
-        self.unreadable = Some(words.to_owned());
-        let learn = self.settings.learn_credentials && !self.settings.has_credentials;
-        if let Some(offered) = self.offered.take().filter(|_| learn) {
-            self.credentials = CredentialsState::Learnt;
-            self.log(Level::INFO, "asking the nodes with the credentials of a client from now on".into());
-            self.outputs.push(Output::UseCredentials(offered));
-        } else {
-            self.credentials = if known { CredentialsState::Refused } else { CredentialsState::Missing };
-        }
+    /// A new connection to a node that does not say which process it is. It is taken for the same one unless nobody
+    /// listened there in between, or sessions, which a restart cuts off as well, say otherwise.
+    fn is_taken_for_the_same(&self, now: Instant) -> bool {
+        let cut = self.session_eof.is_some_and(|at| now < at + Duration::from_secs(2));
+        let gone = matches!(self.state, State::Silent { gone: true });
+        (!cut && !gone) || self.process.connection.is_none()
     }
 
     /// A replica that left the master's list may have been promoted: hold, and ask it.

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{SentinelState, State, View};
-use crate::admin::view::{
-    self as shown, AbortView, Agreement, CredentialsState, FailoverView, MasterView, ReplicaView, SentinelView,
-};
+use crate::admin::view::{self as shown, AbortView, Agreement, FailoverView, MasterView, ReplicaView, SentinelView};
 use crate::config::HostPort;
 use crate::sentinel::report::{Role, SentinelAnswer};
 
@@ -50,7 +48,7 @@ impl View {
             down_after_ms: self.down_after().map(ms),
             failover_timeout_ms: claims().map(|claim| ms(claim.failover_timeout)).max(),
             hold_timeout_ms: Some(ms(self.hold_timeout())),
-            credentials: self.credentials,
+            credentials: self.credentials_state(),
             last_failover: (self.last_change.as_ref())
                 .map(|last| FailoverView { ago_ms: age(last.at), ..last.shown.clone() }),
             last_abort: (self.last_abort.as_ref())
@@ -94,6 +92,23 @@ impl View {
                 found.push((*addr, view));
             }
         }
+        // Those that it lists by names, as its last INFO had them.
+        if let Some(Role::Master { offset: end, .. }) = self.role(master) {
+            let named = self.nodes.get(&master).and_then(|node| node.info.as_ref()).map(|info| &info.named[..]);
+            for replica in named.unwrap_or_default() {
+                let Some(addr) = replica.addr.filter(|addr| !found.iter().any(|(known, _)| known == addr)) else {
+                    continue;
+                };
+                let view = ReplicaView {
+                    addr: addr.to_string(),
+                    offset: Some(replica.offset),
+                    lag_bytes: Some(end.saturating_sub(replica.offset)),
+                    lag_seconds: Some(replica.lag as f64),
+                    link: "up".into(),
+                };
+                found.push((addr, view));
+            }
+        }
         // What a Sentinel knows of offsets is up to 10 s old.
         for fact in self.last_answers().filter_map(|answer| answer.replicas.as_ref()).flatten() {
             if fact.addr != master && !found.iter().any(|(known, _)| *known == fact.addr) {
@@ -122,16 +137,7 @@ impl View {
 
     fn warnings(&self, now: Instant) -> Vec<String> {
         let mut warnings: Vec<String> = self.notices.iter().cloned().collect();
-        if let Some(words) = &self.unreadable {
-            warnings.push(match self.credentials {
-                CredentialsState::Configured | CredentialsState::Refused => format!(
-                    "Redis refuses our credentials ({words}): set redis_password (and redis_username) to what the nodes expect. Until then a failover takes about a second longer"
-                ),
-                _ => format!(
-                    "Redis wants a password and none is set ({words}): set SWITCHMASTER_REDIS_PASSWORD. Until then a failover takes about a second longer and the master is not verified"
-                ),
-            });
-        }
+        warnings.extend(self.credential_warnings());
         if let Some((_, text)) = self.empty_restart.as_ref().filter(|(at, _)| now < *at + Duration::from_secs(3600)) {
             warnings.push(text.clone());
         }

@@ -1,8 +1,11 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
 mod belief;
+mod credentials;
+mod shown;
 
 use super::*;
+use crate::admin::view::CredentialsState;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
 mod abandoned;
@@ -49,7 +52,7 @@ fn settings() -> Settings {
         hold_timeout: HoldTimeout::Auto,
         planned_hold_limit: Duration::from_millis(1500),
         minority: Minority::Warn,
-        has_credentials: false,
+        credentials: None,
         learn_credentials: true,
         floor: None,
         candidate: None,
@@ -211,7 +214,8 @@ impl World {
     }
 
     fn node_says(&mut self, node: usize, role: Role, info: Option<Info>) {
-        let answer = NodeAnswer { asked: self.now, connection: self.connections[node], role, info };
+        let (connection, login) = (self.connections[node], self.view.login().id);
+        let answer = NodeAnswer { asked: self.now, connection, role, info, info_refused: None, login };
         self.handle(Input::Node(addr(node), FromNode::Answer(Box::new(answer))));
     }
 
@@ -975,19 +979,7 @@ fn a_clients_credentials_are_used_when_there_are_none() {
         world.node_says(node, Role::Unreadable("-NOAUTH".into()), None);
     }
     let credentials = Credentials { username: None, password: crate::secret::Secret::new("x") };
-    world.handle(Input::Credentials(credentials));
-    world.view.handle(
-        world.now,
-        Input::Node(
-            addr(MASTER),
-            FromNode::Answer(Box::new(NodeAnswer {
-                asked: world.now,
-                connection: 1,
-                role: Role::Unreadable("-NOAUTH".into()),
-                info: None,
-            })),
-        ),
-    );
+    world.view.handle(world.now, Input::Credentials(credentials));
     assert!(world.view.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
     world.connections[MASTER] = 2;
     world.master_says(MASTER, 100, &[]);
@@ -1157,7 +1149,14 @@ fn behind_a_gap_of_our_own_nothing_flows_before_a_question_of_after_it_is_answer
     }
     let info = Info { run_id: world.run_ids[MASTER].clone(), replid: "history-a".into(), ..Info::default() };
     let role = Role::Master { offset: 100, replicas: vec![(addr(CANDIDATE), 100), (addr(OTHER), 100)] };
-    let stale = NodeAnswer { asked: before, connection: world.connections[MASTER], role, info: Some(info) };
+    let stale = NodeAnswer {
+        asked: before,
+        connection: world.connections[MASTER],
+        role,
+        info: Some(info),
+        info_refused: None,
+        login: 0,
+    };
     world.handle(Input::Node(addr(MASTER), FromNode::Answer(Box::new(stale))));
     assert_eq!(world.phase(), Phase::Switching);
     world.after(3);
@@ -1236,7 +1235,14 @@ fn what_a_candidate_said_before_a_gap_moves_nobody() {
         ..Info::default()
     };
     let role = Role::Master { offset: 101, replicas: Vec::new() };
-    let stale = NodeAnswer { asked: before, connection: world.connections[CANDIDATE], role, info: Some(info) };
+    let stale = NodeAnswer {
+        asked: before,
+        connection: world.connections[CANDIDATE],
+        role,
+        info: Some(info),
+        info_refused: None,
+        login: 0,
+    };
     world.handle(Input::Node(addr(CANDIDATE), FromNode::Answer(Box::new(stale))));
     world.after(5);
     world.master_says(MASTER, 100, &[OTHER]);

@@ -3,6 +3,7 @@
 //! A stranger's node must not even be asked: what is not in [`View::nodes`] gets no byte.
 
 use super::*;
+use crate::secret::Secret;
 use crate::sentinel::memory::{KnownSentinel, Memory};
 
 /// A Sentinel of nobody's, in the list by mistake or worse.
@@ -23,7 +24,11 @@ fn rogue(answer: &mut SentinelAnswer, peers: &[usize]) {
 }
 
 fn with_rogue() -> Settings {
-    Settings { sentinels: [0, 1, 2, ROGUE].map(sentinel).into(), has_credentials: true, ..settings() }
+    Settings {
+        sentinels: [0, 1, 2, ROGUE].map(sentinel).into(),
+        credentials: Some(Credentials { username: None, password: Secret::new("pw") }),
+        ..settings()
+    }
 }
 
 fn alone() -> Settings {
@@ -64,7 +69,8 @@ impl World {
             ..Info::default()
         };
         let role = Role::Master { offset: 1, replicas: Vec::new() };
-        let answer = NodeAnswer { asked: self.now, connection: 1, role, info: Some(info) };
+        let answer =
+            NodeAnswer { asked: self.now, connection: 1, role, info: Some(info), info_refused: None, login: 0 };
         self.handle(Input::Node(stranger(), FromNode::Answer(Box::new(answer))));
     }
 
@@ -138,7 +144,7 @@ fn one_of_the_set_that_lies_moves_nobody_and_drowns_nothing() {
     }
     lie(&mut world);
     let role = Role::Master { offset: 101, replicas: Vec::new() };
-    let answer = NodeAnswer { asked: world.now, connection: 1, role, info: Some(forged) };
+    let answer = NodeAnswer { asked: world.now, connection: 1, role, info: Some(forged), info_refused: None, login: 0 };
     world.handle(Input::Node(addr(77), FromNode::Answer(Box::new(answer))));
     world.after(DRAINED);
     assert_eq!(world.master().0, addr(MASTER), "a forged history is not enough");
