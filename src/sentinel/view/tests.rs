@@ -1,6 +1,7 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
 use super::*;
+use crate::sentinel::event::Kind;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
 mod abandoned;

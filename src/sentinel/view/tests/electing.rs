@@ -91,7 +91,7 @@ fn other_failovers_are_no_election() {
     let crash = |world: &mut World| world.event(1, Kind::MasterDown, MASTER, None);
     let tilt = |world: &mut World| world.event(0, Kind::TiltOn, MASTER, None);
     let hold = |world: &mut World| world.handle(Input::Hold { until: world.now + Duration::from_secs(5) });
-    let unseen = |world: &mut World| world.view.samples.clear();
+    let unseen = |world: &mut World| world.node_says(MASTER, Role::Unreadable("-NOPERM".into()), None);
     let befores: [&dyn Fn(&mut World); 4] = [&crash, &tilt, &hold, &unseen];
     for before in befores {
         let mut world = World::following();
@@ -118,6 +118,7 @@ fn a_failover_that_is_asked_for_waits_for_level_replicas() {
     // Always a second behind.
     for step in 0..99_u64 {
         world.after(100);
+        world.all_answer();
         world.master_says(MASTER, 10_000 + 100 * step, &[CANDIDATE, OTHER]);
         world.replica_has(CANDIDATE, 10_000 + 100 * step);
         world.replica_has(OTHER, 9_000 + 100 * step);

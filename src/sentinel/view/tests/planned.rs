@@ -4,11 +4,11 @@ use super::*;
 
 impl World {
     /// What became of a failover that was asked for, if that is decided.
-    fn asked(&mut self) -> Option<Result<Vec<HostPort>, String>> {
+    pub(super) fn asked(&mut self) -> Option<Result<Vec<HostPort>, String>> {
         self.asked.take()
     }
 
-    fn want(&mut self) {
+    pub(super) fn want(&mut self) {
         assert_eq!(self.view.want_failover(self.now, false), Ok(()));
         self.after(1);
     }
