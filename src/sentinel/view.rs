@@ -2,9 +2,11 @@
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/belief.rs` and `view/starting.rs` say
-//! whom a start follows, `view/following.rs` and `view/switching.rs` hold the transitions, `view/planned.rs` is the
-//! operator's wish, `view/evidence.rs` what is believed, `view/peers.rs` which Sentinels there are, `view/credentials.rs` as
-//! whom the nodes are asked, and `view/record.rs` and `view/show.rs` what people see.
+//! whom a start follows; `view/following.rs`, `view/electing.rs`, `view/switching.rs` and `view/abandoned.rs` hold the
+//! transitions, `view/event.rs` what Sentinels tell, `view/planned.rs` the operator's wish, `view/evidence.rs` what is
+//! believed, `view/peers.rs` which Sentinels there are, `view/credentials.rs` as whom the nodes are asked, `view/gap.rs`
+//! when we did not run ourselves, `view/recall.rs` what is kept for the next run, and `view/record.rs` and `view/show.rs`
+//! what people see.
 
 mod abandoned;
 mod asking;
@@ -12,6 +14,7 @@ mod belief;
 mod credentials;
 mod decide;
 mod electing;
+mod event;
 mod evidence;
 mod following;
 mod gap;
@@ -36,7 +39,6 @@ use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
 use crate::sentinel::electorate::Electorate;
-use crate::sentinel::event::Kind;
 use crate::sentinel::lineage::{Lineage, Samples};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
@@ -144,7 +146,7 @@ pub struct View {
     failing: bool,
     reason: String,
     paused: Option<(Instant, Instant)>,
-    published: Option<(u64, Option<Master>, Phase, Option<Instant>, Option<Instant>)>,
+    published: Option<Published>,
     phase_since: Instant,
     /// The last sign of life of the master.
     life: Instant,
@@ -191,6 +193,9 @@ pub struct View {
     counters: Counters,
     outputs: Vec<Output>,
 }
+
+/// Term, master, phase, the beginning of the outage, and the instant before which replies are covered.
+type Published = (u64, Option<Master>, Phase, Option<Instant>, Option<Instant>);
 
 /// Where the decision stands. The transitions, by name:
 ///
@@ -506,62 +511,6 @@ impl View {
         }
     }
 
-    fn on_event(&mut self, now: Instant, from: HostPort, kind: Kind, of: Option<SocketAddr>, node: Option<SocketAddr>) {
-        // At the start it is not known yet whose events count, and none leads anywhere.
-        let counts = self.electorate.has_voice(&from) || matches!(self.state, State::Searching);
-        if !counts && !matches!(kind, Kind::TiltOn | Kind::TiltOff) {
-            return;
-        }
-        let current = self.master.as_ref().map(|master| master.addr);
-        let ours = of.is_some() && of == current;
-        let tilt = self.sentinels.get(&from).is_some_and(|sentinel| sentinel.tilt);
-        self.unusual_until = self.unusual_until.max(now + Duration::from_secs(3));
-        if matches!(self.state, State::Searching) && !tilt {
-            self.hear(from.clone(), &kind, of, node);
-        }
-        let ends = matches!(kind, Kind::Aborted { .. } | Kind::Table { .. } | Kind::SwitchMaster | Kind::Ended);
-        if ends && self.electing.as_ref().is_some_and(|electing| electing.leader == from) {
-            self.electing = None;
-        }
-        match kind {
-            Kind::TiltOn | Kind::TiltOff => {
-                if let Some(sentinel) = self.sentinels.get_mut(&from) {
-                    sentinel.tilt = kind == Kind::TiltOn;
-                }
-                let verb = if kind == Kind::TiltOn { "is in TILT: it watches but does not act" } else { "left TILT" };
-                self.log(tracing::Level::WARN, format!("Sentinel {} {verb}", show::name(&from)));
-            }
-            Kind::Candidate { .. } | Kind::Promoted => {
-                if let Some(candidate) = node
-                    && ours
-                    && !tilt
-                    && node != current
-                {
-                    self.hold_for(now, candidate, Some(from));
-                }
-                self.ask_sentinels();
-            }
-            Kind::Aborted { .. } | Kind::Table { .. } => {
-                if let (Kind::Aborted { reason }, true) = (kind, ours) {
-                    let text = format!("Sentinel {} gave a failover up: {reason}", show::name(&from));
-                    self.log(tracing::Level::WARN, text);
-                    self.last_abort = Some((now, reason));
-                }
-                self.abort(now, &from, of);
-                self.ask_sentinels();
-            }
-            Kind::MasterDown if ours => {
-                self.called_down = true;
-                self.ask_master();
-            }
-            Kind::MasterUp if ours => self.called_down = false,
-            Kind::TryFailover if ours && !tilt => self.begin_election(now, from),
-            Kind::SwitchMaster | Kind::ConfigUpdate | Kind::Peers | Kind::Ended => self.ask_sentinels(),
-            Kind::MasterReboot if ours => self.ask_master(),
-            Kind::MasterDown | Kind::MasterUp | Kind::MasterReboot | Kind::TryFailover | Kind::Unusual { .. } => {}
-        }
-    }
-
     fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {
         let node = self.nodes.entry(addr).or_default();
         let is_master = self.master.as_ref().is_some_and(|master| master.addr == addr);
@@ -598,10 +547,6 @@ impl View {
             FromNode::Silent(error) => node.silent = Some((now, error)),
             FromNode::Notice(text) => self.notice(text),
         }
-    }
-
-    fn remember_candidate(&mut self, candidate: Option<SocketAddr>) {
-        self.outputs.extend(candidate.map(Output::RememberCandidate));
     }
 
     fn ask_master(&mut self) {

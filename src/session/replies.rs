@@ -291,8 +291,7 @@ impl Session {
     fn is_ordinary(&self, unsettled: usize) -> bool {
         !matches!(self.replies.kind(), b'-' | b'>')
             && self.ledger.ordinary() > unsettled
-            && !(self.flags.listening || self.flags.partly_delivered)
-            && !self.gate.withholds()
+            && !(self.flags.listening || self.flags.partly_delivered || self.gate.withholds())
     }
 
     /// What the frame at hand is; of a longer one at least the first element is there.

@@ -33,7 +33,7 @@ impl View {
         let lives = matches!(self.state, State::Following)
             && !self.called_down
             && self.provisional.is_none()
-            && self.samples.last().is_some();
+            && self.master.as_ref().is_some_and(|master| matches!(self.role(master.addr), Some(Role::Master { .. })));
         let electable = self.electable(now);
         if lives && !electable.is_empty() {
             self.electing = Some(Electing { since: now, leader, covered: None });

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::show::name;
-use super::{State, View};
+use super::{Output, State, View};
 use crate::config::HostPort;
 use crate::sentinel::event::Kind;
 use crate::sentinel::report::{Info, ReplicaFact, Role, SentinelAnswer};
@@ -106,6 +106,11 @@ impl View {
         self.settings.candidate = found.candidate.filter(|_| found.followed);
         self.remember_candidate(self.settings.candidate);
         self.hold(now, found.candidate, found.leader, found.why);
+    }
+
+    /// So that a restart before the epoch confirms it goes on with it.
+    pub(super) fn remember_candidate(&mut self, candidate: Option<SocketAddr>) {
+        self.outputs.extend(candidate.map(Output::RememberCandidate));
     }
 
     /// The nodes to be asked before there is a master.

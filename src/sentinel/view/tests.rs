@@ -6,6 +6,7 @@ mod shown;
 
 use super::*;
 use crate::admin::view::CredentialsState;
+use crate::sentinel::event::Kind;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
 
 mod abandoned;

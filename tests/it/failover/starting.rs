@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::support::figures::turn;
-use crate::support::proxy::{spec, wait_settled, wait_stable};
+use crate::support::proxy::{spec, start_as, wait_settled, wait_stable};
 use crate::support::stage::{LIMIT, soon};
 
 /// After `SENTINEL FAILOVER`, in milliseconds: before and after the promotion (0.2 s), before and after the epoch (1.1 s).
@@ -31,7 +31,7 @@ async fn a_start_in_a_planned_failover_loses_no_acknowledged_write() {
         let mut spec = spec(&cluster);
         spec.set("SWITCHMASTER_STATE_DIR", dir.path().join(instant.to_string()).display().to_string());
         std::fs::create_dir(dir.path().join(instant.to_string())).unwrap();
-        let proxy = Proxy::start(&spec).await.unwrap();
+        let proxy = start_as(&spec).await;
         wait_settled(&proxy, &cluster).await;
         restarted.push((instant, spec, Some(proxy)));
     }

@@ -91,7 +91,7 @@ fn other_failovers_are_no_election() {
     let crash = |world: &mut World| world.event(1, Kind::MasterDown, MASTER, None);
     let tilt = |world: &mut World| world.event(0, Kind::TiltOn, MASTER, None);
     let hold = |world: &mut World| world.handle(Input::Hold { until: world.now + Duration::from_secs(5) });
-    let unseen = |world: &mut World| world.view.samples.clear();
+    let unseen = |world: &mut World| world.node_says(MASTER, Role::Unreadable("-NOPERM".into()), None);
     let befores: [&dyn Fn(&mut World); 4] = [&crash, &tilt, &hold, &unseen];
     for before in befores {
         let mut world = World::following();
