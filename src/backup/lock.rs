@@ -156,7 +156,13 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
             None => 1,
             Some((number, renewed)) => {
                 let name = name(master_name, *number);
-                let Some(bytes) = store.get(&name).await? else { continue };
+                let bytes = match store.get(&name).await {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => continue,
+                    // Whoever holds it keeps on writing it.
+                    Err(Error::Unreadable(_)) => Vec::new(),
+                    Err(error) => return Err(error),
+                };
                 let theirs: Option<Claim> = serde_json::from_slice(&bytes).ok();
                 let ttl = theirs.as_ref().map_or(TTL, |theirs| Duration::from_millis(theirs.ttl_ms));
                 let age = Duration::try_from(now.duration_since(*renewed)).unwrap_or_default();
