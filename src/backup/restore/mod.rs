@@ -32,7 +32,7 @@ use serde_json::json;
 use self::keys::Choice;
 use self::live::{Content, Outcome};
 use self::node::Node;
-use self::primary::{Rdb, Stage};
+use self::primary::{Primary, Rdb, Stage};
 use self::safety::Safety;
 use self::settings::Settings;
 use self::survey::Survey;
@@ -106,8 +106,13 @@ async fn live(
     let tail = async || replay.as_mut().map_or(Ok(None), |replay| replay.chunk());
     let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
     let content = Content { rdb, tail, counts };
+    let ip = match args.serve_at {
+        Some(ip) => ip,
+        None => survey.node.facing().await?,
+    };
+    let primary = Primary::bind(ip).await?;
     let settings = Settings::change(&mut survey, config.sentinel.redis_auth.as_ref()).await;
-    let outcome = insured(args, store, manifest, survey, &proxies, content, config).await;
+    let outcome = insured(args, store, manifest, (survey, primary), &proxies, content, config).await;
     for left in settings.put_back().await {
         tracing::warn!("{left}");
     }
@@ -148,7 +153,7 @@ async fn insured(
     args: &RestoreArgs,
     store: &Store,
     manifest: &Manifest,
-    survey: Survey,
+    (survey, primary): (Survey, Primary),
     proxies: &[SocketAddr],
     content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
     config: &Config,
@@ -172,7 +177,7 @@ async fn insured(
         std::future::pending().await
     };
     let outcome = tokio::select! {
-        outcome = live::replace(survey, content, args.serve_at, safety, config, &stage) => outcome?,
+        outcome = live::replace(survey, content, primary, safety, config, &stage) => outcome?,
         never = show_stage => never,
     };
     Ok((target, outcome))
