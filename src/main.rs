@@ -163,6 +163,8 @@ fn places(loaded: &Loaded) -> String {
 /// Log lines go to standard error: coloured for a terminal, plain into a pipe, JSON on request.
 fn start_log(log: &LogConfig) {
     let lines = tracing_subscriber::fmt().with_max_level(log.level).with_writer(std::io::stderr);
+    // To say on standard error that standard error is gone, as with a terminal that was closed, ends the task that logs.
+    let lines = lines.log_internal_errors(false);
     match log.json {
         true => lines.json().flatten_event(true).init(),
         false => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),

@@ -113,7 +113,19 @@ pub async fn objects(store: &Store, master_name: Option<&str>) -> Result<Vec<Obj
     names.sort();
     let mut objects = Vec::new();
     for name in names {
-        objects.extend(store.list_folder(&name).await?.0);
+        let (found, folders) = match store.list_folder(&name).await {
+            // Those of the others are none the worse.
+            Err(Error::Unreadable(why)) if master_name.is_none() => {
+                store.pass_over(&why);
+                continue;
+            }
+            listed => listed?,
+        };
+        objects.extend(found);
+        // What has the name of a manifest and is none must be seen, or else its data would be nobody's.
+        let strange = folders.iter().filter(|folder| folder.ends_with(MANIFEST));
+        let object = |folder: &String| Object { name: format!("{name}/{folder}"), bytes: 0, modified: Timestamp::MAX };
+        objects.extend(strange.map(object));
     }
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(objects)
@@ -130,8 +142,15 @@ pub async fn of_objects(store: &Store, objects: &[Object]) -> Result<Vec<Backup>
     let manifests = objects.iter().filter_map(|object| split(&object.name, MANIFEST));
     let reading = manifests.map(|(master_name, id)| async move {
         let name = manifest_name(master_name, id);
-        let Some(bytes) = store.get(&name).await? else { return Ok::<_, Error>(None) };
-        let manifest = parse(&bytes, master_name, id);
+        let manifest = match store.get(&name).await {
+            Ok(Some(bytes)) => parse(&bytes, master_name, id),
+            Ok(None) => return Ok::<_, Error>(None),
+            Err(Error::Unreadable(why)) => {
+                store.pass_over(&why);
+                Err(Error::Unsound(format!("cannot be read: {why}")))
+            }
+            Err(error) => return Err(error),
+        };
         let when = |mark: String| find(objects, &mark).map(|object| object.modified);
         let verified = when(verified_name(master_name, id));
         // Of two marks the younger counts: the other one is about to be deleted.

@@ -22,6 +22,8 @@ pub enum Error {
     Unsound(String),
     /// The store could not be written or read.
     Store(String),
+    /// One thing in the store is no file, is far too large, or may not be read by this user; others may be read.
+    Unreadable(String),
     /// Data in a format that only a newer version of this program knows.
     Newer(String),
     /// The spool folder of this host cannot hold the data.
@@ -50,7 +52,7 @@ impl Error {
             Error::NoSource(_) => 80,
             Error::Truncated(_) => 81,
             Error::Unsound(_) => 82,
-            Error::Store(_) => 83,
+            Error::Store(_) | Error::Unreadable(_) => 83,
             Error::Spool(_) => 84,
             Error::NotFound(_) => 85,
             Error::Restore(_) => 86,
@@ -71,6 +73,7 @@ impl fmt::Display for Error {
             | Error::Truncated(text)
             | Error::Unsound(text)
             | Error::Store(text)
+            | Error::Unreadable(text)
             | Error::Newer(text)
             | Error::Spool(text)
             | Error::NotFound(text)

@@ -2,8 +2,9 @@
 //!
 //! A lock is a numbered object, `MASTER/lock/NUMBER.json`, written create-only: of all who saw number 7 as free, one
 //! writes number 8. The highest number is the lock. It is free when its holder said so, or when it was not renewed for
-//! its time to live by the store's own clock: the clocks of the hosts are never compared. The last object stays, so
-//! that numbers only rise. Where the store knows no create-only write, the master keeps the lock: SET NX PX.
+//! its time to live by the store's own clock: the clocks of the hosts are never compared. One that ran on this very host
+//! and has died is not waited for. The last object stays, so that numbers only rise. Where the store knows no create-only
+//! write, the master keeps the lock: SET NX PX.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::Error;
+use super::process::{self, Process};
 use super::store::{Put, Store};
 use crate::wire::{Reply, Wire};
 
@@ -41,6 +43,9 @@ struct Claim {
     /// What it makes, for people. Versions before this field made backups.
     #[serde(default = "backup")]
     what: String,
+    /// Who holds it, as its own host knows it. Versions before this field did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
     /// Tells one holder from the other.
     token: String,
     ttl_ms: u64,
@@ -51,7 +56,7 @@ struct Claim {
 #[derive(Clone)]
 enum Held {
     Object { store: Box<Store>, master_name: String, number: u64, claim: Claim },
-    Key { master: Master, key: String, claim: Claim },
+    Key { master: Master, key: String, value: String, ttl_ms: u64 },
 }
 
 /// Rounds against others who take it at the same moment.
@@ -75,7 +80,8 @@ pub async fn acquire_for(
     ttl: Duration,
     master: Option<Master>,
 ) -> Result<Guard, Error> {
-    let claim = Claim { owner: owner(), what, token: token(), ttl_ms: ttl.as_millis() as u64, released: false };
+    let ttl_ms = ttl.as_millis() as u64;
+    let claim = Claim { owner: owner(), what, process: Process::current(), token: token(), ttl_ms, released: false };
     let probe = store.probe().await?;
     let held = match (probe.create_only, master) {
         (true, _) => of_store(store, master_name, claim, probe.now).await?,
@@ -150,12 +156,19 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
             None => 1,
             Some((number, renewed)) => {
                 let name = name(master_name, *number);
-                let Some(bytes) = store.get(&name).await? else { continue };
+                let bytes = match store.get(&name).await {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => continue,
+                    // Whoever holds it keeps on writing it.
+                    Err(Error::Unreadable(_)) => Vec::new(),
+                    Err(error) => return Err(error),
+                };
                 let theirs: Option<Claim> = serde_json::from_slice(&bytes).ok();
                 let ttl = theirs.as_ref().map_or(TTL, |theirs| Duration::from_millis(theirs.ttl_ms));
                 let age = Duration::try_from(now.duration_since(*renewed)).unwrap_or_default();
                 let free = theirs.as_ref().is_some_and(|theirs| theirs.released) || age > ttl + GRACE;
-                if !free {
+                let orphaned = !free && theirs.as_ref().is_some_and(|theirs| theirs.is_orphaned(master_name));
+                if !(free || orphaned) {
                     let (owner, what) =
                         theirs.map_or_else(|| ("another host".into(), backup()), |theirs| (theirs.owner, theirs.what));
                     let left = (ttl + GRACE).saturating_sub(age).as_secs();
@@ -186,12 +199,37 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
 }
 
 async fn of_master(master: Master, master_name: &str, claim: Claim) -> Result<Held, Error> {
-    let held = Held::Key { master, key: format!("switchmaster:backup-lock:{master_name}"), claim };
-    match held.renew().await? {
-        true => Ok(held),
-        false => Err(Error::Locked(format!(
-            "another host makes a backup of {master_name} now, on its own or for a restore (lock on the master)"
-        ))),
+    let value = serde_json::to_string(&claim).map_err(|error| Error::Internal(error.to_string()))?;
+    let key = format!("switchmaster:backup-lock:{master_name}");
+    let held = Held::Key { master: master.clone(), key: key.clone(), value: value.clone(), ttl_ms: claim.ttl_ms };
+    if held.renew().await? {
+        return Ok(held);
+    }
+    let mut wire = master().await?;
+    let found = ask(&mut wire, &["GET", &key]).await?.text().unwrap_or_default().to_owned();
+    let theirs = serde_json::from_str::<Claim>(&found).ok();
+    let set = ["SET", &key, &value, "PX", &claim.ttl_ms.to_string()];
+    if theirs.as_ref().is_some_and(|theirs| theirs.is_orphaned(master_name))
+        && while_it_is(&mut wire, &key, &found, &set).await?
+    {
+        return Ok(held);
+    }
+    let (owner, what) = theirs.map_or_else(
+        || ("another host".into(), "a backup, on its own or for a restore,".into()),
+        |theirs| (theirs.owner, theirs.what),
+    );
+    Err(Error::Locked(format!("{owner} makes {what} of {master_name} now (lock on the master)")))
+}
+
+impl Claim {
+    /// Its holder was a process of this host and has died, which is reported.
+    fn is_orphaned(&self, master_name: &str) -> bool {
+        let Claim { owner, what, process, .. } = self;
+        let died = process.as_ref().is_some_and(Process::has_died);
+        if died {
+            tracing::warn!("{owner}, which made {what} of {master_name}, has died: its lock is taken over");
+        }
+        died
     }
 }
 
@@ -204,14 +242,14 @@ impl Held {
                 store.put_over(&name(master_name, *number), bytes).await?;
                 self.is_ours().await
             }
-            Held::Key { master, key, claim } => {
+            Held::Key { master, key, value, ttl_ms } => {
                 let mut wire = master().await?;
-                let ttl = claim.ttl_ms.to_string();
-                let set = ask(&mut wire, &["SET", key, &claim.token, "NX", "PX", &ttl]).await?;
+                let ttl = ttl_ms.to_string();
+                let set = ask(&mut wire, &["SET", key, value, "NX", "PX", &ttl]).await?;
                 if matches!(set, Reply::Simple(_)) {
                     return Ok(true);
                 }
-                self.if_ours(&mut wire, &["PEXPIRE", key, &ttl]).await
+                while_it_is(&mut wire, key, value, &["PEXPIRE", key, &ttl]).await
             }
         }
     }
@@ -221,8 +259,8 @@ impl Held {
             Held::Object { store, master_name, number, .. } => {
                 Ok(numbers(store, master_name).await?.last().is_some_and(|(highest, _)| highest == number))
             }
-            Held::Key { master, key, claim } => {
-                Ok(ask(&mut master().await?, &["GET", key]).await?.text() == Some(&claim.token))
+            Held::Key { master, key, value, .. } => {
+                Ok(ask(&mut master().await?, &["GET", key]).await?.text() == Some(value))
             }
         }
     }
@@ -234,20 +272,10 @@ impl Held {
                 let bytes = serde_json::to_vec(&released).map_err(|error| Error::Internal(error.to_string()))?;
                 store.put_over(&name(master_name, *number), bytes).await
             }
-            Held::Key { master, key, .. } => self.if_ours(&mut master().await?, &["DEL", key]).await.map(drop),
+            Held::Key { master, key, value, .. } => {
+                while_it_is(&mut master().await?, key, value, &["DEL", key]).await.map(drop)
+            }
         }
-    }
-
-    /// Runs `command` on the master unless the key changed hands meanwhile.
-    async fn if_ours(&self, wire: &mut Wire, command: &[&str]) -> Result<bool, Error> {
-        let Held::Key { key, claim, .. } = self else { return Ok(false) };
-        ask(wire, &["WATCH", key]).await?;
-        if ask(wire, &["GET", key]).await?.text() != Some(&claim.token) {
-            return Ok(false);
-        }
-        ask(wire, &["MULTI"]).await?;
-        ask(wire, command).await?;
-        Ok(matches!(ask(wire, &["EXEC"]).await?, Reply::Array(_)))
     }
 }
 
@@ -258,6 +286,17 @@ impl std::fmt::Debug for Held {
             Held::Key { key, .. } => f.write_str(key),
         }
     }
+}
+
+/// Runs `command` on the master if `key` has this value, and no other until then.
+async fn while_it_is(wire: &mut Wire, key: &str, value: &str, command: &[&str]) -> Result<bool, Error> {
+    ask(wire, &["WATCH", key]).await?;
+    if ask(wire, &["GET", key]).await?.text() != Some(value) {
+        return Ok(false);
+    }
+    ask(wire, &["MULTI"]).await?;
+    ask(wire, command).await?;
+    Ok(matches!(ask(wire, &["EXEC"]).await?, Reply::Array(_)))
 }
 
 async fn ask(wire: &mut Wire, command: &[&str]) -> Result<Reply, Error> {
@@ -292,6 +331,5 @@ fn backup() -> String {
 }
 
 fn owner() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host} (process {})", std::process::id())
+    format!("{} (process {})", process::host(), std::process::id())
 }

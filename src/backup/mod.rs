@@ -20,6 +20,7 @@ pub mod interrupt;
 pub mod lock;
 mod manifest;
 pub mod pack;
+mod process;
 mod progress;
 pub mod prune;
 pub mod rdb;

@@ -106,9 +106,11 @@ pub fn plan(rules: &PruneArgs, backups: &[Candidate], now: Timestamp) -> Vec<Vec
     reasons
 }
 
-/// Deletes what no rule keeps, orphans and unfinished uploads older than a day; says each on `out`.
+/// Deletes what no rule keeps, orphans and unfinished uploads older than a day; says each on `out`. What cannot be deleted or
+/// read keeps nothing else from being deleted.
 ///
-/// Fails with [`Error::Usage`] when no rule is given: nothing at all would be kept but the newest.
+/// Fails with [`Error::Usage`] when no rule is given (nothing at all would be kept but the newest), and with the error of what
+/// could not be deleted or read, after having tried all.
 pub async fn prune(
     store: &Store,
     master_name: Option<&str>,
@@ -130,20 +132,49 @@ pub async fn prune(
     // The streams first: what comes meanwhile may be a base without its stream, never a stream without its base.
     let mut streams = BTreeMap::new();
     for name in masters {
-        streams.insert(name.clone(), follow::segments(store, &name).await?);
+        let segments = match follow::segments(store, &name).await {
+            // Nobody knows what would be lost with its backups: all of them stay.
+            Err(Error::Unreadable(why)) => {
+                store.pass_over(&why);
+                None
+            }
+            segments => Some(segments?),
+        };
+        streams.insert(name, segments);
     }
     let objects = catalog::objects(store, master_name).await?;
     let backups = catalog::of_objects(store, &objects).await?;
-    let now = store.probe().await?.now;
+    let now = match store.probe().await {
+        Ok(probe) => probe.now,
+        // On a full disk nothing can be written, and there is most to be deleted.
+        Err(Error::Store(why)) => {
+            tracing::warn!("nothing can be written there ({why}): how old things are is by the clock of this host");
+            Timestamp::now()
+        }
+        Err(error) => return Err(error),
+    };
     let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
     let (mut kept, mut deleted, mut freed, mut pruned) = (0, 0, 0, 0);
+    let mut failed = Vec::new();
     let mut ended = BTreeMap::new();
     for name in names {
+        let segments = match streams.remove(name) {
+            Some(None) => continue,
+            segments => segments.flatten().unwrap_or_default(),
+        };
         let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
         let (all, mut stay) = (follow::bases(&backups), Vec::new());
         let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup)).collect();
         for (backup, reasons) in backups.into_iter().zip(plan(rules, &candidates, now)) {
             let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
+            let mut reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
+            if reasons.is_empty()
+                && !rules.dry_run
+                && let Err(error) = delete(store, backup).await
+            {
+                reasons.push(format!("could not be deleted: {error}"));
+                failed.push(error);
+            }
             let line = if json {
                 json!({ "id": backup.id, "master_name": name, "kept": !reasons.is_empty(), "reasons": reasons,
                     "damaged": backup.damage, "stored_bytes": bytes, "dry_run": rules.dry_run })
@@ -156,9 +187,6 @@ pub async fn prune(
                 format!("kept  {}  {}", backup.id, reasons.join(", "))
             };
             if reasons.is_empty() {
-                if !rules.dry_run {
-                    delete(store, backup).await?;
-                }
                 (deleted, freed) = (deleted + 1, freed + bytes);
             } else {
                 kept += 1;
@@ -166,16 +194,20 @@ pub async fn prune(
             }
             show::line(out, &line)?;
         }
-        let segments = streams.remove(name).unwrap_or_default();
         let Pruned { useless, lost } = follow::pruned(name, &segments, all, follow::bases(&stay));
         // One that cannot be read, or only seems to be damaged, may need any of them.
         if stay.iter().all(|backup| backup.manifest.is_ok() && backup.damage.is_none()) {
             for segment in &useless {
-                if !rules.dry_run {
-                    store.delete(segment).await?;
+                // Of thousands that cannot be deleted, one is told of.
+                if !rules.dry_run
+                    && let Err(error) = store.delete(segment).await
+                {
+                    tracing::warn!("{error}");
+                    failed.push(error);
+                    break;
                 }
+                pruned += 1;
             }
-            pruned += useless.len();
         }
         if !lost.is_empty() {
             let verb = if rules.dry_run { "would be lost" } else { "are lost" };
@@ -188,11 +220,15 @@ pub async fn prune(
     let old = now - LEFTOVERS;
     let mut leftovers = 0;
     for orphan in catalog::orphans(&objects).filter(|orphan| orphan.modified < old) {
+        if !rules.dry_run
+            && let Err(error) = store.delete(&orphan.name).await
+        {
+            tracing::warn!("{error}");
+            failed.push(error);
+            continue;
+        }
         leftovers += 1;
         let did = if rules.dry_run { "would delete" } else { "deleted" };
-        if !rules.dry_run {
-            store.delete(&orphan.name).await?;
-        }
         if !json {
             show::line(out, &format!("{did}  {}  left by an interrupted backup", orphan.name))?;
         }
@@ -220,11 +256,16 @@ pub async fn prune(
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
         let stream = match pruned {
             0 => String::new(),
-            _ => format!(", {} of the stream {did}", show::count(pruned as u64, "segment")),
+            _ => format!(", {} of the stream {did}", show::count(pruned, "segment")),
         };
         format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
     };
-    show::line(out, &summary)
+    show::line(out, &summary)?;
+    match failed.as_slice() {
+        [] => store.was_whole(),
+        [error] => Err(error.clone()),
+        [first, ..] => Err(Error::Store(format!("{} things could not be deleted; the first: {first}", failed.len()))),
+    }
 }
 
 async fn delete(store: &Store, backup: &Backup) -> Result<(), Error> {

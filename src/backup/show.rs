@@ -173,9 +173,10 @@ pub(super) fn size(bytes: u64) -> String {
 /// Writes a line; a reader that went away (`| head`) is no error.
 pub(super) fn line(out: &mut dyn Write, text: &str) -> Result<(), Error> {
     match writeln!(out, "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::Internal(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        // A terminal that was closed.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(()),
+        Err(error) => Err(Error::Internal(format!("standard output: {error}"))),
     }
 }

@@ -8,12 +8,14 @@ mod incoming;
 mod multipart;
 mod refusal;
 mod s3;
+mod walk;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::ready;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -26,6 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Error;
 use crate::config::{BackupConfig, Location};
 use folder::Folder;
+use walk::Walk;
 
 pub use incoming::Incoming;
 
@@ -61,6 +64,8 @@ pub struct Store {
     limits: Limits,
     /// Conditional writes are refused or ignored: found out on the way.
     unconditional: Arc<AtomicBool>,
+    /// What was passed over since it cannot be read.
+    passed_over: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// An object as a list shows it.
@@ -124,7 +129,8 @@ impl Store {
                 (Arc::new(objects), None, Some(folder), location.to_string())
             }
         };
-        Ok(Store { objects, s3, folder, location, place, limits, unconditional: Arc::default() })
+        let (unconditional, passed_over) = (Arc::default(), Arc::default());
+        Ok(Store { objects, s3, folder, location, place, limits, unconditional, passed_over })
     }
 
     /// Where it is.
@@ -135,6 +141,29 @@ impl Store {
     /// The URL of an object, for messages.
     pub fn url(&self, name: &str) -> String {
         format!("{}/{name}", self.location)
+    }
+
+    /// Reports, once, that something in the store is passed over because it cannot be read.
+    pub fn pass_over(&self, what: &str) {
+        let mut all = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.insert(what.to_owned()) {
+            tracing::warn!("passed over: {what}");
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Unreadable`] when anything was passed over.
+    pub fn was_whole(&self) -> Result<(), Error> {
+        let all = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter().next() {
+            None => Ok(()),
+            Some(first) if all.len() == 1 => Err(Error::Unreadable(format!("one thing was passed over: {first}"))),
+            Some(first) => Err(Error::Unreadable(format!(
+                "{} things in {} were passed over since they cannot be read; the first is {first}",
+                all.len(),
+                self.location
+            ))),
+        }
     }
 
     /// Uploads a whole file from its beginning, and returns the number of bytes. `progress` hears how many are there.
@@ -248,9 +277,11 @@ impl Store {
         Ok(done.await?.map(drop))
     }
 
-    /// A small object, at most 16 MiB; `None` when there is none.
+    /// A small object, at most 16 MiB; `None` when there is none. Fails with [`Error::Unreadable`] when this one alone cannot
+    /// be read.
     pub async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let path = self.path(name);
+        self.check_file(name).await?;
         let read = async {
             let found = self.objects.get(&path).await?;
             match found.meta.size {
@@ -261,22 +292,24 @@ impl Store {
         match self.within("reading", name, read).await? {
             Ok(Ok(bytes)) => Ok(Some(bytes)),
             Ok(Err(size)) => {
-                Err(Error::Unsound(format!("{} has {size} bytes; that is not what it should be", self.url(name))))
+                Err(Error::Unreadable(format!("{} has {size} bytes; that is not what it should be", self.url(name))))
             }
             Err(error) if refusal::is_missing(&error) => Ok(None),
-            Err(error) => Err(self.refused("reading", name, &error)),
+            Err(error) => Err(self.unread(name, &error)),
         }
     }
 
-    /// An object of any size, in chunks, from its beginning. Fails with [`Error::NotFound`] when there is none.
+    /// An object of any size, in chunks, from its beginning. Fails with [`Error::NotFound`] when there is none, and with
+    /// [`Error::Unreadable`] when this one alone cannot be read.
     pub async fn get_stream(&self, name: &str) -> Result<Incoming, Error> {
         let path = self.path(name);
+        self.check_file(name).await?;
         match self.within("reading", name, self.objects.get(&path)).await? {
             Ok(found) => Ok(Incoming::start(self.clone(), name, found)),
             Err(object_store::Error::NotFound { .. }) => {
                 Err(Error::NotFound(format!("there is no {}", self.url(name))))
             }
-            Err(error) => Err(self.refused("reading", name, &error)),
+            Err(error) => Err(self.unread(name, &error)),
         }
     }
 
@@ -288,15 +321,20 @@ impl Store {
     /// What a list would say of one object; `None` when there is none.
     pub async fn head(&self, name: &str) -> Result<Option<Object>, Error> {
         let path = self.path(name);
+        self.check_file(name).await?;
         match self.within("reading", name, self.objects.head(&path)).await? {
             Ok(meta) => Ok(Some(Object { name: name.to_owned(), bytes: meta.size, modified: modified(&meta) })),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.refused("reading", name, &error)),
+            Err(error) => Err(self.unread(name, &error)),
         }
     }
 
-    /// Every object below the folder `under` (all of the store when it is empty), in the order of their names.
+    /// Every object below the folder `under` (all of the store when it is empty), in the order of their names. Fails with
+    /// [`Error::Unreadable`] when that folder alone cannot be looked into; one further below is passed over.
     pub async fn list(&self, under: &str) -> Result<Vec<Object>, Error> {
+        if let Some(folder) = &self.folder {
+            return Ok(self.walk(folder, under, true).await?.0);
+        }
         let path = self.path(under);
         let root = self.path("");
         let mut pages = self.objects.list(Some(&path)).chunks(PAGE);
@@ -306,22 +344,58 @@ impl Store {
                 objects.extend(object(&meta.map_err(|error| self.refused("listing", under, &error))?, &root));
             }
         }
-        // Of a folder that went away meanwhile, this is a part.
-        self.within("listing", under, ready(())).await?;
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(objects)
     }
 
-    /// What lies right in the folder `under`: objects in the order of their names, and the names of folders.
+    /// What lies right in the folder `under`: objects in the order of their names, and the names of folders. Fails as
+    /// [`Store::list`] does.
     pub async fn list_folder(&self, under: &str) -> Result<(Vec<Object>, Vec<String>), Error> {
+        if let Some(folder) = &self.folder {
+            return self.walk(folder, under, false).await;
+        }
         let (path, root) = (self.path(under), self.path(""));
         let found = self.within("listing", under, self.objects.list_with_delimiter(Some(&path))).await?;
         let found = found.map_err(|error| self.refused("listing", under, &error))?;
-        self.within("listing", under, ready(())).await?;
         let mut objects: Vec<Object> = found.objects.iter().filter_map(|meta| object(meta, &root)).collect();
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         let folders = found.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
         Ok((objects, folders.collect()))
+    }
+
+    async fn walk(&self, folder: &Folder, under: &str, deep: bool) -> Result<(Vec<Object>, Vec<String>), Error> {
+        let path = self.path(under);
+        let (at, name) = (folder.join(&path), path.to_string());
+        let mut next = tokio::task::spawn_blocking(move || {
+            let mut walk = Walk::begin(&at, &name, deep)?;
+            Ok::<_, Error>((walk.step(), walk))
+        });
+        let (mut objects, mut folders) = (Vec::new(), Vec::new());
+        loop {
+            let step =
+                self.within("listing", under, next).await?.map_err(|error| Error::Internal(error.to_string()))?;
+            let (Some(found), mut walk) = step? else { break };
+            objects.extend(found.objects);
+            folders.extend(found.folders);
+            found.unseen.iter().for_each(|what| self.pass_over(what));
+            next = tokio::task::spawn_blocking(move || Ok((walk.step(), walk)));
+        }
+        // Of a folder that went away meanwhile, this is a part.
+        self.within("listing", under, ready(())).await?;
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        folders.sort();
+        Ok((objects, folders))
+    }
+
+    /// What a folder has by this name is a file, or nothing: only that may be opened.
+    async fn check_file(&self, name: &str) -> Result<(), Error> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let at = folder.join(&self.path(name));
+        let look = tokio::task::spawn_blocking(move || walk::strange(&at));
+        match self.within("reading", name, look).await?.map_err(|error| Error::Internal(error.to_string()))? {
+            None => Ok(()),
+            Some(what) => Err(Error::Unreadable(format!("{} is {what}, and no file", self.url(name)))),
+        }
     }
 
     /// Deletes an object; that there is none is no error.
@@ -388,6 +462,15 @@ impl Store {
 
     fn refused(&self, doing: &str, name: &str, error: &object_store::Error) -> Error {
         Error::Store(refusal::text(&self.place, doing, name, error))
+    }
+
+    /// The error of a request to read.
+    fn unread(&self, name: &str, error: &object_store::Error) -> Error {
+        let text = refusal::text(&self.place, "reading", name, error);
+        match self.folder.is_some() && refusal::is_of_one_file(error) {
+            true => Error::Unreadable(text),
+            false => Error::Store(text),
+        }
     }
 
     fn taken(&self, name: &str) -> Error {

@@ -19,7 +19,11 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
     let out = &mut std::io::stdout();
     let find = async |store: &Store, which: &Which| catalog::resolve(store, master_name, &which.id).await;
     match args.action {
-        BackupAction::List => show::list(&open()?, master_name, json, out).await,
+        BackupAction::List => {
+            let store = open()?;
+            show::list(&store, master_name, json, out).await?;
+            store.was_whole()
+        }
         BackupAction::Show(which) => {
             let store = open()?;
             show::show(&store, &find(&store, &which).await?, json, out).await
@@ -35,6 +39,7 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
             if args.all {
                 let streams = verify::verify_streams(&store, &backups, &identities, config, json, out).await;
                 found.and(streams)?;
+                store.was_whole()?;
             } else {
                 found?;
             }

@@ -22,8 +22,8 @@ use crate::config::Config;
 
 /// Checks `backups` one after the other, marks each and says so on `out`.
 ///
-/// Fails with [`Error::Unsound`] when any is damaged or not loaded by the drill's server, after having looked at all;
-/// with the first other error at once.
+/// Fails with [`Error::Unsound`] when any is damaged, cannot be read or is not loaded by the drill's server, after having
+/// looked at all; with the first other error at once.
 pub async fn verify(
     store: &Store,
     backups: &[Backup],
@@ -36,7 +36,10 @@ pub async fn verify(
     let mut bad = Vec::new();
     for backup in backups {
         let found = match backup.usable() {
-            Ok(manifest) => look(store, manifest, identities, drill, config).await?,
+            Ok(manifest) => match look(store, manifest, identities, drill, config).await {
+                Err(Error::Unreadable(why)) if backups.len() > 1 => Found::Unreadable(why),
+                found => found?,
+            },
             Err(error @ Error::Newer(_)) if backups.len() == 1 => return Err(error),
             // Nothing is known of its data, and perhaps a newer switchmaster can read it: it is not marked.
             Err(error) => Found::Damaged(error.to_string()),
@@ -48,22 +51,23 @@ pub async fn verify(
             Found::Damaged(why) if backup.manifest.is_ok() => {
                 mark(store, backup, false, &Damaged { at, why: why.clone(), tool }).await;
             }
-            Found::Damaged(_) | Found::NotLoaded(_) => {}
+            Found::Damaged(_) | Found::NotLoaded(_) | Found::Unreadable(_) => {}
         }
         let line = match (&found, json) {
             (Found::Sound, true) => json!({ "id": backup.id, "sound": true, "drill": drill }).to_string(),
             (Found::Sound, false) if drill => format!("sound  {}, and a server has loaded it", backup.id),
             (Found::Sound, false) => format!("sound  {}", backup.id),
-            (Found::Damaged(why) | Found::NotLoaded(why), true) => {
+            (Found::Damaged(why) | Found::NotLoaded(why) | Found::Unreadable(why), true) => {
                 json!({ "id": backup.id, "sound": false, "error": why }).to_string()
             }
             (Found::Damaged(why), false) => format!("DAMAGED  {why}"),
             (Found::NotLoaded(why), false) => format!("NOT LOADED  {why}"),
+            (Found::Unreadable(why), false) => format!("NOT READ  {why}"),
         };
         show::line(out, &line)?;
         match found {
             Found::Sound => {}
-            Found::Damaged(why) | Found::NotLoaded(why) => bad.push(why),
+            Found::Damaged(why) | Found::NotLoaded(why) | Found::Unreadable(why) => bad.push(why),
         }
     }
     match bad.as_slice() {
@@ -77,7 +81,7 @@ pub async fn verify(
 /// Checks the segments that `backup follow` has shipped beside `backups`, and says so on `out`.
 ///
 /// # Errors
-/// [`Error::Unsound`] when any is damaged, after having looked at all; any other error at once.
+/// [`Error::Unsound`] when any is damaged or missing, after having looked at all; any other error at once.
 pub async fn verify_streams(
     store: &Store,
     backups: &[Backup],
@@ -88,10 +92,25 @@ pub async fn verify_streams(
 ) -> Result<(), Error> {
     let mut bad = 0;
     for name in backups.iter().map(|backup| &backup.master_name).collect::<BTreeSet<_>>() {
+        let segments = match follow::segments(store, name).await {
+            Err(Error::Unreadable(why)) => {
+                store.pass_over(&why);
+                continue;
+            }
+            segments => segments?,
+        };
+        let of_name: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == *name).collect();
+        let missing = follow::missing(name, segments, &of_name);
+        if !json {
+            missing.iter().try_for_each(|why| show::line(out, &format!("MISSING  {why}")))?;
+        }
+        bad += missing.len();
         let (count, damaged) = follow::replay::check(config, store, name, identities).await?;
         let segments = show::count(count as u64, "segment");
         if json && count > 0 {
-            let told = json!({ "stream": name, "segments": count, "sound": damaged.is_empty(), "errors": damaged });
+            let sound = damaged.is_empty() && missing.is_empty();
+            let errors = [&missing[..], &damaged].concat();
+            let told = json!({ "stream": name, "segments": count, "sound": sound, "errors": errors });
             show::line(out, &told.to_string())?;
         } else if count > 0 && damaged.is_empty() {
             show::line(out, &format!("sound  {segments} of the stream of {name}"))?;
@@ -102,10 +121,13 @@ pub async fn verify_streams(
     }
     match bad {
         0 => Ok(()),
-        1 => Err(Error::Unsound("a segment of a stream is not sound: what follows it cannot be reached".into())),
-        _ => {
-            Err(Error::Unsound(format!("{bad} segments of streams are not sound: what follows one cannot be reached")))
+        1 => {
+            let what = "a segment of a stream is not sound or missing: what follows it cannot be reached";
+            Err(Error::Unsound(what.into()))
         }
+        _ => Err(Error::Unsound(format!(
+            "{bad} segments of streams are not sound or missing: what follows one cannot be reached"
+        ))),
     }
 }
 
@@ -116,6 +138,8 @@ enum Found {
     Damaged(String),
     /// It is what was published, and the drill's server does not load it: it may be too old, or lack a module.
     NotLoaded(String),
+    /// Nothing is known of it: this user may not read it, or what is there is no file.
+    Unreadable(String),
 }
 
 async fn look(

@@ -1,6 +1,7 @@
 //! One holder at a time, whoever dies, stalls or has a wrong clock.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -78,6 +79,118 @@ async fn who_died_is_followed_when_the_lock_expires() {
     }
 }
 
+/// Whoever was killed on this host is not waited for; whoever seems to run elsewhere is.
+#[tokio::test]
+async fn who_was_killed_on_this_host_is_followed_at_once() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let mut child = Holder::start(&place.store, &bucket, None);
+        let held = until("the lock to be held", LIMIT, async || match acquire(&place.store, "m", LONG, None).await {
+            Err(error) if error.exit_code() == 75 => Ok(error.to_string()),
+            Err(error) => panic!("{error}"),
+            Ok(guard) => {
+                guard.release().await;
+                Err("it is free".to_owned())
+            }
+        });
+        let held = held.await.unwrap_or_else(|error| panic!("{error}\n{}", child.output()));
+        assert!(held.contains(&format!("process {}", child.id())), "{held}");
+        child.kill9().await;
+        // A lock of another host whose process had the same number is waited for.
+        let path = fs::read_dir(&place.folder).unwrap().next().unwrap().unwrap().path();
+        let ours = fs::read(&path).unwrap();
+        let mut claim: serde_json::Value = serde_json::from_slice(&ours).unwrap();
+        claim["process"]["boot"] = "another".into();
+        fs::write(&path, claim.to_string()).unwrap();
+        is_locked(acquire(&place.store, "m", LONG, None).await);
+        fs::write(&path, ours).unwrap();
+        let second = acquire(&place.store, "m", LONG, None).await.unwrap();
+        is_locked(acquire(&place.store, "m", LONG, None).await);
+        second.check().await.unwrap();
+        second.release().await;
+    }
+}
+
+/// The same where the master keeps the lock.
+#[tokio::test]
+async fn who_was_killed_on_this_host_is_followed_at_once_on_the_master() {
+    let redis = Redis::start("", |_| {}).await;
+    let bucket = Bucket::start().await;
+    bucket.faults.ignore_conditions.store(true, Ordering::Relaxed);
+    let store = bucket.store();
+    let mut child = Holder::start(&store, &bucket, Some(redis.addr()));
+    let key = "switchmaster:backup-lock:m";
+    until("the lock to be held", LIMIT, async || match redis.ask(&["EXISTS", key]).await {
+        Reply::Integer(1) => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", child.output()));
+    let told = is_locked(acquire(&store, "m", LONG, Some(plain(redis.addr()))).await);
+    assert!(told.contains(&format!("process {}", child.id())), "{told}");
+    child.kill9().await;
+    let second = acquire(&store, "m", LONG, Some(plain(redis.addr()))).await.unwrap();
+    is_locked(acquire(&store, "m", LONG, Some(plain(redis.addr()))).await);
+    second.check().await.unwrap();
+    second.release().await;
+    assert_eq!(redis.ask(&["EXISTS", key]).await, Reply::Integer(0));
+}
+
+/// The master without a password.
+fn plain(addr: SocketAddr) -> Master {
+    Arc::new(move || {
+        Box::pin(async move { Wire::connect(addr).await.map_err(|error| Error::Unavailable(error.to_string())) })
+    })
+}
+
+/// Another process that takes the lock and keeps it.
+struct Holder {
+    child: tokio::process::Child,
+    output: tempfile::NamedTempFile,
+}
+
+impl Holder {
+    fn start(store: &Store, bucket: &Bucket, master: Option<SocketAddr>) -> Holder {
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let child = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "lock::a_process_that_holds", "--include-ignored", "--nocapture"])
+            .env("LOCK_TEST_STORE", store.location().to_string())
+            .env("LOCK_TEST_ENDPOINT", format!("http://{}", bucket.addr))
+            .env("LOCK_TEST_MASTER", master.map(|addr| addr.to_string()).unwrap_or_default())
+            .stdout(output.reopen().unwrap())
+            .stderr(output.reopen().unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Holder { child, output }
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.output.path()).unwrap()
+    }
+
+    async fn kill9(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// Not a test of its own: what [`Holder`] starts.
+#[tokio::test]
+#[ignore = "started by who_was_killed_on_this_host_is_followed_at_once"]
+async fn a_process_that_holds() {
+    let Some(store) = given_store() else { return };
+    let master = std::env::var("LOCK_TEST_MASTER").unwrap().parse().ok().map(plain);
+    let held = until("the lock", LIMIT, async || {
+        acquire(&store, "m", LONG, master.clone()).await.map_err(|error| error.to_string())
+    });
+    let _held = held.await.unwrap();
+    std::future::pending::<()>().await;
+}
+
 /// As long as it is renewed nobody takes it; should this machine stall for longer than that, the first one knows.
 #[tokio::test]
 async fn a_lock_that_is_renewed_is_kept_or_known_to_be_lost() {
@@ -109,7 +222,9 @@ async fn only_the_clock_of_the_store_counts() {
         let lock = place.folder.join("1.json");
         let claim: serde_json::Value = serde_json::from_slice(&fs::read(&lock).unwrap()).unwrap();
         let fields: Vec<&String> = claim.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["owner", "released", "token", "ttl_ms", "what"], "and no time of a host");
+        assert_eq!(fields, ["owner", "process", "released", "token", "ttl_ms", "what"], "and no time of a host");
+        let fields: Vec<&String> = claim["process"].as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["boot", "host", "pid", "pids", "start"], "clock ticks after a boot are none");
         let written = |at: SystemTime| File::options().write(true).open(&lock).unwrap().set_modified(at).unwrap();
         written(SystemTime::now() + Duration::from_secs(86_400));
         is_locked(acquire(&place.store, "m", LONG, None).await);
@@ -260,16 +375,8 @@ const TURNS: usize = 3;
 #[tokio::test]
 #[ignore = "started by processes_take_turns"]
 async fn a_process_of_the_test() {
-    let Ok(location) = std::env::var("LOCK_TEST_STORE") else { return };
+    let Some(store) = given_store() else { return };
     let work = PathBuf::from(std::env::var("LOCK_TEST_WORK").unwrap());
-    let config = BackupConfig {
-        store: Some(location.parse().unwrap()),
-        s3_endpoint: Some(std::env::var("LOCK_TEST_ENDPOINT").unwrap()),
-        s3_access_key_id: Some(crate::support::bucket::KEY_ID.to_owned()),
-        s3_secret_access_key: Some(Secret::new(crate::support::bucket::SECRET)),
-        ..BackupConfig::default()
-    };
-    let store = Store::with_limits(&config, None, limits()).unwrap();
     for turn in 0..TURNS {
         let held = until("the lock", LIMIT, async || match acquire(&store, "m", LONG, None).await {
             Err(error) if error.exit_code() != 75 => panic!("{error}"),
@@ -284,4 +391,16 @@ async fn a_process_of_the_test() {
         File::create_new(work.join(format!("{}-{turn}", std::process::id()))).unwrap();
         held.release().await;
     }
+}
+
+/// The store of the test that started this process; `None`: none did.
+fn given_store() -> Option<Store> {
+    let config = BackupConfig {
+        store: Some(std::env::var("LOCK_TEST_STORE").ok()?.parse().unwrap()),
+        s3_endpoint: Some(std::env::var("LOCK_TEST_ENDPOINT").unwrap()),
+        s3_access_key_id: Some(crate::support::bucket::KEY_ID.to_owned()),
+        s3_secret_access_key: Some(Secret::new(crate::support::bucket::SECRET)),
+        ..BackupConfig::default()
+    };
+    Some(Store::with_limits(&config, None, limits()).unwrap())
 }

@@ -1,6 +1,8 @@
 //! Backups that lie in a store, through the binary: listed, shown, checked, fetched, pruned; and damaged in every way.
 
 mod damaged;
+mod full;
+mod strange;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

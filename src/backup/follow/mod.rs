@@ -446,6 +446,13 @@ pub fn pruned(master_name: &str, segments: &[Stored], all: Vec<Base>, kept: Vec<
     Pruned { useless, lost: before.ranges().without(&after.ranges()) }
 }
 
+/// Where segments are missing from within a stream of a master, with the moments that cannot be restored because of that.
+pub fn missing<B: Borrow<Backup>>(master_name: &str, segments: Vec<Stored>, backups: &[B]) -> Vec<String> {
+    let holes = Timeline::new(bases(backups), segments).holes();
+    let folder = shipper::folder(master_name);
+    holes.iter().map(|hole| format!("{folder}/{hole}")).collect()
+}
+
 /// Every segment of a master.
 ///
 /// # Errors

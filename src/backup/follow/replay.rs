@@ -239,7 +239,7 @@ pub async fn check(
         count += 1;
         match fetcher.fetch(std::slice::from_ref(segment)).await {
             Ok(_) => {}
-            Err(Error::Unsound(why)) => damaged.push(why),
+            Err(Error::Unsound(why) | Error::Unreadable(why)) => damaged.push(why),
             Err(error) => return Err(error),
         }
     }

@@ -105,6 +105,13 @@ pub fn begin_ms(stream: &str) -> Option<u64> {
     milliseconds(stream.split_once('Z')?.0)
 }
 
+/// The offset at which a stream began, and the beginning of the replication ID that it had then, as the name of its folder
+/// tells.
+pub fn begins(stream: &str) -> Option<(u64, &str)> {
+    let (replid, offset) = stream.split_once("Z-")?.1.split_once('-')?;
+    Some((offset.parse().ok()?, replid))
+}
+
 fn milliseconds(seconds: &str) -> Option<u64> {
     let at = Timestamp::strptime(format!("{TIME}%z"), format!("{seconds}+0000")).ok()?;
     u64::try_from(at.as_millisecond()).ok()
@@ -259,6 +266,7 @@ mod tests {
         let named = text.replace(".seg.zst.age", ".discarded");
         assert_eq!((thrown.to_string(), Name::parse(&named)), (named.clone(), Some(thrown)));
         assert_eq!(begin_ms("20261120T031400Z-01234567-120"), Some(1_795_144_440_000));
+        assert_eq!(begins("20261120T031400Z-01234567-120"), Some((120, "01234567")));
         for other in ["", "x.rdb.zst", &text.replace("031400", "991400"), &text[1..40], &text.replace("Z-", "Z-0")] {
             assert_eq!(Name::parse(other), None, "{other}");
         }

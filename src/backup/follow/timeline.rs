@@ -96,6 +96,20 @@ pub enum Refusal {
     },
 }
 
+/// A place in a stream where segments were, and are not any more: a stream has no gaps of its own, and `prune` deletes only
+/// from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The stream, by the name of its folder.
+    pub stream: String,
+    /// The offset before the first byte that is missing.
+    pub from: u64,
+    /// The offset after the last one.
+    pub to: u64,
+    /// The moments that cannot be restored because of that.
+    pub lost: Ranges,
+}
+
 impl Timeline {
     /// Of everything that is stored, in any order.
     pub fn new(mut bases: Vec<Base>, stored: Vec<Stored>) -> Timeline {
@@ -157,6 +171,33 @@ impl Timeline {
     /// The moments that can be reached.
     pub fn ranges(&self) -> Ranges {
         Ranges::new(self.reaches().map(|(base, _, end)| (base.ms, end)).collect())
+    }
+
+    /// Where segments are missing, and moments with them. What is missing at a stream's end is not seen: it may never have
+    /// been there.
+    pub fn holes(&self) -> Vec<Hole> {
+        let reachable = self.ranges();
+        let hole = |run: &Run, from, since| {
+            let lost = Ranges::new(vec![(since, run.latest().max(since))]).without(&reachable);
+            (!lost.is_empty()).then(|| Hole { stream: run.stream.clone(), from, to: run.from(), lost })
+        };
+        let mut streams: BTreeMap<&str, Vec<&Run>> = BTreeMap::new();
+        for run in &self.runs {
+            streams.entry(&run.stream).or_default().push(run);
+        }
+        let mut holes = Vec::new();
+        for (stream, mut runs) in streams {
+            runs.sort_by_key(|run| run.from());
+            // Before the first one: the bases whose segments they were are there still.
+            if let (Some(first), Some((begin, replid))) = (runs.first(), segment::begins(stream)) {
+                let bases = self.bases.iter().filter(|base| base.replid.starts_with(replid));
+                let of_hole = |base: &&Base| (begin..first.from()).contains(&base.offset);
+                let base = bases.filter(of_hole).min_by_key(|base| base.offset);
+                holes.extend(base.and_then(|base| hole(first, base.offset, base.ms)));
+            }
+            holes.extend(runs.windows(2).filter_map(|pair| hole(pair[1], pair[0].to(), pair[0].latest())));
+        }
+        holes
     }
 
     /// The last segment of all.
@@ -360,6 +401,13 @@ impl fmt::Display for Refusal {
                 }
             }
         }
+    }
+}
+
+impl fmt::Display for Hole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hole { stream, from, to, lost } = self;
+        write!(f, "{stream}: the segments from offset {from} to {to}; moments that cannot be restored: {lost}")
     }
 }
 

@@ -56,7 +56,7 @@ fn answer(words: &[&str]) -> Said {
         Some(offset) if is(0, "REPLCONF") && is(1, "ACK") => Said::Acknowledged(offset),
         _ if is(0, "PSYNC") => Said::Sync,
         _ if is(0, "PING") => Said::Answer("+PONG\r\n"),
-        // The target's masterauth is not ours to judge: the port is open for its address, and for one restore.
+        // The target's masterauth is not ours to judge: who it is, it says itself on another connection.
         _ if is(0, "AUTH") || is(0, "REPLCONF") => Said::Answer("+OK\r\n"),
         _ => Said::Answer("-ERR this is a restore by switchmaster: it serves one replica and takes no commands\r\n"),
     }

@@ -62,21 +62,16 @@ pub struct Content<'a, T> {
     pub counts: Option<&'a Counts>,
 }
 
-/// Puts `content` into the node of `survey`, of which `safety` is the backup.
+/// Puts `content` into the node of `survey`, of which `safety` is the backup; `primary` serves it.
 pub async fn replace(
     mut survey: Survey,
     content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
-    serve_at: Option<IpAddr>,
+    primary: Primary,
     mut safety: Option<Safety<'_>>,
     config: &Config,
     stage: &watch::Sender<Stage>,
 ) -> Result<Outcome, Error> {
     let node = &mut survey.node;
-    let ip = match serve_at {
-        Some(ip) => ip,
-        None => node.facing().await?,
-    };
-    let primary = Primary::bind(ip, node.addr().ip()).await?;
     let mut watch = match &survey.monitored {
         Some(monitored) => Some(Watch::start(config, &monitored.name, &monitored.sentinels).await?),
         None => None,
@@ -99,9 +94,10 @@ pub async fn replace(
         }
     };
     let Content { rdb, tail, counts } = content;
+    let target = node.again();
     let loaded = tokio::select! {
         loaded = load(node, &primary, stage.subscribe(), counts) => loaded,
-        Err(error) = primary.serve(rdb, tail, stage) => Err(error),
+        Err(error) = primary.serve(target, rdb, tail, stage) => Err(error),
         what = trouble(&mut watch) => Err(Error::Restore(what)),
         error = proxies.keep() => Err(error),
         limit = over(budget, stage.subscribe()) => Err(Error::Restore(format!(
@@ -176,16 +172,7 @@ async fn load(
     let gone = |_| Error::Internal("the serving task is gone".into());
     node.replicaof(Some(primary.addr())).await?;
     let connected = tokio::time::timeout(CONNECT, stage.wait_for(|stage| *stage != Stage::Waiting)).await;
-    connected
-        .map_err(|_| {
-            Error::Restore(format!(
-                "{} did not ask us for the data at {} within {} s: can it reach this address? --serve-at names another",
-                node.addr(),
-                primary.addr(),
-                CONNECT.as_secs()
-            ))
-        })?
-        .map_err(gone)?;
+    connected.map_err(|_| unasked(node.addr(), primary))?.map_err(gone)?;
     stage.wait_for(|stage| *stage == Stage::Acknowledged).await.map_err(gone)?;
     freed(node).await?;
     // Still a replica: none of its keys has expired on its own yet.
@@ -197,6 +184,23 @@ async fn load(
         return Ok(());
     }
     Err(Error::Restore(format!("it has loaded {found:?} (keys by database), and the backup holds {expected:?}")))
+}
+
+/// Nobody asked for the data who was the target.
+fn unasked(target: SocketAddr, primary: &Primary) -> Error {
+    let (ours, seconds) = (primary.addr(), CONNECT.as_secs());
+    let refused: Vec<String> = primary.refused().iter().map(|peer| peer.ip().to_string()).collect();
+    Error::Restore(match refused.as_slice() {
+        [] => format!(
+            "{target} did not ask us for the data at {ours} within {seconds} s: can it reach this address and any port of \
+             it? --serve-at names another address of this host; where there is none, --keys restores key by key"
+        ),
+        refused => format!(
+            "{target} did not ask us for the data at {ours} within {seconds} s; {} did and got nothing, since {target} did not \
+             say that it was it: does --target name the node itself, and not a proxy or one of several nodes?",
+            refused.join(", ")
+        ),
+    })
 }
 
 /// Waits until old data that is freed in the background leaves the new one its room: a master, unlike a replica, would

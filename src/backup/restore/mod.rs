@@ -3,7 +3,8 @@
 //! Nothing of the target is touched before the backup was verified wholly and everything that could refuse was asked.
 //!
 //! ```text
-//!   survey (node, Sentinels, proxies) ─▶ confirm ─▶ fetch ─▶ settings ─▶ safety backup ─▶ survey once more
+//!   (what a killed one left) ─▶ survey (node, Sentinels, proxies) ─▶ confirm ─▶ fetch ─▶ note, settings
+//!     ─▶ safety backup ─▶ survey once more
 //!     ─▶ live: hold the proxies ─▶ safety: what came since ─▶ REPLICAOF primary ─▶ loaded, counted ─▶ REPLICAOF NO ONE
 //!     ─▶ release          when it is given up: undo
 //! ```
@@ -13,6 +14,7 @@ mod conversation;
 pub mod keys;
 pub mod live;
 pub mod node;
+mod note;
 mod pattern;
 mod preflight;
 pub mod primary;
@@ -32,7 +34,8 @@ use serde_json::json;
 use self::keys::Choice;
 use self::live::{Content, Outcome};
 use self::node::Node;
-use self::primary::{Rdb, Stage};
+use self::note::Note;
+use self::primary::{Primary, Rdb, Stage};
 use self::safety::Safety;
 use self::settings::Settings;
 use self::survey::Survey;
@@ -83,6 +86,7 @@ async fn live(
     json: bool,
 ) -> Result<String, Error> {
     let proxies = proxies::resolve(&args.proxy).await?;
+    note::clear(store, &manifest.master_name, args.target, args.yes, config).await?;
     let at_least = preflight::size(manifest, None);
     let mut survey = Survey::take(config, args.target, &proxies, manifest, at_least).await?;
     let mut question = confirm::question(&survey, manifest, !args.no_safety_backup);
@@ -106,10 +110,21 @@ async fn live(
     let tail = async || replay.as_mut().map_or(Ok(None), |replay| replay.chunk());
     let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
     let content = Content { rdb, tail, counts };
-    let settings = Settings::change(&mut survey, config.sentinel.redis_auth.as_ref()).await;
-    let outcome = insured(args, store, manifest, survey, &proxies, content, config).await;
-    for left in settings.put_back().await {
-        tracing::warn!("{left}");
+    let ip = match args.serve_at {
+        Some(ip) => ip,
+        None => survey.node.facing().await?,
+    };
+    let primary = Primary::bind(ip).await?;
+    let settings = Settings::plan(&mut survey, config.sentinel.redis_auth.as_ref()).await;
+    let mut note = Note::new(&survey, primary.addr(), &settings);
+    note.leave(store, &manifest.master_name).await;
+    settings.make().await;
+    let outcome =
+        insured(args, store, manifest, Ready { survey, primary, note: &mut note }, &proxies, content, config).await;
+    let left = settings.put_back().await;
+    left.iter().for_each(|left| tracing::warn!("{left}"));
+    if left.is_empty() {
+        note.take_away(store, &manifest.master_name).await;
     }
     let (target, outcome) = outcome?;
     let safety = &outcome.safety;
@@ -143,12 +158,19 @@ async fn live(
     Ok(text)
 }
 
+/// What a live restore begins with.
+struct Ready<'a> {
+    survey: Survey,
+    primary: Primary,
+    note: &'a mut Note,
+}
+
 /// Backs up what is there, if anything is, and replaces it with `content`.
 async fn insured(
     args: &RestoreArgs,
     store: &Store,
     manifest: &Manifest,
-    survey: Survey,
+    Ready { survey, primary, note }: Ready<'_>,
     proxies: &[SocketAddr],
     content: Content<'_, impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>>,
     config: &Config,
@@ -161,6 +183,8 @@ async fn insured(
     // That took its time: the world may be another one.
     let survey = Survey::take(config, args.target, proxies, manifest, survey.size).await?;
     let target = survey.node.addr();
+    note.look_again(&survey);
+    note.leave(store, &manifest.master_name).await;
     let (stage, mut told) = tokio::sync::watch::channel(Stage::default());
     let show_stage = async {
         let progress = Progress::begin("restoring", manifest.plain_bytes);
@@ -172,7 +196,7 @@ async fn insured(
         std::future::pending().await
     };
     let outcome = tokio::select! {
-        outcome = live::replace(survey, content, args.serve_at, safety, config, &stage) => outcome?,
+        outcome = live::replace(survey, content, primary, safety, config, &stage) => outcome?,
         never = show_stage => never,
     };
     Ok((target, outcome))

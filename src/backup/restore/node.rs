@@ -43,6 +43,17 @@ pub enum Role {
     Other(String),
 }
 
+/// What a node says of the master that it follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// `master_host`, as it was given to REPLICAOF, and `master_port`; `None`: it is a master.
+    pub master: Option<(String, u16)>,
+    /// `master_sync_in_progress`: it waits for a whole data set that its master has announced, or takes it.
+    pub synchronising: bool,
+    /// `master_link_status` is up.
+    pub up: bool,
+}
+
 /// The node at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
@@ -92,6 +103,11 @@ impl Node {
     /// Knows where it is; dials when it is first asked.
     pub fn new(addr: SocketAddr, auth: Option<Credentials>) -> Node {
         Node { addr, auth, wire: None }
+    }
+
+    /// The same node on a connection of its own.
+    pub fn again(&self) -> Node {
+        Node::new(self.addr, self.auth.clone())
     }
 
     /// Where it is.
@@ -182,6 +198,11 @@ impl Node {
     /// What INFO says: all that matters of a node that is not overwritten by us.
     pub async fn info(&mut self) -> Result<Facts, Error> {
         Ok(Facts::parse(&self.text(&["INFO"]).await?))
+    }
+
+    /// Whom it follows.
+    pub async fn link(&mut self) -> Result<Link, Error> {
+        Ok(link(&self.text(&["INFO", "replication"]).await?))
     }
 
     /// Keys of each database, with how many of them expire.
@@ -281,6 +302,16 @@ fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim_end)
 }
 
+fn link(info: &str) -> Link {
+    let host = field(info, "master_host").filter(|_| field(info, "role") == Some("slave"));
+    let port = field(info, "master_port").and_then(|port| port.parse().ok());
+    Link {
+        master: host.map(str::to_owned).zip(port),
+        synchronising: field(info, "master_sync_in_progress") == Some("1"),
+        up: field(info, "master_link_status") == Some("up"),
+    }
+}
+
 /// `db0:keys=3,expires=1,avg_ttl=0`
 pub(in crate::backup) fn keyspace(info: &str) -> BTreeMap<u32, (u64, u64)> {
     let parse = |line: &str| {
@@ -365,6 +396,14 @@ mod tests {
         assert_eq!((facts.version.as_str(), facts.run_id.as_str(), facts.maxmemory), ("7.0.15", "abc", 100));
         assert_eq!((facts.master, facts.replicas, facts.keys(), facts.loading), (true, 2, 7, false));
         assert_eq!(facts.keyspace, BTreeMap::from([(0, 3), (12, 4)]));
+    }
+
+    #[test]
+    fn a_replica_says_whom_it_follows() {
+        let replica = "role:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:4711\r\nmaster_link_status:down\r\n\
+                       master_sync_in_progress:1\r\n";
+        assert_eq!(link(replica), Link { master: Some(("10.0.0.1".into(), 4711)), synchronising: true, up: false });
+        assert_eq!(link("role:master\r\nconnected_slaves:0\r\n"), Link::default());
     }
 
     #[test]

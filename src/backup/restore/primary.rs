@@ -1,22 +1,28 @@
 //! A master for one target: serves an RDB file, then the stream that follows it, and hears how far the target is.
 //!
-//! Nobody else is served: a connection from another address, and every second one, is closed. What is served must have
-//! been verified wholly before, because a target that meets a fault in it exits.
+//! Nobody else is served. An address says nothing: a target may have several, or one for many behind NAT. But one of all
+//! connections is told at a time that it is synchronised with, and not a byte of the data follows before the target, asked on
+//! a connection of ours, says that it is. What is served must have been verified wholly before, because a target that
+//! meets a fault in it exits.
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::conversation::{Conversation, Said};
+use super::node::{Link, Node};
 use crate::backup::Error;
 use crate::wire;
 
@@ -24,6 +30,12 @@ use crate::wire;
 const CHUNK: usize = 256 * 1024;
 /// A replica's handshake takes round trips, nothing else.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// So many may be in their handshakes at once.
+const HANDSHAKES: usize = 32;
+/// How long the target may take to say that it is synchronised with.
+const PROOF: Duration = Duration::from_secs(3);
+/// Between two questions whether it says so.
+const LOOK: Duration = Duration::from_millis(20);
 /// Between two questions how far the target is, until it is there.
 const ASK: Duration = Duration::from_millis(100);
 /// Between two PINGs afterwards; Redis's own masters take 10 s.
@@ -34,8 +46,9 @@ const PING: Duration = Duration::from_secs(1);
 pub struct Primary {
     listener: TcpListener,
     addr: SocketAddr,
-    target: IpAddr,
     replid: String,
+    /// Who asked for the data and was not the target.
+    refused: Mutex<Vec<SocketAddr>>,
 }
 
 /// What is served first.
@@ -66,14 +79,14 @@ pub enum Stage {
 }
 
 impl Primary {
-    /// Listens on a free port of `ip`, for one replica that comes from `target`.
-    pub async fn bind(ip: IpAddr, target: IpAddr) -> Result<Primary, Error> {
+    /// Listens on a free port of `ip`.
+    pub async fn bind(ip: IpAddr) -> Result<Primary, Error> {
         let refused = |error| {
             Error::Unavailable(format!("cannot listen at {ip}: {error}; is it an address of this host (--serve-at)?"))
         };
         let listener = TcpListener::bind(SocketAddr::new(ip, 0)).await.map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        Ok(Primary { listener, addr, target: target.to_canonical(), replid: fresh_replid() })
+        Ok(Primary { listener, addr, replid: fresh_replid(), refused: Mutex::default() })
     }
 
     /// Where the target is to find it: the arguments of its REPLICAOF.
@@ -81,18 +94,24 @@ impl Primary {
         self.addr
     }
 
-    /// Waits for the target, sends it `rdb` and then what `tail` gives until that gives `None`, and keeps the link
+    /// Who asked for the data and was refused, because the target did not say that it was it.
+    pub fn refused(&self) -> Vec<SocketAddr> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for `target`, which is told elsewhere to come, sends it `rdb` and then what `tail` gives until that gives `None`, and keeps the link
     /// alive until the future is dropped. `tail`'s pieces may end anywhere: nothing is sent between them.
     ///
     /// Fails when the target ends the connection, or when the file or `tail` cannot be read.
     pub async fn serve(
         &self,
+        target: Node,
         rdb: Rdb,
         tail: impl AsyncFnMut() -> Result<Option<Vec<u8>>, Error>,
         stage: &watch::Sender<Stage>,
     ) -> Result<Infallible, Error> {
-        let mut stream = self.synchronise().await?;
-        let line = format!("+FULLRESYNC {} {}\r\n${}\r\n", self.replid, rdb.offset, rdb.bytes);
+        let mut stream = self.synchronise(target, rdb.offset).await?;
+        let line = format!("${}\r\n", rdb.bytes);
         let (reader, mut writer) = stream.split();
         let (told, acknowledged) = watch::channel(None);
         let send = async {
@@ -113,23 +132,85 @@ impl Primary {
         }
     }
 
-    /// The target's connection, at the point where it has asked for the data.
-    async fn synchronise(&self) -> Result<TcpStream, Error> {
+    /// The target's connection, at the point where it waits for the data.
+    async fn synchronise(&self, mut target: Node, offset: u64) -> Result<TcpStream, Error> {
+        let home = target.addr().ip().to_canonical();
+        let mut handshakes = FuturesUnordered::new();
+        // Those that have asked for the data; the likely one first.
+        let mut waiting: Vec<(TcpStream, SocketAddr)> = Vec::new();
         loop {
-            let accepted = self.listener.accept().await;
-            let (mut stream, peer) =
-                accepted.map_err(|error| Error::Internal(format!("cannot accept at {}: {error}", self.addr)))?;
-            if peer.ip().to_canonical() != self.target {
-                tracing::warn!("refused a connection from {peer}: only the target, {}, is served", self.target);
-                continue;
+            if !waiting.is_empty() {
+                let likely = waiting.iter().position(|(_, peer)| peer.ip().to_canonical() == home);
+                let (mut stream, peer) = waiting.remove(likely.unwrap_or_default());
+                match self.prove(&mut target, &mut stream, offset).await {
+                    Ok(()) => {
+                        if likely.is_none() {
+                            tracing::info!("{} comes from {peer}, and says itself that it does", target.addr());
+                        }
+                        return Ok(stream);
+                    }
+                    Err(why) => {
+                        tracing::warn!("refused a connection from {peer}: it is not the target: {why}");
+                        self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+                    }
+                }
             }
-            match timeout(HANDSHAKE, handshake(&mut stream)).await {
-                Ok(Ok(())) => return Ok(stream),
-                // It tries again by itself.
-                Ok(Err(why)) => tracing::warn!("{peer} ended its handshake: {why}"),
-                Err(_) => tracing::warn!("{peer} did not finish its handshake within {} s", HANDSHAKE.as_secs()),
+            tokio::select! {
+                biased;
+                Some(done) = handshakes.next() => match done {
+                    Ok(replica) => waiting.push(replica),
+                    // It tries again by itself.
+                    Err(why) => tracing::warn!("{why}"),
+                },
+                accepted = self.listener.accept(), if handshakes.len() < HANDSHAKES => {
+                    let (stream, peer) = accepted
+                        .map_err(|error| Error::Internal(format!("cannot accept at {}: {error}", self.addr)))?;
+                    handshakes.push(shaken(stream, peer));
+                }
+                () = std::future::ready(()), if !waiting.is_empty() => {}
             }
         }
+    }
+
+    /// Tells the other end of `stream` that it is synchronised with, and nobody else, and waits until `target` says so of
+    /// itself (replication.c: `REPL_STATE_TRANSFER`, from the line on). `Err` says what it says instead.
+    async fn prove(&self, target: &mut Node, stream: &mut TcpStream, offset: u64) -> Result<(), String> {
+        let mut says = async |wanted: bool| {
+            let until = Instant::now() + PROOF;
+            loop {
+                let link = target.link().await.map_err(|error| error.to_string())?;
+                let follows = link.master == Some((self.addr.ip().to_string(), self.addr.port()));
+                if (follows && link.synchronising) == wanted {
+                    return Ok(());
+                }
+                if Instant::now() >= until {
+                    return Err(describe(&link));
+                }
+                sleep(LOOK).await;
+            }
+        };
+        // It may not have seen yet that an earlier connection was closed.
+        says(false).await?;
+        let line = format!("+FULLRESYNC {} {offset}\r\n", self.replid);
+        stream.write_all(line.as_bytes()).await.map_err(|error| error.to_string())?;
+        says(true).await
+    }
+}
+
+fn describe(link: &Link) -> String {
+    match &link.master {
+        Some((host, port)) if link.synchronising => format!("it synchronises with {host}:{port} already"),
+        Some((host, port)) => format!("it follows {host}:{port}, and was not synchronised with"),
+        None => "it follows nobody".into(),
+    }
+}
+
+/// A replica that has asked for the data. `Err` says why there is none.
+async fn shaken(mut stream: TcpStream, peer: SocketAddr) -> Result<(TcpStream, SocketAddr), String> {
+    match timeout(HANDSHAKE, handshake(&mut stream)).await {
+        Ok(Ok(())) => Ok((stream, peer)),
+        Ok(Err(why)) => Err(format!("{peer} ended its handshake: {why}")),
+        Err(_) => Err(format!("{peer} did not finish its handshake within {} s", HANDSHAKE.as_secs())),
     }
 }
 

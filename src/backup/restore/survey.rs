@@ -40,10 +40,19 @@ impl Survey {
         manifest: &Manifest,
         size: u64,
     ) -> Result<Survey, Error> {
-        let monitored = monitored(config, target).await?;
-        let addr = monitored.as_ref().map(|topology| topology.master).or(target).expect("one of the two");
+        let found = known(config, target).await?;
+        let master = found.as_ref().map(|topology| topology.master);
+        let mut addr = target.or(master).expect("one of the two");
         let mut node = Node::new(addr, config.sentinel.redis_auth.clone());
         let facts = node.facts().await?;
+        let monitored = found.filter(|topology| is_master_of(topology, addr, &facts.run_id));
+        if let Some(topology) = &monitored
+            && topology.master != addr
+        {
+            // The node has several addresses: it goes by the one that the Sentinels know.
+            addr = topology.master;
+            node = Node::new(addr, config.sentinel.redis_auth.clone());
+        }
         let refuse = |why: String| Error::Restore(format!("{addr} {why}; nothing was changed"));
         if let Some(topology) = &monitored {
             if topology.failover {
@@ -73,20 +82,28 @@ impl Survey {
     }
 }
 
-/// What the Sentinels say of the target; `None` when it is a node that none of them monitors.
-async fn monitored(config: &Config, target: Option<SocketAddr>) -> Result<Option<Topology>, Error> {
+/// What the Sentinels say; `None`: nothing that matters to `target`.
+async fn known(config: &Config, target: Option<SocketAddr>) -> Result<Option<Topology>, Error> {
     let found = source::find(config).await;
     let Some(target) = target else { return found.map(Some) };
     match found {
-        Ok(topology) if topology.master == target => Ok(Some(topology)),
-        Ok(topology) if topology.candidates.iter().any(|candidate| candidate.addr == target) => {
+        Ok(topology)
+            if topology.master != target && topology.candidates.iter().any(|candidate| candidate.addr == target) =>
+        {
             Err(Error::Usage(format!(
                 "{target} is a replica of {}: restore to the master {}, its replicas follow",
                 topology.name, topology.master
             )))
         }
+        Ok(topology) => Ok(Some(topology)),
         // Whether a Sentinel that we do not know watches it, the node itself tells.
-        Ok(_) | Err(Error::Unavailable(_) | Error::Usage(_)) => Ok(None),
+        Err(Error::Unavailable(_) | Error::Usage(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the node at `addr`, a process with this ID, is the master that the Sentinels name, perhaps by another address.
+fn is_master_of(topology: &Topology, addr: SocketAddr, run_id: &str) -> bool {
+    let same = |node: &source::Node| !run_id.is_empty() && node.run_id == run_id;
+    topology.master == addr || topology.master_node().is_some_and(same)
 }

@@ -2,6 +2,7 @@
 //!
 //! It is never made here. Below a mount point that is not mounted it would land on the wrong disk, and the library makes
 //! every folder above what it writes; so it is looked at before each request, and a request without it is not made.
+//! What is in it may be anything: how it is listed, and what is opened, says [`walk`](super::walk).
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
@@ -10,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
 
 use crate::backup::Error;
 
@@ -44,6 +46,11 @@ impl Folder {
         let objects = LocalFileSystem::new_with_prefix(&path);
         let objects = objects.map_err(|error| Error::Store(format!("file://{}: {error}", given.display())))?;
         Ok((Folder { mount_point: differ(&meta, &above), path }, objects.with_fsync(true)))
+    }
+
+    /// Where an object lies.
+    pub(super) fn join(&self, object: &ObjectPath) -> PathBuf {
+        self.path.join(object.as_ref())
     }
 
     /// It is there still, and what was mounted there is mounted.

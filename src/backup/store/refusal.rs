@@ -56,6 +56,14 @@ pub(super) fn is_unsupported(error: &Error) -> bool {
     }
 }
 
+/// Whether it is about one file of a folder, while others may be read: what is there may not be read by this user (EPERM,
+/// EACCES), is none that can be (ENXIO, EISDIR, ELOOP), or the disk does not give it back (EIO).
+pub(super) fn is_of_one_file(error: &Error) -> bool {
+    const NUMBERS: [u32; 6] = [1, 5, 6, 13, 21, 40];
+    let ends = |text: &String| NUMBERS.iter().any(|number| text.ends_with(&format!("(os error {number})")));
+    status(error).is_none() && chain(error).iter().any(ends)
+}
+
 /// Every message of the chain, the outermost first.
 fn chain(error: &Error) -> Vec<String> {
     let mut texts = Vec::new();

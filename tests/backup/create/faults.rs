@@ -113,7 +113,7 @@ impl Sink for Endless {
 #[tokio::test]
 async fn a_signal_in_the_middle_leaves_nothing() {
     let site = slow().await;
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_switchmaster"))
             .args(["backup", "create"])
             .env_clear()
@@ -132,9 +132,33 @@ async fn a_signal_in_the_middle_leaves_nothing() {
         assert!(told.contains("interrupted"), "{told}");
         assert_eq!(site.objects().await, 0);
         assert_eq!(std::fs::read_dir(site.spool()).unwrap().count(), 0);
+        assert!(site.is_unlocked().await, "it gave the lock back");
         site.nobody_streams().await;
     }
     created(site.create().await);
+}
+
+/// Started under `nohup` it goes on when the terminal goes, and all that it wrote to with it.
+#[tokio::test]
+async fn the_end_of_the_terminal_ends_nothing_under_nohup() {
+    let site = slow().await;
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" backup create", env!("CARGO_BIN_EXE_switchmaster")])
+        .env_clear()
+        .envs(site.environment())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    site.streaming().await;
+    drop((child.stdout.take(), child.stderr.take()));
+    kill_process(Pid::from_raw(child.id().unwrap() as i32).unwrap(), Signal::HUP).unwrap();
+    let ended = tokio::time::timeout(LIMIT, child.wait()).await.expect("it ends").unwrap();
+    assert!(ended.success(), "{ended}");
+    assert_eq!(site.objects().await, 2);
+    assert!(site.is_unlocked().await);
 }
 
 #[tokio::test]

@@ -165,6 +165,13 @@ impl Site {
         None
     }
 
+    /// The last who held the lock gave it back.
+    pub async fn is_unlocked(&self) -> bool {
+        let locks = self.store.list("mymaster/lock").await.unwrap();
+        let claim = self.store.get(&locks.last().expect("a lock").name).await.unwrap().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&claim).unwrap()["released"] == true
+    }
+
     /// Objects that belong to backups: data and manifests. Every one must belong to a whole backup.
     pub async fn objects(&self) -> usize {
         let objects = self.store.list("mymaster").await.unwrap();

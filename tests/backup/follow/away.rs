@@ -8,12 +8,13 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use switchmaster::backup::follow::replay::Goal;
-use switchmaster::demo::cluster::ClusterSpec;
+use switchmaster::demo::cluster::{ClusterSpec, until};
 
-use super::MASTER;
 use super::load::{Counter, all, counters, now_ms};
 use super::scene::{Follower, Scene};
+use super::{LIMIT, MASTER};
 use crate::support::bucket::Bucket;
 
 #[tokio::test]
@@ -89,6 +90,44 @@ async fn an_empty_mount_point_is_no_store() {
     assert_eq!(names(&store), BTreeSet::new());
     let _share = bind(&disk, &store).unwrap();
     goes_on(&scene, follower, counter).await;
+}
+
+/// The terminal from which it was started goes: it ends as it does at SIGTERM; under `nohup` it goes on without.
+#[tokio::test]
+async fn the_end_of_the_terminal_ends_it_cleanly_and_not_at_all_under_nohup() {
+    let scene = Scene::start(ClusterSpec::default()).await;
+    let follower = scene.follow(&[]);
+    scene.based(&follower).await;
+    let log = follower.end(Signal::HUP).await;
+    assert!(log.contains("stopped: everything up to"), "{log}");
+
+    let mut child = scene.follow_under_nohup();
+    let count = async || scene.segments(&scene.store()).await.len();
+    let shipped = async |more: usize| {
+        until("segments", LIMIT, async || {
+            scene.cluster.ask_node(0, &["INCR", "ticks"]).await.map_err(|error| error.to_string())?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match count().await {
+                found if found >= more => Ok(()),
+                found => Err(format!("{found} of {more}")),
+            }
+        })
+        .await
+        .unwrap();
+    };
+    shipped(count().await + 1).await;
+    drop((child.stdout.take(), child.stderr.take()));
+    let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    shipped(count().await + 3).await;
+    // What it logs is read by nobody: a replica that goes ends it no more than the terminal does.
+    for replica in [1, 2] {
+        scene.cluster.ask_node(replica, &["CLIENT", "KILL", "TYPE", "replica"]).await.unwrap();
+    }
+    shipped(count().await + 3).await;
+    kill_process(pid, Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(LIMIT, child.wait()).await.expect("it ends").unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 #[tokio::test]

@@ -68,6 +68,19 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
     assert!(code == Some(82) && said.contains("DAMAGED") && said.contains("seg.zst"), "{said}");
     fs::write(&path, whole).unwrap();
 
+    // One that is gone from the midst of a stream is a gap, with the moments that cannot be reached any more.
+    let stream = |at: usize| (&segments[at].stream, segments[at].name.from);
+    let midst =
+        (1..segments.len() - 1).rev().find(|&at| stream(at - 1).0 == stream(at).0 && stream(at).0 == stream(at + 1).0);
+    let name = &segments[midst.expect("three segments of a stream")].name;
+    let path = scene.dir.path().join("store").join(follow::shipper::object("mymaster", &segments[midst.unwrap()]));
+    fs::rename(&path, scene.dir.path().join("gone")).unwrap();
+    let (code, said) = verify().await;
+    let place = format!("the segments from offset {} to {}; moments that cannot be restored: 2", name.from, name.to);
+    assert!(code == Some(82) && said.contains("MISSING") && said.contains(&place), "{said}");
+    fs::rename(scene.dir.path().join("gone"), &path).unwrap();
+    assert_eq!(verify().await.0, Some(0));
+
     // To what leads from a damaged backup nobody gets anyway.
     let object = &scene.manifests().await[0].object;
     let (data, away) = (scene.dir.path().join("store/mymaster").join(object), scene.dir.path().join("away"));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use switchmaster::backup::follow::replay::{Goal, Replay};
 use switchmaster::backup::follow::segment::Name;
 use switchmaster::backup::pack::{Identities, Unpacker};
+use switchmaster::backup::restore::node::Node;
 use switchmaster::backup::restore::primary::{Primary, Rdb, Stage};
 use switchmaster::backup::store::Store;
 use switchmaster::backup::{Error, Manifest, catalog};
@@ -96,6 +97,16 @@ impl Scene {
             .spawn()
             .unwrap();
         Follower { child, log }
+    }
+
+    /// `switchmaster backup follow` under `nohup`; its standard output and error end with what is returned.
+    pub fn follow_under_nohup(&self) -> Child {
+        let follow = self.command(&["follow", "--every", "300ms"]);
+        let follow = follow.as_std();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(follow.get_program()).args(follow.get_args());
+        command.env_clear().envs(follow.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
     }
 
     /// `switchmaster backup …`
@@ -213,13 +224,13 @@ impl Scene {
         .unwrap();
         replay.check_database(Some("0")).unwrap();
         let target = Lone::start(&["databases 16"]).await;
-        let primary = Primary::bind("127.0.0.1".parse().unwrap(), target.addr.ip()).await.unwrap();
+        let primary = Primary::bind("127.0.0.1".parse().unwrap()).await.unwrap();
         let mut wire = target.open(0).await;
         wire.ask(&["REPLICAOF", "127.0.0.1", &primary.addr().port().to_string()]).await.unwrap();
         let rdb = Rdb { file, bytes: manifest.plain_bytes, offset: manifest.source.offset };
         let (stage, mut stages) = watch::channel(Stage::default());
         tokio::select! {
-            served = primary.serve(rdb, async || replay.chunk(), &stage) => panic!("{served:?}"),
+            served = primary.serve(Node::new(target.addr, None), rdb, async || replay.chunk(), &stage) => panic!("{served:?}"),
             there = tokio::time::timeout(LIMIT, stages.wait_for(|stage| *stage == Stage::Acknowledged)) => {
                 there.unwrap().unwrap();
             }
@@ -259,9 +270,14 @@ impl Follower {
     }
 
     /// SIGTERM; fails unless it ends well. Returns all that it said.
-    pub async fn terminate(mut self) -> String {
+    pub async fn terminate(self) -> String {
+        self.end(rustix::process::Signal::TERM).await
+    }
+
+    /// The same with another signal.
+    pub async fn end(mut self, signal: rustix::process::Signal) -> String {
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
         let ended = tokio::time::timeout(LIMIT, self.child.wait()).await;
         let ended = ended.unwrap_or_else(|_| panic!("it did not end\n{}", self.log())).unwrap();
         assert!(ended.success(), "{ended}\n{}", self.log());

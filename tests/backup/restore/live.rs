@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use switchmaster::backup::Error;
 use switchmaster::backup::restore::live::{self, Content, Outcome};
-use switchmaster::backup::restore::primary::Stage;
+use switchmaster::backup::restore::primary::{Primary, Stage};
 use switchmaster::backup::restore::safety::Safety;
 use switchmaster::backup::restore::survey::Survey;
 use switchmaster::backup::store::Store;
@@ -32,7 +32,8 @@ pub async fn replace(survey: Survey, saved: &Saved, config: &Config) -> Result<O
         0 => None,
         _ => Some(Safety::make(&survey, &saved.manifest, &store, config).await.unwrap()),
     };
-    soon(live::replace(survey, content, None, safety, config, &stage)).await
+    let primary = Primary::bind([127, 0, 0, 1].into()).await.unwrap();
+    soon(live::replace(survey, content, primary, safety, config, &stage)).await
 }
 
 /// Writers only: what readers expect is what a restore takes away.

@@ -133,7 +133,7 @@ async fn a_second_restore_is_told_of_the_first_and_a_lone_server_of_no_drop() {
     .await
     .unwrap();
     let (code, said) = ended(&shelf.run(&arguments).await);
-    assert!(code == 75 && said.contains("a backup for a restore of mymaster"), "{code} {said}");
+    assert!(code == 75 && said.contains(&format!("restores a backup of mymaster to {addr} now")), "{code} {said}");
     let output = soon(first.wait_with_output()).await.unwrap();
     let (code, said) = ended(&output);
     assert_eq!(code, 0, "{said}");

@@ -263,6 +263,67 @@ async fn one_that_is_given_up_before_it_is_whole_leaves_what_was_there() {
     assert_eq!(ask(&mut wire, &["GET", "old"]).await, Reply::Bulk(b"data".to_vec()));
 }
 
+/// As behind NAT, or with `bind-source-addr`.
+#[tokio::test]
+async fn a_node_may_connect_from_another_address_than_the_one_it_is_known_by() {
+    let shelf = Shelf::of_keys(100).await;
+    let to = Lone::start(&["bind-source-addr 127.0.0.12"]).await;
+    let told = json(&shelf.run(&["restore", "--target", &to.addr.to_string(), "--yes", "--json"]).await);
+    assert_eq!(told["keys"].as_u64(), Some(100), "{told}");
+    assert_eq!(ask(&mut to.open(0).await, &["DBSIZE"]).await, Reply::Integer(100));
+}
+
+/// What a killed one left is put right by the next one.
+#[tokio::test]
+async fn one_that_was_killed_is_undone_by_the_next() {
+    const SETTINGS: [(&str, &str); 3] =
+        [("replica-lazy-flush", "no"), ("repl-diskless-load", "disabled"), ("repl-diskless-sync-max-replicas", "0")];
+    let from = Lone::start(&["rdbcompression no"]).await;
+    ask(&mut from.open(0).await, &["DEBUG", "POPULATE", "2000", "restored", "20000"]).await;
+    let shelf = Shelf::of(Saved::of(&from.save().await));
+    let to = Lone::start(&["key-load-delay 5000"]).await;
+    let mut wire = to.open(0).await;
+    ask(&mut wire, &["SET", "old", "data"]).await;
+    let (addr, settings) = (to.addr.to_string(), async || {
+        let mut found = Vec::new();
+        for (name, _) in SETTINGS {
+            let reply = ask(&mut to.open(0).await, &["CONFIG", "GET", name]).await;
+            found.push(reply.field(name).unwrap_or_default().to_owned());
+        }
+        found
+    });
+    let mut child = shelf.start(&["restore", "--target", &addr, "--yes"]);
+    loading(&to.log()).await;
+    // Two at once are none: the second is refused.
+    let (code, said) = ended(&shelf.run(&["restore", "--target", &addr, "--yes"]).await);
+    assert!(code == 75 && said.contains(&format!("restores a backup of mymaster to {addr} now")), "{code} {said}");
+    child.kill().await.unwrap();
+    until("the target to notice", LIMIT, async || match to.open(0).await.ask(&["SET", "x", "1"]).await.unwrap() {
+        Reply::Error(text) if text.starts_with("READONLY") => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap();
+    assert_ne!(settings().await, SETTINGS.map(|(_, value)| value));
+    ask(&mut to.open(0).await, &["CONFIG", "SET", "key-load-delay", "0"]).await;
+
+    // It asks, and changes nothing unless it is told to.
+    let (code, said) = ended(&shelf.run(&["restore", "--target", &addr]).await);
+    assert!(code == 64 && said.contains("was killed") && said.contains("--yes"), "{code} {said}");
+    assert_ne!(settings().await, SETTINGS.map(|(_, value)| value));
+    let output = shelf.run(&["restore", "--target", &addr, "--yes", "--json"]).await;
+    assert_eq!(json(&output)["keys"].as_u64(), Some(2000));
+    let (_, said) = ended(&output);
+    for part in ["was killed", "a master again, with the data that it had (1 key)"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert_eq!(settings().await, SETTINGS.map(|(_, value)| value));
+    let notes = shelf.folder().join("mymaster/restore");
+    assert_eq!(std::fs::read_dir(notes).unwrap().count(), 0, "nothing is left to be told");
+    let (_, said) = ended(&shelf.run(&["restore", "--target", &addr, "--yes"]).await);
+    assert!(!said.contains("killed"), "{said}");
+}
+
 #[tokio::test]
 async fn clients_flow_again_when_it_is_killed_in_the_middle() {
     let stage = Stage::with(ClusterSpec::with_password("secret"), &[]).await;
@@ -288,4 +349,21 @@ async fn clients_flow_again_when_it_is_killed_in_the_middle() {
     proxy::wait_log(&stage.proxy, &["the hold has run out", "a restore that asked for it was killed"]).await;
     let reply = ask(&mut stage.open().await, &["SET", "new", "data"]).await;
     assert_eq!(reply.to_string(), "+OK");
+    // The next one puts back what this one left, also in the file that the failover wrote.
+    let lazy = async || {
+        let reply = stage.cluster.ask_node(0, &["CONFIG", "GET", "replica-lazy-flush"]).await;
+        let file = std::fs::read_to_string(stage.cluster.node(0).log_path().with_extension("conf")).unwrap();
+        (reply.unwrap().field("replica-lazy-flush").map(str::to_owned), file.contains("replica-lazy-flush yes"))
+    };
+    stage.cluster.wait_replicating(LIMIT).await.unwrap();
+    until("the failover to have written the file", LIMIT, async || match lazy().await {
+        (Some(value), true) if value == "yes" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+    let output = shelf.run(&["restore", "--proxy", &proxy, "--yes", "--json"]).await;
+    assert_eq!(json(&output)["keys"].as_u64(), Some(20_000), "{}", ended(&output).1);
+    assert!(ended(&output).1.contains("was killed"), "{}", ended(&output).1);
+    assert_eq!(lazy().await, (Some("no".to_owned()), false));
 }

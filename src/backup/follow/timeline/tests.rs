@@ -96,6 +96,36 @@ fn a_missing_segment_ends_what_can_be_reached() {
 }
 
 #[test]
+fn a_missing_segment_is_a_hole_with_the_moments_that_it_costs() {
+    const STREAM: &str = "19700101T000000Z-aaaaaaaa-100";
+    let bases = vec![base("first", 1_000, A, 150), base("second", 2_500, A, 350)];
+    let all: Vec<Stored> =
+        [(100, 200, 1_500), (200, 300, 2_000), (300, 400, 3_000), (400, 500, 4_000), (500, 600, 5_000)]
+            .map(|(from, to, ms)| segment(STREAM, from, to, ms, A))
+            .to_vec();
+    let holes = |without: &[u64]| {
+        let stored = all.iter().filter(|segment| !without.contains(&segment.name.from)).cloned().collect();
+        let holes = Timeline::new(bases.clone(), stored).holes();
+        holes.into_iter().map(|hole| (hole.from, hole.to, hole.lost)).collect::<Vec<_>>()
+    };
+    let lost = |begin, end| Ranges::new(vec![(begin, end)]);
+    assert_eq!(holes(&[]), []);
+    assert_eq!(holes(&[200]), [(200, 300, lost(1_500, 2_500))], "up to the next base");
+    assert_eq!(holes(&[400]), [(400, 500, lost(3_000, 5_000))], "no base comes after it");
+    assert_eq!(holes(&[100]), [(150, 200, lost(1_000, 2_500))], "the first one, which a base needs");
+    let at = |seconds: &str| format!("1970-01-01T00:00:0{seconds}00Z");
+    let apart = format!("{} to {}, {} to {}", at("1.5"), at("2.5"), at("2.5"), at("5.0"));
+    assert_eq!(holes(&[200, 300])[0].2.to_string(), apart, "a base in the hole reaches itself alone");
+    assert_eq!(holes(&[500]), [], "what never came is not missing");
+    let told = Timeline::new(bases.clone(), all[..1].iter().chain(&all[2..]).cloned().collect()).holes()[0].to_string();
+    let place = format!("{STREAM}: the segments from offset 200 to 300; moments that cannot be restored:");
+    assert_eq!(told, format!("{place} {} to {}", at("1.5"), at("2.5")));
+    // What prune deletes from the beginning of a stream was needed by nobody.
+    let pruned = Timeline::new(vec![base("second", 2_500, A, 350)], all[2..].to_vec());
+    assert_eq!(pruned.holes(), []);
+}
+
+#[test]
 fn segments_that_overlap_are_used_once() {
     let stored = vec![
         segment("s", 100, 200, 1_500, A),
