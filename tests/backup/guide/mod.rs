@@ -166,6 +166,11 @@ impl Guide {
         let text = text.replace("https://us-east-1.linodeobjects.com", &format!("http://{STORE}:9000"));
         let text = text.replace("your-bucket", BUCKET).replace("YOUR_ACCESS_KEY", KEY_ID);
         let text = text.replace("YOUR_SECRET_KEY", SECRET);
+        // Another account is another part of the same bucket here.
+        let text = text.replace("https://eu-central-1.linodeobjects.com", &format!("http://{STORE}:9000"));
+        let text =
+            text.replace("your-other-bucket/redis", &format!("{BUCKET}/second")).replace("OTHER_ACCESS_KEY", KEY_ID);
+        let text = text.replace("OTHER_SECRET_KEY", SECRET);
         let text = text.replace("backup_s3_region", "backup_s3_path_style = true\nbackup_s3_region");
         let text = text.replace(MOMENT, self.moment.as_deref().unwrap_or(MOMENT));
         text.lines()
