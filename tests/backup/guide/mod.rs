@@ -249,7 +249,7 @@ impl Guide {
         } else if step.text.contains("--keys") {
             self.wait_redis("app-1", "SET user:1 broken", "OK");
             self.wait_redis("app-1", "SET other:1 later", "OK");
-        } else if step.text.contains(" --to ") {
+        } else if step.text.contains("restore --to ") {
             // The follower has shipped something; then data, a moment, and the accident.
             let metrics = "curl -fsS http://127.0.0.1:9379/metrics";
             let shipped = || {
@@ -283,7 +283,7 @@ impl Guide {
         } else if step.text.contains("--keys") {
             self.wait_redis("app-1", "GET user:1", "nightly");
             self.wait_redis("app-1", "GET other:1", "later");
-        } else if step.text.contains(" --to ") {
+        } else if step.text.contains("restore --to ") {
             self.wait_redis("app-1", "GET user:2", "precious");
         }
     }
