@@ -110,11 +110,11 @@ async fn pairs() -> Vec<(Shelf, Shelf)> {
 
 #[tokio::test]
 async fn every_byte_is_copied_once() {
-    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    let recipients = [age::x25519::Identity::generate().to_public().to_string()];
     for (from, to) in pairs().await {
         let old = from.keep(&rdb(5_000, 1), &[], "2026-11-19T03:00:00Z").await;
         // Of more than one part of an upload, and nobody here has the key.
-        let new = from.keep(&bytes(9_000_000, 2), &[recipient.clone()], "2026-11-20T03:00:00Z").await;
+        let new = from.keep(&bytes(9_000_000, 2), &recipients, "2026-11-20T03:00:00Z").await;
 
         let latest = from.copy(&to, &["--json"]).await.json();
         assert_eq!((&latest[0]["id"], &latest[0]["copied"]), (&Value::from(new.id.as_str()), &Value::Bool(true)));
