@@ -284,8 +284,9 @@ impl Copier<'_> {
 fn bear(done: Result<Done, Error>) -> Result<Result<Done, String>, Error> {
     match done {
         Ok(done) => Ok(Ok(done)),
-        Err(Error::Unsound(why) | Error::Newer(why) | Error::NotFound(why)) => Ok(Err(why)),
-        Err(error) => Err(error),
+        // Those that the next object would meet as well.
+        Err(error @ (Error::Usage(_) | Error::Internal(_) | Error::Store(_) | Error::Spool(_))) => Err(error),
+        Err(error) => Ok(Err(error.to_string())),
     }
 }
 
