@@ -1,6 +1,8 @@
 //! A plain Redis connection: requests and replies as raw RESP over one socket.
 //!
-//! Deliberately not the `redis` crate: nothing reconnects, retries or matches replies behind the caller's back.
+//! Deliberately not the `redis` crate: nothing reconnects, retries or matches replies behind the caller's back. What the
+//! peer sends is not trusted: any bytes are a reply, the beginning of one, or an error, and a length that is announced
+//! takes no memory before its bytes are there.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +11,13 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::resp::scanner::{ReplyScanner, Scan};
 use crate::secret::Credentials;
+
+/// Aggregates within aggregates: no command nests them a tenth as deep.
+const DEEPEST: usize = 128;
+/// Bytes of one reply, twice the server's default `proto-max-bulk-len`.
+const LONGEST: usize = 1 << 30;
 
 /// One connection. Not cancel-safe: after a cancelled call, drop it.
 #[derive(Debug)]
@@ -17,6 +25,9 @@ pub struct Wire<S = TcpStream> {
     stream: S,
     buffer: Vec<u8>,
     consumed: usize,
+    /// Has seen the bytes of the buffer up to `scanned`: no byte is looked at twice until its reply is whole.
+    scanner: ReplyScanner,
+    scanned: usize,
 }
 
 /// One reply, RESP2 or RESP3 (maps and sets are flattened into arrays).
@@ -78,7 +89,7 @@ impl Wire<UnixStream> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A fresh connection over a socket of whatever kind.
     pub fn over(stream: S) -> Wire<S> {
-        Wire { stream, buffer: Vec::with_capacity(4096), consumed: 0 }
+        Wire { stream, buffer: Vec::with_capacity(4096), consumed: 0, scanner: ReplyScanner::default(), scanned: 0 }
     }
 
     /// Authenticates if `auth` is given and selects `db` unless it is 0.
@@ -108,17 +119,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Waits for one reply.
     pub async fn receive(&mut self) -> io::Result<Reply> {
         loop {
-            if let Some((reply, used)) = parse(&self.buffer[self.consumed..])? {
-                self.consumed += used;
-                if self.consumed == self.buffer.len() {
-                    self.buffer.clear();
-                    self.consumed = 0;
+            match self.scanner.scan(&self.buffer[self.scanned..]) {
+                Scan::Frame(used) => {
+                    self.scanned += used;
+                    let reply = whole(&self.buffer[self.consumed..self.scanned]);
+                    self.consumed = self.scanned;
+                    if self.consumed == self.buffer.len() {
+                        self.buffer.clear();
+                        (self.consumed, self.scanned) = (0, 0);
+                    }
+                    return reply;
                 }
-                return Ok(reply);
+                Scan::Partial => self.scanned = self.buffer.len(),
+                Scan::Invalid(why) => return Err(invalid(why, &self.buffer[self.consumed..])),
             }
             if self.consumed > 0 {
                 self.buffer.drain(..self.consumed);
-                self.consumed = 0;
+                (self.consumed, self.scanned) = (0, self.buffer.len());
+            }
+            if self.buffer.len() > LONGEST {
+                return Err(invalid("a reply of more than 1 GiB", &self.buffer));
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -197,50 +217,81 @@ pub fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, request: &[A]) {
     }
 }
 
-/// The first reply in `bytes` (which are some) and its length, or `None` while it is incomplete.
+/// The first reply in `bytes` and its length, or `None` while it is incomplete.
 pub fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
-    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
-        return Ok(None);
-    };
-    let line = String::from_utf8_lossy(&bytes[1..end]).into_owned();
-    let rest = end + 2;
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("not a reply: {:?}", &bytes[..end.min(40)]));
-    Ok(match bytes[0] {
-        b'+' | b'#' | b',' | b'(' => Some((Reply::Simple(line), rest)),
-        b'-' => Some((Reply::Error(line), rest)),
-        b':' => Some((Reply::Integer(line.parse().map_err(|_| invalid())?), rest)),
-        b'_' => Some((Reply::Nil, rest)),
-        b'$' | b'=' | b'!' => {
-            let length: i64 = line.parse().map_err(|_| invalid())?;
-            let Ok(length) = usize::try_from(length) else {
-                return Ok(Some((Reply::Nil, rest)));
-            };
-            let Some(body) = bytes.get(rest..rest + length + 2) else {
-                return Ok(None);
-            };
-            if !body.ends_with(b"\r\n") {
-                return Err(invalid());
+    match ReplyScanner::default().scan(bytes) {
+        Scan::Frame(used) => Ok(Some((whole(&bytes[..used])?, used))),
+        Scan::Partial => Ok(None),
+        Scan::Invalid(why) => Err(invalid(why, bytes)),
+    }
+}
+
+/// What the scanner found to be one reply.
+fn whole(mut frame: &[u8]) -> io::Result<Reply> {
+    let start = frame;
+    value(&mut frame, 0).map_err(|why| invalid(why, start))
+}
+
+/// Takes the first value from `rest`, which lies within so many aggregates.
+fn value(rest: &mut &[u8], depth: usize) -> Result<Reply, &'static str> {
+    if depth > DEEPEST {
+        return Err("aggregates nested too deep");
+    }
+    loop {
+        let (kind, line) = line(rest)?;
+        let text = || String::from_utf8_lossy(line).into_owned();
+        return Ok(match kind {
+            b'+' | b'#' | b',' | b'(' => Reply::Simple(text()),
+            b'-' => Reply::Error(text()),
+            b':' => Reply::Integer(number(line)?),
+            b'_' => Reply::Nil,
+            b'$' | b'=' | b'!' => match length(line)? {
+                None => Reply::Nil,
+                Some(length) => {
+                    let (body, after) = rest.split_at_checked(length).ok_or("a string that ends early")?;
+                    *rest = after.strip_prefix(b"\r\n").ok_or("a string longer than its length")?;
+                    Reply::Bulk(body.to_vec())
+                }
+            },
+            b'*' | b'%' | b'~' | b'>' | b'|' => {
+                let Some(count) = length(line)? else { return Ok(Reply::Nil) };
+                let count = if matches!(kind, b'%' | b'|') { count.saturating_mul(2) } else { count };
+                let items: Result<Vec<Reply>, _> = (0..count).map(|_| value(rest, depth + 1)).collect();
+                match kind {
+                    b'>' => Reply::Push(items?),
+                    // An attribute says something about the value that follows it, which nobody here asks for.
+                    b'|' => {
+                        items?;
+                        continue;
+                    }
+                    _ => Reply::Array(items?),
+                }
             }
-            Some((Reply::Bulk(body[..length].to_vec()), rest + length + 2))
-        }
-        kind @ (b'*' | b'%' | b'~' | b'>') => {
-            let count: i64 = line.parse().map_err(|_| invalid())?;
-            let Ok(count) = usize::try_from(count) else {
-                return Ok(Some((Reply::Nil, rest)));
-            };
-            let mut items = Vec::new();
-            let mut at = rest;
-            for _ in 0..if kind == b'%' { 2 * count } else { count } {
-                let Some((item, used)) = (if at < bytes.len() { parse(&bytes[at..])? } else { None }) else {
-                    return Ok(None);
-                };
-                items.push(item);
-                at += used;
-            }
-            Some((if kind == b'>' { Reply::Push(items) } else { Reply::Array(items) }, at))
-        }
-        _ => return Err(invalid()),
-    })
+            _ => return Err("unknown type of reply"),
+        });
+    }
+}
+
+/// Takes the first line: its type byte and what follows it.
+fn line<'a>(rest: &mut &'a [u8]) -> Result<(u8, &'a [u8]), &'static str> {
+    let end = rest.windows(2).position(|pair| pair == b"\r\n").ok_or("a line without end")?;
+    let (kind, text) = rest[..end].split_first().ok_or("an empty line")?;
+    *rest = &rest[end + 2..];
+    Ok((*kind, text))
+}
+
+fn number(line: &[u8]) -> Result<i64, &'static str> {
+    std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or("not a number")
+}
+
+/// `None`: a null.
+fn length(line: &[u8]) -> Result<Option<usize>, &'static str> {
+    number(line).map(|length| usize::try_from(length).ok())
+}
+
+fn invalid(why: &str, bytes: &[u8]) -> io::Error {
+    let shown = bytes[..bytes.len().min(40)].escape_ascii();
+    io::Error::new(io::ErrorKind::InvalidData, format!("not a reply: {why}: \"{shown}\""))
 }
 
 #[cfg(test)]
@@ -262,5 +313,62 @@ mod tests {
     fn a_stray_byte_is_not_a_reply() {
         assert!(parse(b"oops\r\n").is_err());
         assert!(parse(b"$3\r\nfoobar").is_err());
+    }
+
+    /// A peer that is no server, or one that was taken over.
+    #[test]
+    fn bytes_that_are_no_reply_are_an_error_and_end_nothing() {
+        for bytes in [
+            &b"\r\n"[..],
+            b"\r\n+OK\r\n",
+            b"*1\r\n\r\n",
+            b":\r\n",
+            b":9223372036854775808\r\n",
+            b"$-2\r\n",
+            b"%-1\r\n",
+            b"%9223372036854775807\r\n%9223372036854775807\r\n%9223372036854775807\r\n",
+        ] {
+            assert!(parse(bytes).is_err(), "{}", bytes.escape_ascii());
+        }
+        for bytes in [&b""[..], b"$9223372036854775807\r\nx", b"*9223372036854775807\r\n:1\r\n"] {
+            assert_eq!(parse(bytes).unwrap(), None, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let nested = |depth: usize| [b"*1\r\n".repeat(depth), b":1\r\n".to_vec()].concat();
+        assert!(parse(&nested(DEEPEST)).unwrap().is_some());
+        for depth in [DEEPEST + 1, 500_000] {
+            let refused = parse(&nested(depth)).unwrap_err().to_string();
+            assert!(refused.contains("nested too deep"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_passes_and_its_value_stays() {
+        let (reply, used) =
+            parse(b"|1\r\n+ttl\r\n:3\r\n*1\r\n|1\r\n+a\r\n+b\r\n$1\r\nx\r\n+next\r\n").unwrap().unwrap();
+        assert_eq!((reply.to_string().as_str(), used), ("[\"x\"]", 37));
+    }
+
+    #[tokio::test]
+    async fn replies_are_the_same_however_they_arrive() {
+        let bytes = b"*2\r\n$3\r\na\r\n\r\n:7\r\n+OK\r\n\r\n";
+        for size in 1..=bytes.len() {
+            let (ours, mut theirs) = tokio::io::duplex(size);
+            let mut wire = Wire::over(ours);
+            let sending = async {
+                theirs.write_all(bytes).await.unwrap();
+                drop(theirs);
+            };
+            let receiving = async {
+                let replies = [wire.receive().await.unwrap().to_string(), wire.receive().await.unwrap().to_string()];
+                (replies, wire.receive().await.unwrap_err().kind())
+            };
+            let ((), (replies, end)) = tokio::join!(sending, receiving);
+            assert_eq!(replies, ["[\"a\\r\\n\", :7]", "+OK"], "pieces of {size}");
+            assert_eq!(end, io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -4,6 +4,8 @@
 
 #![no_main]
 
+mod pieces;
+
 use libfuzzer_sys::fuzz_target;
 use switchmaster::resp::command::{blocking_timeout, classify};
 use switchmaster::resp::ordinary;
@@ -26,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(scan_replies(pieces), replies, "replies in {}", show(pieces));
     };
     same(&bytes.chunks(1).collect::<Vec<_>>());
-    same(&pieces(bytes, choice));
+    same(&pieces::pieces(bytes, choice));
     if bytes.len() <= EVERY_SPLIT {
         (0..=bytes.len()).for_each(|split| same(&[&bytes[..split], &bytes[split..]]));
     }
@@ -90,19 +92,6 @@ fn ends(pieces: &[&[u8]], mut scan: impl FnMut(&[u8]) -> Scan, mut found: impl F
         }
     }
     (ends, false)
-}
-
-/// Pieces of varying sizes, by a generator that `choice` starts.
-fn pieces(bytes: &[u8], choice: u8) -> Vec<&[u8]> {
-    let (mut state, mut rest, mut pieces) = (u32::from(choice) + 1, bytes, Vec::new());
-    while !rest.is_empty() {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let size = ((state >> 24) as usize % 23).min(rest.len());
-        let (piece, after) = rest.split_at(size);
-        pieces.push(piece);
-        rest = after;
-    }
-    pieces
 }
 
 /// The ends of whole requests by the server's grammar, read from the whole buffer as `networking.c` does.

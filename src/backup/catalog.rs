@@ -24,6 +24,8 @@ const AT_ONCE: usize = 8;
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 /// The format of manifests that this program writes and reads.
 pub const FORMAT: u32 = 1;
+/// No backup is so large, a pebibyte: what manifests say is added up.
+const MOST_BYTES: u64 = 1 << 50;
 
 /// One backup of a store.
 #[derive(Clone, Debug)]
@@ -323,7 +325,10 @@ fn is_id(text: &str) -> bool {
 }
 
 /// A manifest, or what is wrong with it. It must say what its name says: nothing else is read by its word.
-fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
+///
+/// # Errors
+/// [`Error::Unsound`] or [`Error::Newer`] with a part of a sentence.
+pub fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -339,6 +344,12 @@ fn parse(bytes: &[u8], master_name: &str, id: &str) -> Result<Manifest, Error> {
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| unsound(format!("is damaged: {error}")))?;
     if manifest.id != id || manifest.master_name != master_name {
         return Err(unsound(format!("is that of {} of {}", manifest.id, manifest.master_name)));
+    }
+    if let Some(bytes) = [manifest.plain_bytes, manifest.stored_bytes].into_iter().find(|&bytes| bytes > MOST_BYTES) {
+        return Err(unsound(format!("tells of {bytes} bytes, which no store holds")));
+    }
+    if i64::try_from(manifest.source.offset).is_err() {
+        return Err(unsound(format!("tells of the offset {}, which no server reaches", manifest.source.offset)));
     }
     match manifest.object.strip_prefix(id) {
         Some(rest) if rest.starts_with(DATA) && !rest.contains('/') => Ok(manifest),
@@ -360,6 +371,33 @@ mod tests {
         assert!(is_id(&safety) && is_safety(&safety));
         for text in ["", "latest", "a-b-c", "20261120T031400Z-01/3-4", "lock-1-2"] {
             assert!(!is_id(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_tells_of_what_can_be() {
+        let id = "20261120T031400Z-01234567-4711";
+        let sound = serde_json::json!({
+            "format": 1, "id": id, "master_name": "m", "created": "2026-11-20T03:14:00Z", "object": format!("{id}.rdb.zst"),
+            "source": { "addr": "127.0.0.1:1", "role": "replica", "version": "7", "run_id": "r", "replid": "0", "offset": 1 },
+            "magic": "REDIS", "rdb_version": 11, "crc64": null, "plain_bytes": 1, "plain_sha256": "", "stored_bytes": 1,
+            "stored_sha256": "", "counts": { "databases": {}, "functions": 0 }, "tool": "",
+            "packing": { "compression": "zstd", "level": 3, "encryption": null, "recipients": [] },
+        });
+        let told = |pointer: &str, value: serde_json::Value| {
+            let mut object = sound.clone();
+            *object.pointer_mut(pointer).unwrap() = value;
+            let manifest: Manifest = serde_json::from_value(object).unwrap();
+            parse(&manifest.to_bytes().unwrap(), "m", id).map_err(|error| error.to_string())
+        };
+        assert!(told("/plain_bytes", MOST_BYTES.into()).is_ok());
+        for pointer in ["/plain_bytes", "/stored_bytes"] {
+            // Sums of them would count over.
+            assert!(told(pointer, u64::MAX.into()).unwrap_err().contains("which no store holds"), "{pointer}");
+        }
+        assert!(told("/source/offset", u64::MAX.into()).unwrap_err().contains("which no server reaches"));
+        for object in ["x", &format!("{id}.rdb/../../x"), &format!("../{id}.rdb.zst")] {
+            assert!(told("/object", object.into()).unwrap_err().contains("as its data"), "{object}");
         }
     }
 

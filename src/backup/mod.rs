@@ -4,6 +4,7 @@
 //!   create   source (which node) ─▶ replica (PSYNC) ─▶ spool ─▶ rdb (walk, CRC) ─▶ pack (zstd, age) ─▶ store ─▶ manifest
 //!   restore  store ─▶ pack ─▶ spool ─▶ rdb ─▶ primary (serves it) ─▶ the target's REPLICAOF, behind held clients
 //!   follow   replica (the stream after the RDB) ─▶ segments ─▶ store
+//!   copy     store ─▶ spool (SHA-256) ─▶ a second store
 //! ```
 //!
 //! A tool beside the proxy: it shares the configuration, the Sentinel client and the admin client with it, and nothing
@@ -11,6 +12,7 @@
 //! again and are what was sent.
 
 pub mod catalog;
+pub mod copy;
 pub mod create;
 pub mod drill;
 mod error;

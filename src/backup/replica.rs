@@ -13,7 +13,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -85,9 +85,9 @@ pub struct Chunk<'a> {
 
 /// A connection to the source. Not cancel-safe but for [`Replica::next`].
 #[derive(Debug)]
-pub struct Replica {
+pub struct Replica<S = TcpStream> {
     addr: SocketAddr,
-    stream: TcpStream,
+    stream: S,
     /// Read and not consumed are the bytes from `consumed`.
     buffer: Vec<u8>,
     consumed: usize,
@@ -121,7 +121,14 @@ impl Replica {
         let wire: Result<Wire, String> = within("the handshake", HANDSHAKE, handshake).await;
         let wire = wire.map_err(|reason| Error::Unavailable(format!("{addr} {reason}")))?;
         let (stream, buffer) = wire.into_parts();
-        Ok(Replica { addr, stream, buffer, consumed: 0, offset: 0, acked: Instant::now(), silence: SILENCE })
+        Ok(Replica::over(addr, stream, buffer))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Replica<S> {
+    /// After the handshake, over a stream of whatever kind; `buffer` was read from it and belongs to nobody yet.
+    pub fn over(addr: SocketAddr, stream: S, buffer: Vec<u8>) -> Replica<S> {
+        Replica { addr, stream, buffer, consumed: 0, offset: 0, acked: Instant::now(), silence: SILENCE }
     }
 
     /// PSYNC: everything, or what follows on the first `offset` bytes of the history `replid`.
@@ -237,7 +244,7 @@ impl Replica {
         loop {
             let unread = &self.buffer[self.consumed..];
             match unread[searched..].iter().position(|&byte| byte == b'\n') {
-                Some(at) => {
+                Some(at) if searched + at <= LONGEST_LINE => {
                     let line = String::from_utf8_lossy(&unread[..searched + at]).trim_end().to_owned();
                     self.consumed += searched + at + 1;
                     if !line.is_empty() {
@@ -245,12 +252,12 @@ impl Replica {
                     }
                     searched = 0;
                 }
-                None if unread.len() > LONGEST_LINE => return Err(self.strange("PSYNC", "a line without end")),
-                None if Instant::now() > limit => {
+                _ if unread.len() > LONGEST_LINE => return Err(self.strange("PSYNC", "a line without end")),
+                _ if Instant::now() > limit => {
                     let minutes = BEGIN.as_secs() / 60;
                     return Err(Error::Truncated(format!("{} did not begin within {minutes} minutes", self.addr)));
                 }
-                None => {
+                _ => {
                     searched = unread.len();
                     self.fill(searched + 1).await?;
                 }
@@ -311,12 +318,18 @@ fn parse_begin(line: &str, asked: Option<&str>) -> Option<Begin> {
     let mut words = line.split_ascii_whitespace();
     match (words.next()?, words.next(), words.next()) {
         ("+FULLRESYNC", Some(replid), Some(offset)) if is_replid(replid) => {
-            Some(Begin::Full { replid: replid.to_owned(), offset: offset.parse().ok()? })
+            Some(Begin::Full { replid: replid.to_owned(), offset: number(offset)? })
         }
         ("+CONTINUE", Some(replid), None) if is_replid(replid) => Some(Begin::Continue { replid: replid.to_owned() }),
         ("+CONTINUE", None, None) => Some(Begin::Continue { replid: asked?.to_owned() }),
         _ => None,
     }
+}
+
+/// A count of bytes as Redis prints one: a `long long` that is not negative.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&number| digits && i64::try_from(number).is_ok())
 }
 
 fn is_replid(word: &str) -> bool {
@@ -328,7 +341,7 @@ fn parse_framing(line: &str) -> Option<Framing> {
     let rest = line.strip_prefix('$')?;
     match rest.strip_prefix("EOF:") {
         Some(mark) => Some(Framing::Mark(mark.as_bytes().try_into().ok()?)),
-        None => Some(Framing::Length(rest.parse().ok()?)),
+        None => Some(Framing::Length(number(rest)?)),
     }
 }
 
@@ -361,8 +374,12 @@ mod tests {
         let renamed = Begin::Continue { replid: ID.into() };
         assert_eq!(parse_begin(&format!("+CONTINUE {ID}"), Some("old")), Some(renamed));
         assert_eq!(parse_begin("+CONTINUE", Some("old")), Some(Begin::Continue { replid: "old".into() }));
-        for line in ["+CONTINUE", "+FULLRESYNC", "+FULLRESYNC x 1", "+OK", &format!("+FULLRESYNC {ID} -1")] {
+        for line in ["+CONTINUE", "+FULLRESYNC", "+FULLRESYNC x 1", "+OK"] {
             assert_eq!(parse_begin(line, None), None, "{line}");
+        }
+        // No server counts so far, and whoever adds to it would count over.
+        for offset in ["-1", "+1", "9223372036854775808", "18446744073709551615"] {
+            assert_eq!(parse_begin(&format!("+FULLRESYNC {ID} {offset}"), None), None, "{offset}");
         }
     }
 
@@ -370,8 +387,26 @@ mod tests {
     fn an_rdb_is_announced_by_its_length_or_its_mark() {
         assert_eq!(parse_framing("$123"), Some(Framing::Length(123)));
         assert_eq!(parse_framing(&format!("$EOF:{ID}")), Some(Framing::Mark(ID.as_bytes().try_into().unwrap())));
-        for line in ["$", "$-1", "$EOF:short", "123", "+OK"] {
+        for line in ["$", "$-1", "$+1", "$18446744073709551615", "$EOF:short", "123", "+OK"] {
             assert_eq!(parse_framing(line), None, "{line}");
+        }
+    }
+
+    /// What is refused is refused however it arrives.
+    #[tokio::test]
+    async fn a_line_without_end_is_no_answer() {
+        let mut line = vec![b'+'; LONGEST_LINE + 1];
+        line.push(b'\n');
+        for size in [1, 1000, line.len()] {
+            let (ours, mut theirs) = tokio::io::duplex(size);
+            let sending = tokio::spawn({
+                let line = line.clone();
+                async move { theirs.write_all(&line).await }
+            });
+            let mut replica = Replica::over(([127, 0, 0, 1], 1).into(), ours, Vec::new());
+            let refused = replica.line().await.unwrap_err().to_string();
+            assert!(refused.contains("a line without end"), "pieces of {size}: {refused}");
+            sending.abort();
         }
     }
 }

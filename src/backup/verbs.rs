@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::interrupt::interruption;
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, create, fetch, follow, prune, report, restore, show, verify};
+use super::{Error, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
 use crate::cli::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
@@ -64,6 +65,22 @@ pub async fn run(args: BackupArgs, config: &Config) -> Result<(), Error> {
                 fetch::to_aof(&store, &backup, &identities, dir, json, out).await?;
             }
             Ok(())
+        }
+        BackupAction::Copy(args) => {
+            let from = open()?;
+            let to = copy::second(&args, &config.backup, &from)?;
+            let backups = match (args.all, args.since) {
+                (true, _) => catalog::list(&from, master_name).await?,
+                (_, Some(age)) => copy::since(catalog::list(&from, master_name).await?, age),
+                _ => vec![find(&from, &args.which).await?],
+            };
+            let interrupted = interruption()?;
+            tokio::select! {
+                done = copy::copy(&from, &to, &backups, &config.backup, json, out) => done,
+                () = interrupted => {
+                    Err(Error::Interrupted("interrupted: what was copied is whole, and a second run goes on".to_owned()))
+                }
+            }
         }
         BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
         BackupAction::Restore(args) => {

@@ -56,6 +56,12 @@ pub enum BackupAction {
         switchmaster backup restore latest --target 10.0.0.9:6379     a node that no Sentinel monitors"
     )]
     Restore(RestoreArgs),
+    /// Copy backups, and what was shipped after them, to a second store
+    #[command(after_help = "Examples:\n  switchmaster backup copy --to file:///srv/backups --all\n  \
+        switchmaster backup copy --to-config /etc/switchmaster/second.toml --since 7d     another account\n\n\
+        Byte for byte: no key is needed. What is there already is passed over, so that it can be run again at any time.\n\
+        Exit codes: 0 all of it is there, 82 something was damaged or differs, and was not copied.")]
+    Copy(CopyArgs),
     /// Keep on shipping every change of the data, so that `restore --to` reaches any moment
     #[command(after_help = "Example:\n  switchmaster backup follow --every 10s --base-every 24h")]
     Follow(FollowArgs),
@@ -193,6 +199,26 @@ pub struct RestoreArgs {
     /// What reads encrypted ones
     #[command(flatten)]
     pub identity: Identity,
+}
+
+/// Arguments of `backup copy`.
+#[derive(Args, Clone)]
+pub struct CopyArgs {
+    /// Which one
+    #[command(flatten)]
+    pub which: Which,
+    /// Every backup of the store
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
+    /// Every backup that is younger than this, such as 7d
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with_all = ["id", "all"])]
+    pub since: Option<Duration>,
+    /// The second store, s3://BUCKET/PREFIX or file:///DIR [default: backup_store of --to-config]
+    #[arg(long, value_name = "URL", required_unless_present = "to_config")]
+    pub to: Option<Location>,
+    /// The configuration file that says how to reach it (backup_s3_…) [default: as the first one is reached]
+    #[arg(long, value_name = "FILE")]
+    pub to_config: Option<PathBuf>,
 }
 
 /// Arguments of `backup follow`.

@@ -88,7 +88,7 @@ impl Length {
             (Seen::Nothing | Seen::Minus, b'1'..=b'9') | (Seen::Digits, b'0'..=b'9') => {
                 let limit = i64::MAX as u64 + u64::from(self.negative);
                 let digit = u64::from(byte - b'0');
-                match self.value.checked_mul(10).map(|tens| tens + digit) {
+                match self.value.checked_mul(10).and_then(|tens| tens.checked_add(digit)) {
                     Some(value) if value <= limit => self.value = value,
                     _ => return Step::Bad,
                 }

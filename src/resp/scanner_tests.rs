@@ -175,11 +175,15 @@ fn requests_that_the_server_refuses_are_invalid() {
         (b"*-0\r\n", "invalid multibulk length"),
         (b"*2147483648\r\n", "invalid multibulk length"),
         (b"*9223372036854775808\r\n", "invalid multibulk length"),
+        // One more than 64 bits have: it must not be read as 0 or 1.
+        (b"*18446744073709551616\r\n", "invalid multibulk length"),
+        (b"*18446744073709551617\r\n", "invalid multibulk length"),
         (b"*99999999999999999999999999\r\n", "invalid multibulk length"),
         (b"*1\r\nx", "expected '$'"),
         (b"*1\r\n$-1\r\n", "invalid bulk length"),
         (b"*1\r\n$01\r\n", "invalid bulk length"),
         (b"*1\r\n$536870913\r\n", "invalid bulk length"),
+        (b"*1\r\n$18446744073709551617\r\n", "invalid bulk length"),
         (b"PI\0NG\r\n", "NUL in an inline request"),
     ] {
         let shown = bytes.escape_ascii();
@@ -211,6 +215,8 @@ fn replies_that_no_server_sends_are_invalid() {
         b"*?\r\n",
         b"$-2\r\n",
         b"%-1\r\n",
+        b"*18446744073709551617\r\n",
+        b"$18446744073709551617\r\n",
         b"$5\rx",
         b"x\r\n",
         b"\r\n",

@@ -1,5 +1,6 @@
 //! Backups that lie in a store, through the binary: listed, shown, checked, fetched, pruned; and damaged in every way.
 
+mod copy;
 mod damaged;
 mod full;
 mod strange;
@@ -65,8 +66,14 @@ impl Shelf {
         self.store.put_over(&catalog::manifest_name(name, &manifest.id), bytes).await.unwrap();
     }
 
-    /// `switchmaster backup …` with this store.
+    /// `switchmaster backup …` with this store, to its end.
     async fn run(&self, arguments: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = self.command(arguments).output().await.unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ran { code: status.code(), out: text(&stdout), told: text(&stderr) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
         command.env_clear().env("SWITCHMASTER_CONFIG", "/dev/null").env("SWITCHMASTER_LOG_LEVEL", "warn");
         command.env("SWITCHMASTER_BACKUP_STORE", self.store.location().to_string());
@@ -78,9 +85,8 @@ impl Shelf {
             command.env("AWS_ENDPOINT_URL", format!("http://{}", bucket.addr));
             command.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
         }
-        let Output { status, stdout, stderr } = command.arg("backup").args(arguments).output().await.unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ran { code: status.code(), out: text(&stdout), told: text(&stderr) }
+        command.arg("backup").args(arguments);
+        command
     }
 }
 

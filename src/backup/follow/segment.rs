@@ -24,6 +24,8 @@ const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const INDEX_LIMIT: u32 = 64 << 20;
 /// zstd's level: fast, since the stream does not wait.
 const LEVEL: i32 = 3;
+/// The largest window accepted when reading, as a power of two: eight times that of the level.
+const WINDOW_LOG_MAX: u32 = 24;
 /// The end of the name that tells of bytes that were thrown away.
 const DISCARDED: &str = ".discarded";
 /// In the names of objects; sorts as the time does.
@@ -84,7 +86,10 @@ impl Name {
         let replid = next()?;
         let well = from < to && replid.len() == 40 && replid.bytes().all(|b| b.is_ascii_hexdigit());
         let (replid, discarded) = (replid.to_owned(), discarded.is_some());
-        (well && next().is_none()).then_some(Name { from, to, end_ms, replid, encrypted, discarded })
+        let name = Name { from, to, end_ms, replid, encrypted, discarded };
+        // Nothing else than what is written: the object is asked for by the name that is made of this. Redis counts in
+        // an i64.
+        (well && i64::try_from(to).is_ok() && name.to_string() == text).then_some(name)
     }
 }
 
@@ -164,7 +169,9 @@ impl<R: Read> Reader<R> {
             return Err(unsound("its index is of a format that this version does not know"));
         }
         let left = index.to - index.from;
-        Ok(Reader { index, frame: zstd::stream::read::Decoder::new(input)?, left, hash: Sha256::new() })
+        let mut frame = zstd::stream::read::Decoder::new(input)?;
+        frame.window_log_max(WINDOW_LOG_MAX)?;
+        Ok(Reader { index, frame, left, hash: Sha256::new() })
     }
 
     /// What stands before the commands.
@@ -250,6 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_does_not_choose_how_much_memory_it_takes() {
+        let (index, commands, _) = sample();
+        let stored = |window_log: u32| {
+            let mut stored = write(&index, &mut io::empty(), Vec::new()).unwrap();
+            stored.truncate(stored.windows(4).position(|four| four == 0xFD2F_B528_u32.to_le_bytes()).unwrap());
+            let mut frame = zstd::stream::write::Encoder::new(stored, LEVEL).unwrap();
+            frame.window_log(window_log).unwrap();
+            frame.write_all(&commands).unwrap();
+            frame.finish().unwrap()
+        };
+        assert!(read(&stored(WINDOW_LOG_MAX)).is_ok());
+        assert!(read(&stored(WINDOW_LOG_MAX + 1)).is_err());
+    }
+
+    #[test]
     fn a_name_tells_all_and_sorts_by_offset() {
         let name = Name {
             from: 120,
@@ -267,7 +289,15 @@ mod tests {
         assert_eq!((thrown.to_string(), Name::parse(&named)), (named.clone(), Some(thrown)));
         assert_eq!(begin_ms("20261120T031400Z-01234567-120"), Some(1_795_144_440_000));
         assert_eq!(begins("20261120T031400Z-01234567-120"), Some((120, "01234567")));
-        for other in ["", "x.rdb.zst", &text.replace("031400", "991400"), &text[1..40], &text.replace("Z-", "Z-0")] {
+        for other in [
+            "",
+            "x.rdb.zst",
+            &text.replace("031400", "991400"),
+            &text[1..40],
+            &text.replace("Z-", "Z-0"),
+            &text[2..],
+            &text.replace("9007199254740993", "9223372036854775808"),
+        ] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }

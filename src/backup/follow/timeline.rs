@@ -232,6 +232,16 @@ impl Timeline {
         })
     }
 
+    /// The segments that come after a base, and what says that a failover threw some of them away.
+    pub fn needed(&self) -> Vec<Stored> {
+        let of_run = |run: &Run| {
+            let first = self.bases.iter().filter(|base| run.has(base)).map(|base| base.offset).min()?;
+            let discarded = run.discarded.iter().map(|name| run.stored(name));
+            Some(discarded.chain(run.after(first)).collect::<Vec<_>>())
+        };
+        self.runs.iter().filter_map(of_run).flatten().collect()
+    }
+
     /// The segments that are of no use: before the oldest base of their run, or of a run that has none and is not the
     /// one that is being written. Without any base nothing is called useless.
     pub fn useless(&self) -> Vec<Stored> {

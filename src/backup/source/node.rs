@@ -121,8 +121,8 @@ impl Node {
         tokio::time::timeout(limit, asking).await.unwrap_or_else(too_long)
     }
 
-    /// Reads the text of INFO.
-    pub(super) fn parse(addr: SocketAddr, text: &str) -> Option<Node> {
+    /// Reads the text of INFO; `None`: it is not one.
+    pub fn parse(addr: SocketAddr, text: &str) -> Option<Node> {
         let fields: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
         let number = |key: &str| fields.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
         let set = |key: &str| number(key) != 0;
@@ -157,7 +157,7 @@ impl Node {
             used_memory: number("used_memory"),
             dataset: number("used_memory_dataset"),
             maxmemory: number("maxmemory"),
-            keys: keys.sum(),
+            keys: keys.fold(0, u64::saturating_add),
         })
     }
 }

@@ -109,3 +109,11 @@ fn children_and_sizes_are_read_from_info() {
     assert_eq!(node.role, Role::Replica { link_up: false });
     assert_eq!(Node::parse(addr(2), "role:master\r\n"), None);
 }
+
+/// A node that was taken over may say anything.
+#[test]
+fn numbers_that_cannot_be_end_nothing() {
+    let info = "role:master\r\nrun_id:x\r\nredis_version:7\r\nmaster_replid:x\r\nmaster_repl_offset:18446744073709551615\r\n\
+                db0:keys=18446744073709551615,expires=0\r\ndb1:keys=18446744073709551615,expires=0\r\n";
+    assert_eq!(Node::parse(([127, 0, 0, 1], 6379).into(), info).unwrap().keys, u64::MAX);
+}

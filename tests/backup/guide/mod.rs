@@ -166,6 +166,11 @@ impl Guide {
         let text = text.replace("https://us-east-1.linodeobjects.com", &format!("http://{STORE}:9000"));
         let text = text.replace("your-bucket", BUCKET).replace("YOUR_ACCESS_KEY", KEY_ID);
         let text = text.replace("YOUR_SECRET_KEY", SECRET);
+        // Another account is another part of the same bucket here.
+        let text = text.replace("https://eu-central-1.linodeobjects.com", &format!("http://{STORE}:9000"));
+        let text =
+            text.replace("your-other-bucket/redis", &format!("{BUCKET}/second")).replace("OTHER_ACCESS_KEY", KEY_ID);
+        let text = text.replace("OTHER_SECRET_KEY", SECRET);
         let text = text.replace("backup_s3_region", "backup_s3_path_style = true\nbackup_s3_region");
         let text = text.replace(MOMENT, self.moment.as_deref().unwrap_or(MOMENT));
         text.lines()
@@ -244,7 +249,7 @@ impl Guide {
         } else if step.text.contains("--keys") {
             self.wait_redis("app-1", "SET user:1 broken", "OK");
             self.wait_redis("app-1", "SET other:1 later", "OK");
-        } else if step.text.contains(" --to ") {
+        } else if step.text.contains("restore --to ") {
             // The follower has shipped something; then data, a moment, and the accident.
             let metrics = "curl -fsS http://127.0.0.1:9379/metrics";
             let shipped = || {
@@ -278,7 +283,7 @@ impl Guide {
         } else if step.text.contains("--keys") {
             self.wait_redis("app-1", "GET user:1", "nightly");
             self.wait_redis("app-1", "GET other:1", "later");
-        } else if step.text.contains(" --to ") {
+        } else if step.text.contains("restore --to ") {
             self.wait_redis("app-1", "GET user:2", "precious");
         }
     }

@@ -42,13 +42,15 @@ pub struct Bucket {
 pub struct Faults {
     /// Uploads (PUT) are not answered while this is on.
     pub stall_uploads: AtomicBool,
+    /// So many were not answered at first.
+    pub stalled: AtomicUsize,
     /// Nothing may be written: the key is one for reading.
     pub refuse_uploads: AtomicBool,
     /// The connection is closed instead of an answer, for this many requests.
     pub cut: AtomicUsize,
     /// Answered 500, for this many requests.
     pub errors: AtomicUsize,
-    /// Only requests whose path and query contain this are concerned by `cut` and `errors`; empty: all.
+    /// Only requests whose path and query contain this are concerned by `stall_uploads`, `cut` and `errors`; empty: all.
     pub only: Mutex<String>,
     /// Conditional writes are refused as not implemented.
     pub refuse_conditions: AtomicBool,
@@ -122,7 +124,11 @@ async fn serve(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
 async fn answer(request: Request<Incoming>, service: S3Service, faults: Arc<Faults>) -> Result<Response<Body>, Cut> {
     let upload = request.method() == Method::PUT;
     let conditional = request.headers().contains_key("if-none-match");
-    while upload && faults.stall_uploads.load(Ordering::Relaxed) {
+    let concerned = request.uri().to_string().contains(faults.only.lock().unwrap().as_str());
+    if upload && concerned && faults.stall_uploads.load(Ordering::Relaxed) {
+        faults.stalled.fetch_add(1, Ordering::Relaxed);
+    }
+    while upload && concerned && faults.stall_uploads.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     if upload && faults.refuse_uploads.load(Ordering::Relaxed) {
@@ -131,7 +137,6 @@ async fn answer(request: Request<Incoming>, service: S3Service, faults: Arc<Faul
     if conditional && faults.refuse_conditions.load(Ordering::Relaxed) {
         return Ok(refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented"));
     }
-    let concerned = request.uri().to_string().contains(faults.only.lock().unwrap().as_str());
     if concerned && take(&faults.errors) {
         return Ok(refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"));
     }

@@ -43,6 +43,26 @@ fn marks(list: &[(u64, u64)]) -> impl DoubleEndedIterator<Item = Mark> {
 }
 
 #[test]
+fn what_is_needed_comes_after_a_base_with_what_was_thrown_away() {
+    let from = |timeline: &Timeline| timeline.needed().iter().map(|it| it.name.from).collect::<Vec<_>>();
+    assert_eq!(from(&timeline()), [100, 200, 300, 400, 40]);
+    assert_eq!(from(&timeline().only("second")), [300, 400]);
+    let thrown = |stream: &str, from: u64, replid: char| {
+        let mut segment = segment(stream, from, from + 50, 0, replid);
+        segment.name.discarded = true;
+        segment
+    };
+    let stored = vec![
+        segment("s1", 100, 200, 1_500, A),
+        segment("s1", 200, 300, 2_000, A),
+        segment("s1", 300, 400, 2_500, A),
+        thrown("s1", 250, A),
+        thrown("s2", 7, B),
+    ];
+    assert_eq!(from(&Timeline::new(vec![base("first", 1_000, A, 210)], stored)), [250, 200]);
+}
+
+#[test]
 fn a_moment_is_reached_from_the_newest_base_before_it() {
     let timeline = timeline();
     for (ms, expected, segments) in [
