@@ -32,6 +32,7 @@ const RETRIED: [&str; 12] = [
     "reset by peer",
     "broken pipe",
     "failed to connect to",
+    "server is shutting down",
 ];
 
 /// The error of a lasting outage; the reason is left out where it has a word of [`RETRIED`].
