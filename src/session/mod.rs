@@ -102,6 +102,7 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let worker = session.worker.clone();
         if reason != CloseReason::ClientClosed {
             session.lane = Lane::None;
+            session.discard_unread();
             Box::pin(linger(&mut session.client)).await;
         } else if let Some((stream, term)) = session.end_lane() {
             drop(session);
@@ -190,6 +191,8 @@ struct Round {
 struct Flags {
     /// The client has closed its side, perhaps behind bytes that are not read yet.
     client_left: bool,
+    /// Its end was looked for: bytes of the client may wait of which the reactor knows nothing.
+    unread: bool,
     /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.

@@ -96,6 +96,12 @@ impl Session {
             return Poll::Pending;
         }
         let most = most.min(round.scratch.len());
+        if self.flags.unread {
+            if let Some(read) = self.client.read_unread(&mut round.scratch[..most]) {
+                return Poll::Ready(read);
+            }
+            self.flags.unread = false;
+        }
         let read = self.client.poll_read(cx, &mut round.scratch[..most]);
         round.client_drained = read.is_pending();
         read
@@ -127,6 +133,7 @@ impl Session {
             return self.await_end(cx);
         }
         if self.inbox.len() >= HELD_BYTES || self.flags.streaming {
+            self.flags.unread = true;
             return match self.client.poll_left(cx) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(()) => self.client_left(cx),
