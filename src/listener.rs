@@ -49,7 +49,7 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<Client> {
         match self {
-            Listener::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0.into())),
+            Listener::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0)),
             Listener::Unix(listener) => {
                 let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
                 let accept = |listener: &UnixListener| Ok(accept_with(listener, flags)?);

@@ -37,7 +37,7 @@ fn work(tcp: std::net::TcpListener, unix: std::os::unix::net::UnixListener, upst
             }
         });
         while !from_unix.is_finished() {
-            tokio::spawn(relay(Client::Tcp(tcp.accept().await?.0.into()), upstream));
+            tokio::spawn(relay(Client::Tcp(tcp.accept().await?.0), upstream));
         }
         from_unix.await?
     })

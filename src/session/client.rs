@@ -6,7 +6,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,39 +22,23 @@ use crate::socket;
 #[derive(Debug)]
 pub enum Client {
     /// TCP.
-    Tcp(Tcp),
+    Tcp(TcpStream),
     /// A Unix socket.
     Unix(Unix),
-}
-
-/// A TCP connection.
-#[derive(Debug)]
-pub struct Tcp {
-    stream: TcpStream,
-    /// Bytes may wait of which the reactor was told that there are none.
-    unread: bool,
 }
 
 /// A Unix socket, non-blocking.
 #[derive(Debug)]
 pub struct Unix {
     stream: AsyncFd<UnixStream>,
-    /// Bytes may wait of which the reactor was told that there are none.
-    unread: bool,
     /// There while a write waits: the same socket, registered for that.
     writable: Option<Box<AsyncFd<UnixStream>>>,
-}
-
-impl From<TcpStream> for Tcp {
-    fn from(stream: TcpStream) -> Tcp {
-        Tcp { stream, unread: false }
-    }
 }
 
 impl Unix {
     /// Takes a non-blocking stream. Fails when the thread's runtime cannot watch it.
     pub fn new(stream: UnixStream) -> io::Result<Unix> {
-        Ok(Unix { stream: socket::watch(stream, Interest::READABLE)?, unread: false, writable: None })
+        Ok(Unix { stream: socket::watch(stream, Interest::READABLE)?, writable: None })
     }
 
     /// Sends once: at once if that is possible, else when the socket is writable.
@@ -91,30 +74,28 @@ impl Client {
     /// Where it is; `None` for a Unix socket, or when it has gone.
     pub fn addr(&self) -> Option<SocketAddr> {
         match self {
-            Client::Tcp(tcp) => tcp.stream.peer_addr().ok(),
+            Client::Tcp(stream) => stream.peer_addr().ok(),
             Client::Unix(_) => None,
         }
     }
 
     /// Ready once the client has closed its side (FIN or RST), also behind bytes that are not read.
     ///
-    /// For as long as nothing is read: what wakes for bytes is given up for what wakes for the end (epoll(7) tells of
-    /// both by edges), so that [`Socket::poll_read`] looks for itself when it is asked again.
+    /// What wakes for bytes is given up for what wakes for the end (epoll(7) tells of both by edges): the reactor knows
+    /// nothing of bytes that wait already, and [`Client::read_unread`] has to read them.
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let is_closed = match self {
-                Client::Tcp(Tcp { stream, unread }) => {
+                Client::Tcp(stream) => {
                     if ready!(stream.poll_read_ready(cx)).is_err() {
                         return Poll::Ready(());
                     }
                     let now = pin!(stream.ready(Interest::READABLE)).poll(&mut Context::from_waker(Waker::noop()));
-                    *unread = true;
                     let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
                     matches!(now, Poll::Ready(Ok(now)) if now.is_read_closed())
                 }
-                Client::Unix(Unix { stream, unread, .. }) => {
-                    let Ok(mut guard) = ready!(stream.poll_read_ready(cx)) else { return Poll::Ready(()) };
-                    *unread = true;
+                Client::Unix(unix) => {
+                    let Ok(mut guard) = ready!(unix.stream.poll_read_ready(cx)) else { return Poll::Ready(()) };
                     let is_closed = guard.ready().is_read_closed();
                     guard.clear_ready();
                     is_closed
@@ -125,33 +106,24 @@ impl Client {
             }
         }
     }
-}
 
-/// Reads what the reactor may not know of; `None` if there is nothing.
-fn read_unread(stream: impl AsFd, unread: &mut bool, into: &mut [u8]) -> Option<io::Result<usize>> {
-    if !*unread {
-        return None;
-    }
-    match rustix::io::read(stream, into) {
-        Err(rustix::io::Errno::AGAIN) => {
-            *unread = false;
-            None
+    /// Reads once past the reactor; `None` if there is nothing.
+    pub fn read_unread(&mut self, into: &mut [u8]) -> Option<io::Result<usize>> {
+        let read = match self {
+            Client::Tcp(stream) => rustix::io::read(stream, into),
+            Client::Unix(unix) => rustix::io::read(unix.stream.get_ref(), into),
+        };
+        match read {
+            Err(rustix::io::Errno::AGAIN) => None,
+            read => Some(read.map_err(io::Error::from)),
         }
-        read => Some(read.map_err(io::Error::from)),
     }
 }
 
 impl Socket for Client {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = match self {
-            Client::Tcp(Tcp { stream, unread }) => read_unread(stream, unread, into),
-            Client::Unix(Unix { stream, unread, .. }) => read_unread(stream.get_ref(), unread, into),
-        };
-        if let Some(read) = read {
-            return Poll::Ready(read);
-        }
         match self {
-            Client::Tcp(tcp) => tcp.stream.poll_read(cx, into),
+            Client::Tcp(stream) => stream.poll_read(cx, into),
             Client::Unix(unix) => loop {
                 let mut guard = ready!(unix.stream.poll_read_ready(cx))?;
                 let Ok(read) = guard.try_io(|stream| stream.get_ref().read(into)) else { continue };
@@ -165,21 +137,21 @@ impl Socket for Client {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Client::Tcp(tcp) => tcp.stream.poll_write(cx, bytes),
+            Client::Tcp(stream) => stream.poll_write(cx, bytes),
             Client::Unix(unix) => unix.poll_send(cx, |mut stream| stream.write(bytes)),
         }
     }
 
     fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         match self {
-            Client::Tcp(tcp) => tcp.stream.poll_empty(cx, pipe),
+            Client::Tcp(stream) => stream.poll_empty(cx, pipe),
             Client::Unix(unix) => unix.poll_send(cx, |stream| pipe.empty(stream)),
         }
     }
 
     fn shutdown(&mut self, cx: &mut Context<'_>) {
         match self {
-            Client::Tcp(tcp) => tcp.stream.shutdown(cx),
+            Client::Tcp(stream) => stream.shutdown(cx),
             Client::Unix(unix) => _ = unix.stream.get_ref().shutdown(Shutdown::Write),
         }
     }

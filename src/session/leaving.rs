@@ -64,6 +64,14 @@ impl Session {
         Ok(false)
     }
 
+    /// Reads what the reactor does not know of, so that closing says FIN and not RST; no more than sockets hold.
+    pub(super) fn discard_unread(&mut self) {
+        let mut rest = [0; 4096];
+        for _ in 0..2048 {
+            self.flags.unread = self.flags.unread && matches!(self.client.read_unread(&mut rest), Some(Ok(1..)));
+        }
+    }
+
     /// What was not begun, and what is not read, will not be.
     fn abandon_unread(&mut self) {
         self.inbox = Vec::new();

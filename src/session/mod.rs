@@ -123,6 +123,7 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let worker = session.worker.clone();
         if reason != CloseReason::ClientClosed {
             session.lane = Lane::None;
+            session.discard_unread();
             let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
             Box::pin(linger(&mut session.client, limit)).await;
         } else if let Some((stream, term)) = session.end_lane() {
@@ -215,6 +216,8 @@ struct Round {
 struct Flags {
     /// The client has closed its side, perhaps behind bytes that are not read yet.
     client_left: bool,
+    /// Its end was looked for: bytes of the client may wait of which the reactor knows nothing.
+    unread: bool,
     /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.

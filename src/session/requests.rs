@@ -98,6 +98,12 @@ impl Session {
             return Poll::Pending;
         }
         let most = most.min(if self.is_exhausted() { LITTLE } else { round.scratch.len() });
+        if self.flags.unread {
+            if let Some(read) = self.client.read_unread(&mut round.scratch[..most]) {
+                return Poll::Ready(read);
+            }
+            self.flags.unread = false;
+        }
         let read = self.client.poll_read(cx, &mut round.scratch[..most]);
         round.client_drained = read.is_pending();
         read
@@ -131,6 +137,7 @@ impl Session {
         // One that does not take its replies is not waited on with a full inbox.
         let most = if self.is_exhausted() || !self.to_client.is_empty() { LITTLE } else { HELD_BYTES };
         if self.inbox.len() >= most || self.flags.streaming {
+            self.flags.unread = true;
             return match self.client.poll_left(cx) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(()) => self.client_left(cx),

@@ -19,7 +19,7 @@ pub const UNKNOWN_RESULT: &[u8] =
     b"-UNKNOWNRESULT the master failed over before it replied; the command may or may not have run\r\n";
 /// Words at which clients reconnect and go on as if nothing were wrong (Laravel 8 to 13, redis-py, Sidekiq): none of
 /// our errors has one.
-const RETRIED: [&str; 12] = [
+const RETRIED: [&str; 13] = [
     "went away",
     "socket",
     "read error on connection",

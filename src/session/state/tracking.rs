@@ -66,10 +66,13 @@ mod tests {
     use crate::resp::request::encode;
 
     fn after(requests: &[&str]) -> Option<Tracking> {
-        requests.iter().fold(Some(Tracking::default()), |tracking, request| {
+        let mut tracking = Some(Tracking::default());
+        for request in requests {
             let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
-            tracking.unwrap_or_default().and_then(&encode(&[&[&b"CLIENT"[..], b"TRACKING"], &words[..]].concat()))
-        })
+            let request = encode(&[&[&b"CLIENT"[..], b"TRACKING"], &words[..]].concat());
+            tracking = tracking.unwrap_or_default().and_then(&request);
+        }
+        tracking
     }
 
     #[test]
