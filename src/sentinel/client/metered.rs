@@ -11,8 +11,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes between two questions. A Sentinel needs about 1 KiB for each replica and each message of a failover.
-pub(super) const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes between two questions. A Sentinel needs about 1 KiB for each replica, and less for a message; more costs time
+/// too, since the crate looks at a line from its beginning each time that some of it arrives.
+pub(super) const MOST_BYTES: usize = 2 * 1024 * 1024;
 
 /// Bytes that are read, and parsed, before others have a turn.
 const MOST_IN_TURN: usize = 16 * 1024;
