@@ -75,7 +75,7 @@ pub struct ConfigArgs {
     /// Client connections accepted at once [default: 10000]
     #[arg(long, global = true, value_name = "N")]
     pub max_clients: Option<String>,
-    /// How long SIGTERM waits for sessions to end [default: 30s]
+    /// How long SIGTERM waits for what is under way [default: 30s]
     #[arg(long, global = true, value_name = "DURATION")]
     pub drain_grace: Option<String>,
     /// Where the last verified master is remembered across restarts [default: $STATE_DIRECTORY]

@@ -33,7 +33,7 @@ names! {
     HELD_SESSIONS "gauge" "switchmaster_held_sessions" "Sessions whose requests are being held now."
     SESSIONS_HELD "counter" "switchmaster_sessions_held_total" "Times a session's requests began to be held."
     SESSIONS_MOVED "counter" "switchmaster_sessions_moved_total" "Times a session was restored on another master without its client noticing."
-    REQUESTS_REPLAYED "counter" "switchmaster_requests_replayed_total" "Requests sent again to a new master because they had not run on the old one."
+    REQUESTS_REPLAYED "counter" "switchmaster_requests_replayed_total" "Requests sent again to a new master."
     REPLIES_LOST "counter" "switchmaster_replies_lost_total" "Requests whose reply was lost with a master, so that nobody can know whether they ran."
     REPLIES_WITHHELD "counter" "switchmaster_replies_withheld_total" "Replies to writes that waited until the new master was seen to have them."
     FAILOVERS "counter" "switchmaster_failovers_total" "Changes of master, by kind: planned, crash, or restart at the same address."

@@ -89,7 +89,7 @@ pub fn run(config: &Config, reread: Option<Reread>) -> Result<(), Error> {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read at the start only; restart to change it"),
+                _ = hangup.recv() => tracing::info!("SIGHUP: the configuration is read at the start only, but for passwords; restart to change it"),
                 error = server.failed() => break Err(error),
             }
         };

@@ -55,7 +55,7 @@ pub struct Config {
     pub workers: usize,
     /// Client connections accepted at once; one more is answered with Redis's own error.
     pub max_clients: usize,
-    /// How long SIGTERM waits for sessions to end.
+    /// How long SIGTERM waits for what is under way.
     pub drain_grace: Duration,
     /// Following Sentinel.
     pub sentinel: SentinelConfig,
@@ -125,9 +125,9 @@ pub struct FailoverConfig {
     pub on_lost_pop: OnLostPop,
     /// Bytes of unreplied requests kept for replay, per session.
     pub retain_bytes: usize,
-    /// The same over all sessions.
+    /// Memory for all sessions: those requests and every buffer. Each worker has an equal share.
     pub retain_total_bytes: usize,
-    /// How long a planned failover may hold requests before it must have been decided.
+    /// How long a planned failover may hold requests while its candidate says nothing and the old master lives.
     pub planned_hold_limit: Duration,
 }
 
