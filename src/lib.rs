@@ -25,13 +25,15 @@
 //! # Invariants
 //! - Control plane ([`sentinel`], [`admin`]) and data plane ([`listener`], [`session`]) never import each other; both
 //!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` checks this.
-//! - No request is sent to a node after a newer term was seen, and none runs twice unless the user chose so.
+//! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
+//!   so; a blocking pop excepted (`on_lost_pop`).
 //! - Nothing grows without bound, no error of the network ends the process, a panic in a session ends that session.
 //!
 //! # Words
 //! - *term*: a stretch of time with one master process; rises when sessions must move.
 //! - *generation*: rises with each publication, whatever changed.
-//! - *hold*: new requests wait. *Withhold*: a reply to a write waits until the next master is seen to have it.
+//! - *hold*: new requests wait. *Withhold*: a reply to a write waits until the next master, or while Sentinel chooses
+//!   every replica that may become it, is seen to have it.
 //! - *lane*: a session's backend connection. *Ledger*: the requests whose replies are still owed.
 //! - *early commit*: following a promotion before Sentinel announces it; *provisional* until the epoch confirms it.
 

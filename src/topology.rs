@@ -92,8 +92,9 @@ pub enum Phase {
     /// The master is silent or gone and no failover is known yet: new requests are held, outstanding ones wait,
     /// whatever reply still comes is delivered.
     Suspect,
-    /// A failover is under way, or may be, since this process did not run for a while: new requests are held, and replies to writes are withheld until the next term
-    /// says (`replicated_until`) whether the new master has them, or the phase returns to `Stable` in the same term.
+    /// A failover is under way, or may be, since this process did not run for a while: new requests are held, and
+    /// replies to writes are withheld until the next term says (`replicated_until`) whether the new master has them, or
+    /// the phase returns to `Stable` in the same term.
     Switching,
     /// Held by an operator's command: new requests are held, outstanding ones finish normally.
     Paused,

@@ -51,7 +51,7 @@ pub struct Parts {
     pub sentinel: SentinelConfig,
     /// How long requests are held in one outage.
     pub hold_timeout: HoldTimeout,
-    /// How long a planned failover may take until it must show.
+    /// How long a planned failover may hold requests while its candidate says nothing and the old master lives.
     pub planned_hold_limit: Duration,
     /// Where the last verified master is remembered.
     pub state_dir: Option<PathBuf>,

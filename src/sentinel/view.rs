@@ -4,9 +4,9 @@
 //! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/belief.rs` and `view/starting.rs` say
 //! whom a start follows; `view/following.rs`, `view/electing.rs`, `view/switching.rs` and `view/abandoned.rs` hold the
 //! transitions, `view/event.rs` what Sentinels tell, `view/planned.rs` the operator's wish, `view/evidence.rs` what is
-//! believed, `view/peers.rs` which Sentinels there are, `view/credentials.rs` as whom the nodes are asked, `view/gap.rs`
-//! when we did not run ourselves, `view/recall.rs` what is kept for the next run, and `view/record.rs` and `view/show.rs`
-//! what people see.
+//! believed, `view/peers.rs` which Sentinels there are, `view/asking.rs` which nodes are asked, `view/credentials.rs`
+//! as whom, `view/gap.rs` when we did not run ourselves, `view/recall.rs` what is kept for the next run, and
+//! `view/record.rs` and `view/show.rs` what people see. All of it ends in one decision, `view/decide.rs`.
 
 mod abandoned;
 mod asking;
@@ -64,7 +64,7 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// How long requests are held in one outage.
     pub hold_timeout: HoldTimeout,
-    /// How long a planned failover may take until it must show.
+    /// How long a planned failover may hold requests while its candidate says nothing and the old master lives.
     pub planned_hold_limit: Duration,
     /// What to do in a minority partition.
     pub minority: Minority,

@@ -11,8 +11,9 @@
 //! - *Failing*: no master and the deadline passed. Requests are answered with an error.
 //!
 //! Invariants: no request is sent to a node after a newer term was seen; replies are delivered in the order of the
-//! requests; a request that may have run is never sent again unless it is harmless or the user chose so; what all
-//! sessions hold in memory is bounded (see `held`), and nothing is read while it cannot be passed on.
+//! requests; a request that may have run on the new master is never sent to it again unless it is harmless or the user
+//! chose so (a blocking pop: unless the user forbade it); what all sessions hold in memory is bounded (see `held`), and
+//! of what cannot be passed on only a little is read ahead.
 
 pub mod backend;
 pub mod client;

@@ -21,7 +21,7 @@ use crate::sentinel::word::{self, Named, Word};
 pub const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 /// For the remembered nodes to answer when no Sentinel does.
 const REMEMBERED_WITHIN: Duration = Duration::from_secs(2);
-/// Two sets are told of when they last this long: a Sentinel that was reset knows nobody for two seconds.
+/// Two sets are reported when they last this long: a Sentinel that was reset knows nobody for two seconds.
 const RIVALS_AFTER: Duration = Duration::from_secs(5);
 
 impl View {

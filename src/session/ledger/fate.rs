@@ -1,7 +1,7 @@
 //! The judgement on each request when the old backend is given up: its reply stands, it is sent again, or it is lost.
 //!
-//! Sans-IO. What may have run is sent again only if that is harmless or the user chose so; what has not run is sent
-//! again always, in its place.
+//! Sans-IO. What the new master may have run is sent again only if that is harmless or the user chose so (a blocking
+//! pop: unless the user forbade it); what it has not run is sent again always, in its place.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout
 use crate::resp::request::{Args, encode, with_arg};
 use crate::session::CloseReason;
 
-/// A request is sent again at most this often: a poison read must not kill master after master.
+/// A request that does not block is sent again at most this often: a poison read must not kill master after master.
 const MAX_REPLAYS: u8 = 2;
 /// What a client is told of a write whose reply was lost. No word in it triggers a client's own retry.
 pub const UNKNOWN_RESULT: &[u8] =
