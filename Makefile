@@ -29,10 +29,10 @@ demo:
 	@ci/install-deps demo
 	@$(CARGO) run --release --locked -- demo $(DEMO_ARGS)
 
-# Two tests for each core: they wait for servers more than they compute.
+# Three tests for each core: they wait for servers more than they compute.
 test:
 	@ci/install-deps test
-	RUST_TEST_THREADS=$$((2 * $$(nproc))) $(CARGO) test --locked --all-targets
+	RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO) test --locked --all-targets
 	$(CARGO) test --locked --doc
 
 # One scenario after the other; the log keeps every round, the table at the end the medians. The queue workers go

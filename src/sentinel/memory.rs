@@ -86,9 +86,16 @@ impl Memory {
 /// Keeps memories in the order in which they come, and its caller waiting only where sessions have to wait too.
 #[derive(Debug, Default)]
 pub struct Keeper {
-    /// The number of the newest that is in its file.
-    kept: Arc<Mutex<u64>>,
+    kept: Arc<Kept>,
     last: u64,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// One at a time in the background.
+    writing: Mutex<()>,
+    /// The number of the newest that is in its file.
+    number: Mutex<u64>,
 }
 
 impl Keeper {
@@ -108,26 +115,28 @@ impl Keeper {
     }
 }
 
-fn put(dir: &Path, memory: &Memory, number: u64, kept: &Mutex<u64>) {
+fn put(dir: &Path, memory: &Memory, number: u64, kept: &Kept) {
     if let Err(error) = write(dir, memory, number, kept) {
         tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
     }
 }
 
 /// Writes a new file beside the old one and renames it over, unless a newer one is there.
-fn write(dir: &Path, memory: &Memory, number: u64, kept: &Mutex<u64>) -> io::Result<()> {
+fn write(dir: &Path, memory: &Memory, number: u64, kept: &Kept) -> io::Result<()> {
     let path = Memory::path(dir, &memory.name);
-    let fresh = path.with_extension(format!("new{number}"));
+    let is_synced = memory.candidate.is_none();
+    let _turn = is_synced.then(|| kept.writing.lock().unwrap_or_else(PoisonError::into_inner));
+    let fresh = path.with_extension(if is_synced { "new" } else { "candidate" });
     let mut file = fs::File::create(&fresh)?;
     file.write_all(serde_json::to_string(memory)?.as_bytes())?;
-    if memory.candidate.is_none() {
+    if is_synced {
         file.sync_data()?;
     }
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    if number < *kept {
+    let mut newest = kept.number.lock().unwrap_or_else(PoisonError::into_inner);
+    if number < *newest {
         return fs::remove_file(fresh);
     }
-    *kept = number;
+    *newest = number;
     fs::rename(fresh, path)
 }
 
@@ -139,7 +148,7 @@ mod tests {
     fn what_was_written_is_read_back_and_broken_files_are_told() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert!(matches!(Memory::read(dir.path(), "m"), Ok(None)));
-        let kept = Mutex::default();
+        let kept = Kept::default();
         let addr = "127.0.0.1:1".parse().expect("parses");
         let memory = Memory {
             name: "m".into(),
@@ -171,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_older_never_replaces_what_is_newer() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let kept = Mutex::default();
+        let kept = Kept::default();
         let text = r#"{"name":"m","addr":"127.0.0.1:1","epoch":7}"#;
         let memory: Memory = serde_json::from_str(text).expect("parses");
         for (number, epoch) in [(2, 8), (1, 7)] {
