@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,21 +65,6 @@ impl Memory {
         Ok((memory.name == name).then_some(memory))
     }
 
-    /// Writes a new file beside the old one and renames it over.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let path = Memory::path(dir, &self.name);
-        let fresh = path.with_extension("new");
-        let mut file = fs::File::create(&fresh)?;
-        file.write_all(serde_json::to_string(self)?.as_bytes())?;
-        if self.candidate.is_none() {
-            file.sync_data()?;
-        } // else sessions wait for this, and it need only outlast the process
-        fs::rename(fresh, path)
-    }
-
     /// The only master that is remembered in `dir`, for a start that knows no name and hears no Sentinel.
     pub fn only(dir: &Path) -> Option<Memory> {
         let files = fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -97,6 +83,54 @@ impl Memory {
     }
 }
 
+/// Keeps memories in the order in which they come, and its caller waiting only where sessions have to wait too.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// The number of the newest that is in its file.
+    kept: Arc<Mutex<u64>>,
+    last: u64,
+}
+
+impl Keeper {
+    /// Keeps `memory` in `dir`. One with a candidate is in its file when this returns, for sessions go there next; it need
+    /// only outlast the process. Any other one is written and synced in the background, as a disk may take its time.
+    ///
+    /// Needs a tokio runtime. What cannot be written is logged.
+    pub fn keep(&mut self, dir: &Path, memory: &Memory) {
+        self.last += 1;
+        let (number, kept) = (self.last, self.kept.clone());
+        let (dir, memory) = (dir.to_owned(), memory.clone());
+        if memory.candidate.is_some() {
+            put(&dir, &memory, number, &kept);
+        } else {
+            tokio::task::spawn_blocking(move || put(&dir, &memory, number, &kept));
+        }
+    }
+}
+
+fn put(dir: &Path, memory: &Memory, number: u64, kept: &Mutex<u64>) {
+    if let Err(error) = write(dir, memory, number, kept) {
+        tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
+    }
+}
+
+/// Writes a new file beside the old one and renames it over, unless a newer one is there.
+fn write(dir: &Path, memory: &Memory, number: u64, kept: &Mutex<u64>) -> io::Result<()> {
+    let path = Memory::path(dir, &memory.name);
+    let fresh = path.with_extension(format!("new{number}"));
+    let mut file = fs::File::create(&fresh)?;
+    file.write_all(serde_json::to_string(memory)?.as_bytes())?;
+    if memory.candidate.is_none() {
+        file.sync_data()?;
+    }
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if number < *kept {
+        return fs::remove_file(fresh);
+    }
+    *kept = number;
+    fs::rename(fresh, path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +139,7 @@ mod tests {
     fn what_was_written_is_read_back_and_broken_files_are_told() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert!(matches!(Memory::read(dir.path(), "m"), Ok(None)));
+        let kept = Mutex::default();
         let addr = "127.0.0.1:1".parse().expect("parses");
         let memory = Memory {
             name: "m".into(),
@@ -119,7 +154,7 @@ mod tests {
         };
         for candidate in [None, Some(addr)] {
             let memory = Memory { candidate, ..memory.clone() };
-            memory.write(dir.path()).expect("writes");
+            write(dir.path(), &memory, 1, &kept).expect("writes");
             assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory.clone()));
             assert_eq!(Memory::only(dir.path()), Some(memory));
         }
@@ -130,7 +165,20 @@ mod tests {
         assert_eq!((old.epoch, old.history.len()), (7, 0));
         fs::write(&file, "{").expect("writes");
         assert!(Memory::read(dir.path(), "m").is_err());
-        Memory { name: "n".into(), ..old }.write(dir.path()).expect("writes");
+        write(dir.path(), &Memory { name: "n".into(), ..old }, 1, &kept).expect("writes");
         assert_eq!(Memory::only(dir.path()), None, "one of two is no one's");
+    }
+    #[test]
+    fn what_is_older_never_replaces_what_is_newer() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let kept = Mutex::default();
+        let text = r#"{"name":"m","addr":"127.0.0.1:1","epoch":7}"#;
+        let memory: Memory = serde_json::from_str(text).expect("parses");
+        for (number, epoch) in [(2, 8), (1, 7)] {
+            write(dir.path(), &Memory { epoch, ..memory.clone() }, number, &kept).expect("writes");
+        }
+        let found = Memory::read(dir.path(), "m").expect("reads").expect("a file");
+        assert_eq!(found.epoch, 8);
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
     }
 }

@@ -38,7 +38,7 @@ use crate::secret::Credentials;
 use crate::sentinel::client::{AddressMap, Begun, show};
 use crate::sentinel::electorate::Name;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
-use crate::sentinel::memory::Memory;
+use crate::sentinel::memory::{Keeper, Memory};
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
 use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
@@ -190,6 +190,7 @@ pub async fn run(
         probers: HashMap::new(),
         next_number: 0,
         memory,
+        keeper: Keeper::default(),
         asked: None,
         shown: None,
         names: BTreeMap::new(),
@@ -228,6 +229,7 @@ struct Task {
     next_number: u64,
     /// What was read or written last.
     memory: Option<Memory>,
+    keeper: Keeper,
     /// Who is answered when a Sentinel has begun the failover, or none has.
     asked: Option<oneshot::Sender<Result<(), String>>>,
     shown: Option<Instant>,
@@ -445,9 +447,7 @@ impl Task {
 
     fn remember(&mut self, memory: Option<Memory>) {
         let (Some(dir), Some(memory)) = (&self.parts.state_dir, memory) else { return };
-        if let Err(error) = memory.write(dir) {
-            tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
-        }
+        self.keeper.keep(dir, &memory);
         self.memory = Some(memory);
     }
 }

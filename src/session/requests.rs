@@ -18,7 +18,7 @@ use crate::resp::ordinary::{self, Run};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
 
-/// The beginning of a request is kept until it is whole, up to this size: the server could not have acted on it.
+/// The server could not have acted on a part of a request: so much of one is kept until it is whole.
 const SMALL_REQUEST: usize = 16 * 1024;
 /// Bytes of a held client that are read ahead: enough to see its FIN behind an ordinary request.
 const HELD_BYTES: usize = 64 * 1024;
@@ -183,8 +183,10 @@ impl Session {
             self.inbox_scanned = scanned as u32;
             return Ok(());
         }
+        // The beginning of a request is kept until it is whole, up to this size.
+        let small = if self.is_exhausted() { LITTLE / 2 } else { SMALL_REQUEST };
         if self.flags.stale {
-            self.renew(data);
+            self.renew(data, small);
         }
         let (mut start, mut at) = (0, scanned);
         let mut out = Passed::default();
@@ -233,7 +235,7 @@ impl Session {
                     let bytes = &data[start..];
                     if self.flags.streaming {
                         self.extend_request(bytes, false);
-                    } else if bytes.len() > if self.is_exhausted() { LITTLE / 2 } else { SMALL_REQUEST } {
+                    } else if bytes.len() > small {
                         self.admit_head(bytes);
                     } else {
                         break;
@@ -262,12 +264,12 @@ impl Session {
     /// alone and makes the connection what it makes of a fresh one; if it fails, the RESET is due as before. (Since Redis
     /// 7.2 a failing one gets no reply behind another that is still to be sent, redis#15640.)
     #[cold]
-    fn renew(&mut self, mut data: &[u8]) {
+    fn renew(&mut self, mut data: &[u8], small: usize) {
         loop {
             match RequestScanner::default().scan(data) {
                 Scan::Frame(length) if !request::expects_reply(&data[..length]) => data = &data[length..],
                 Scan::Frame(_) if authenticates(data) => return,
-                Scan::Partial if data.len() <= SMALL_REQUEST => return,
+                Scan::Partial if data.len() <= small => return,
                 _ => break,
             }
         }

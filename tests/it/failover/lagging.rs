@@ -1,4 +1,5 @@
-//! Replicas that stall in a planned failover: what Sentinel's choice costs is not acknowledged while it chooses.
+//! Planned failovers that meet replicas which stall or freeze, or each other: nothing acknowledged is lost unnoticed, and
+//! service goes on.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use switchmaster::demo::wire::Reply;
 use tokio::time::Instant;
 
 use crate::support::figures::turn;
-use crate::support::proxy::{verb, view};
+use crate::support::proxy::{spec as spec_of, start_as, verb, view, wait_log, wait_settled};
 use crate::support::stage::{LIMIT, Stage, ask, soon};
 
 fn spec() -> ClusterSpec {
@@ -90,4 +91,46 @@ async fn a_failover_that_is_asked_for_waits_for_replicas_that_lag() {
     let done = verb(&stage.proxy, &["failover"]).await;
     assert!(done.status.success(), "{}\n{}", String::from_utf8_lossy(&done.stderr), stage.proxy.log());
     assert_eq!(ask(&mut wire, &["GET", "before"]).await.text(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_candidate_that_freezes_holds_requests_no_longer_than_the_planned_hold_limit() {
+    let spec = ClusterSpec {
+        replicas: 1,
+        down_after: Duration::from_secs(5),
+        failover_timeout: Duration::from_secs(60),
+        ..ClusterSpec::default()
+    };
+    let stage = Stage::with(spec, &[("SWITCHMASTER_PLANNED_HOLD_LIMIT", "2s")]).await;
+    let mut wire = stage.open().await;
+    stage.cluster.node(1).stop();
+    stage.cluster.failover(LIMIT).await.unwrap();
+    wait_log(&stage.proxy, &["holding requests", "promotes"]).await;
+    // Without the rule: held for 15 s, then refused for the rest of the minute.
+    for _ in 0..20 {
+        assert_eq!(ask(&mut wire, &["SET", "key", "1"]).await, Reply::Simple("OK".into()));
+    }
+    wait_log(&stage.proxy, &["WARN", "says nothing of its promotion", "at risk"]).await;
+    // It goes on, as a master: held at once, and followed.
+    stage.cluster.node(1).cont();
+    wait_log(&stage.proxy, &["ERROR", "was promoted after all", "at most"]).await;
+    stage.cluster.wait_for_master_change(0, LIMIT).await.unwrap();
+    assert_eq!(ask(&mut wire, &["SET", "key", "2"]).await, Reply::Simple("OK".into()));
+    assert!(stage.metric("switchmaster_writes_at_risk_total").await > 0.0);
+}
+
+#[tokio::test]
+async fn of_two_that_ask_at_once_one_is_refused() {
+    let stage = Stage::start().await;
+    let other = start_as(&spec_of(&stage.cluster)).await;
+    wait_settled(&other, &stage.cluster).await;
+    let mut wire = stage.open().await;
+    let (one, two) = tokio::join!(verb(&stage.proxy, &["failover"]), verb(&other, &["failover"]));
+    let codes = [&one, &two].map(|done| done.status.code());
+    let told = [&one, &two].map(|done| String::from_utf8_lossy(&done.stderr).into_owned()).concat();
+    assert!(codes == [Some(0), Some(69)] || codes == [Some(69), Some(0)], "{codes:?} {told}");
+    assert!(told.contains("a failover is under way"), "{told}");
+    assert_eq!(ask(&mut wire, &["SET", "key", "1"]).await, Reply::Simple("OK".into()));
+    stage.settled().await;
+    assert_eq!(stage.metric("switchmaster_failovers_total").await, 1.0, "{}", stage.proxy.log());
 }
