@@ -148,7 +148,10 @@ fn names(text: &str) {
         timeline.until(segment, segment.name.to);
     }
     let _ = (timeline.ranges().to_string(), timeline.last(), timeline.latest(), timeline.newest_first().count());
-    assert!(timeline.useless().len() <= stored.len());
+    assert!(timeline.useless().len() <= stored.len() && timeline.needed().len() <= stored.len());
+    for hole in timeline.holes() {
+        assert!(hole.from < hole.to, "{hole}");
+    }
     assert!(timeline.ranges().without(&timeline.ranges()).is_empty());
 }
 
