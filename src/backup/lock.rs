@@ -177,7 +177,7 @@ async fn of_store(store: &Store, master_name: &str, claim: Claim, now: Timestamp
                         store.url(&name)
                     )));
                 }
-                number + 1
+                number.saturating_add(1)
             }
         };
         let bytes = serde_json::to_vec(&claim).map_err(|error| Error::Internal(error.to_string()))?;
