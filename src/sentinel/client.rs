@@ -49,8 +49,10 @@ pub enum Error {
     Refused(String),
     /// Another failure of the network.
     Io(String),
-    /// No answer within the limit.
+    /// No connection, or no address, within the limit.
     TimedOut(String),
+    /// It takes connections, and does not answer within the limit: the process lives, and may only be slow.
+    Mute(String),
     /// NOAUTH, WRONGPASS or NOPERM.
     Auth(String),
     /// Another error reply, or a reply that is no reply to this question.
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
             | Error::Refused(text)
             | Error::Io(text)
             | Error::TimedOut(text)
+            | Error::Mute(text)
             | Error::Auth(text)
             | Error::Reply(text) => f.write_str(text),
         }
@@ -165,6 +168,7 @@ impl Connection {
         pushes: Option<Inbox>,
         limit: Duration,
     ) -> Result<Connection, Error> {
+        let end = tokio::time::Instant::now() + limit;
         let connect = async {
             let stream = TcpStream::connect(addr).await.map_err(|error| match error.kind() {
                 std::io::ErrorKind::ConnectionRefused => Error::Refused(format!("{peer}: connection refused")),
@@ -174,6 +178,10 @@ impl Connection {
                 return Err(Error::Refused(format!("{peer}: nobody listens there (the dial met itself)")));
             }
             stream.set_nodelay(true).map_err(|error| Error::Io(format!("{peer}: {error}")))?;
+            Ok(stream)
+        };
+        let stream = within(&peer, "connecting", limit, connect).await??;
+        let greet = async {
             let mut config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
             if let Some(pushes) = pushes {
                 config = config.set_push_sender(move |push| pushes.put(push));
@@ -184,7 +192,8 @@ impl Connection {
                 .map_err(|error| redis_error(&peer, &error))?;
             Ok((inner, driver, allowance))
         };
-        let (inner, driver, allowance) = within(&peer, "connecting", limit, connect).await??;
+        let greeted = tokio::time::timeout_at(end, greet).await;
+        let (inner, driver, allowance) = greeted.map_err(|_| mute(&peer, "the greeting", limit))??;
         let driver = tokio::spawn(driver);
         Ok(Connection { peer, inner, driver, allowance })
     }
@@ -197,12 +206,16 @@ impl Connection {
         }
         self.allowance.renew();
         let asking = self.inner.send_packed_commands(&pipeline, 0, commands.len());
-        let replies = within(&self.peer, "the answer", limit, asking).await?;
+        let replies = tokio::time::timeout(limit, asking).await.map_err(|_| mute(&self.peer, "the answer", limit))?;
         replies.map_err(|error| match self.allowance.is_exceeded() {
             true => Error::Reply(format!("{} is given up for a moment: {}", self.peer, too_much())),
             false => redis_error(&self.peer, &error),
         })
     }
+}
+
+fn mute(peer: &str, what: &str, limit: Duration) -> Error {
+    Error::Mute(format!("{peer}: {what} took longer than {} ms", limit.as_millis()))
 }
 
 async fn within<T>(peer: &str, what: &str, limit: Duration, future: impl Future<Output = T>) -> Result<T, Error> {

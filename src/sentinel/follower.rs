@@ -88,7 +88,8 @@ impl Task {
             if began.elapsed() > Duration::from_secs(5) {
                 failures = 0;
             }
-            self.tell(FromSentinel::Lost { error: error.to_string() }).await;
+            let mute = matches!(error, client::Error::Mute(_));
+            self.tell(FromSentinel::Lost { error: error.to_string(), mute }).await;
             while let Ok(Order::Failover(reply)) = self.orders.try_recv() {
                 let _ = reply.send(Err(error.clone()));
             }

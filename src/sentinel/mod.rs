@@ -319,8 +319,10 @@ impl Task {
                 }
                 Output::UseCredentials(login) => _ = self.credentials.send_replace(login),
                 Output::Remember(_) => {
-                    let memory = self.view.to_remember(&self.name.borrow().clone().unwrap_or_default());
-                    self.remember(memory);
+                    // Before any Sentinel has told the name it is that of the file which was read.
+                    let known = || self.memory.as_ref().map(|memory| memory.name.clone());
+                    let name = self.name.borrow().clone().or_else(known);
+                    self.remember(name.and_then(|name| self.view.to_remember(&name)));
                 }
                 Output::RememberCandidate(addr) => {
                     self.remember(self.memory.clone().map(|memory| Memory { candidate: Some(addr), ..memory }));

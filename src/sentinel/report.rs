@@ -79,6 +79,8 @@ pub enum FromSentinel {
     Lost {
         /// Why, in plain words with the address.
         error: String,
+        /// It takes connections and does not answer: it lives, and may only be slow.
+        mute: bool,
     },
     /// Worth telling the operator once.
     Notice(String),

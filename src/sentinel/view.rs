@@ -287,6 +287,8 @@ struct SentinelState {
     tilt: bool,
     error: Option<String>,
     lost_since: Option<Instant>,
+    /// When it was lost it took connections, and did not answer.
+    mute: bool,
     /// It names another master than ours since then.
     disagrees_since: Option<Instant>,
     /// Told by peers: forgotten when none names it any more.
@@ -485,7 +487,8 @@ impl View {
                 self.count_sentinels(now);
                 self.note_family(now);
             }
-            FromSentinel::Lost { error } => {
+            FromSentinel::Lost { error, mute } => {
+                sentinel.mute = mute;
                 // Errors of DNS name the host alone.
                 let named = error.starts_with("Sentinel ");
                 let error = if named { error } else { format!("Sentinel {}: {error}", show::name(&from)) };

@@ -122,13 +122,16 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         let _held = &held;
         let reason = poll_fn(|cx| session.poll(cx)).await;
         let worker = session.worker.clone();
-        if reason != CloseReason::ClientClosed {
-            session.lane = Lane::None;
+        let lane = if reason == CloseReason::ClientClosed { session.end_lane() } else { None };
+        session.lane = Lane::None;
+        // A client that said QUIT may have sent more behind it: unread, that would make of our FIN a reset.
+        if !(reason == CloseReason::ClientClosed && session.flags.client_left) {
             session.discard_unread();
             let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
             Box::pin(linger(&mut session.client, limit)).await;
-        } else if let Some((stream, term)) = session.end_lane() {
-            drop(session);
+        }
+        drop(session);
+        if let Some((stream, term)) = lane {
             Box::pin(pool::give_back(&worker.spare, stream, term)).await;
         }
         worker.relay.close(reason as usize);

@@ -84,16 +84,7 @@ impl View {
             *addr != master && matches!(self.verdict(*addr, abandoned.since, None), Verdict::Master(_, Kinship::Heir))
         };
         if let Some(addr) = abandoned.nodes.iter().copied().find(turned) {
-            let at_risk = self.replies.saturating_sub(abandoned.replies);
-            let lasted = ms(now - abandoned.since);
-            self.abandoned = None;
-            self.counters.writes_at_risk += at_risk;
-            self.log(
-                Level::ERROR,
-                format!(
-                    "{addr} was promoted after all: what was written to {master} in the last {lasted} ms is at risk, at most {at_risk} writes of this host"
-                ),
-            );
+            self.count_abandoned(now, addr, master);
             let leader = self.leading(now, master);
             self.hold(now, Some(addr), leader, format!("{addr} says it is a master"));
             return true;
@@ -113,6 +104,20 @@ impl View {
             }
         }
         false
+    }
+
+    /// Counts what was written to `master` since a promotion was given up, now that `addr` is promoted after all.
+    pub(super) fn count_abandoned(&mut self, now: Instant, addr: SocketAddr, master: SocketAddr) {
+        let Some(abandoned) = self.abandoned.take_if(|abandoned| abandoned.nodes.contains(&addr)) else { return };
+        let at_risk = self.replies.saturating_sub(abandoned.replies);
+        self.counters.writes_at_risk += at_risk;
+        let lasted = ms(now - abandoned.since);
+        self.log(
+            Level::ERROR,
+            format!(
+                "{addr} was promoted after all: what was written to {master} in the last {lasted} ms is at risk, at most {at_risk} writes of this host"
+            ),
+        );
     }
 
     /// For `status`: what is at risk.

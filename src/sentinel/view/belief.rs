@@ -55,7 +55,8 @@ impl View {
     /// Whether `named` may be followed as the first master, if its own ROLE says so; why not, if not.
     ///
     /// A majority of an anchored set. Otherwise, once settled, and where nobody who answers disputes it: (a) the answering
-    /// ones hold a majority of the configured list with those that they list, and have a quorum (CKQUORUM), or (b) an
+    /// ones hold a majority of the configured list with those that they list, have a quorum (CKQUORUM), and none of the
+    /// configured ones takes connections without an answer, or (b) an
     /// earlier run followed this node or its master, and its history is the remembered one.
     pub(super) fn believed(&self, now: Instant, named: &Named) -> Result<(), String> {
         let known = self.known_sentinels();
@@ -86,6 +87,9 @@ impl View {
         let remembered = self.remembered_nodes().any(|node| node == named.addr);
         let has_history = self.memory.as_ref().is_some_and(|(memory, _)| !memory.history.is_empty());
         if self.electorate.holds_configured() && named.quorum_ok {
+            if let Some(mute) = self.mute(now) {
+                return Err(format!("{few}, and {mute} takes connections but does not answer: it is waited for"));
+            }
             if has_history && kinship == Some(Kinship::Unknown) && !remembered {
                 return Err(format!("{few}, and it has another history than the master of {}", self.memory_file()));
             }
@@ -95,6 +99,14 @@ impl View {
             return Ok(());
         }
         Err(format!("{few}; {}", self.missing(now)))
+    }
+
+    /// A configured Sentinel that lives and says nothing yet. One that lies may speak for the others only while these
+    /// cannot be reached.
+    fn mute(&self, now: Instant) -> Option<String> {
+        let answering: BTreeSet<&HostPort> = self.all_answers(now).map(|(at, _)| at).collect();
+        let mut silent = self.sentinels.iter().filter(|(at, sentinel)| !sentinel.learnt && !answering.contains(at));
+        silent.find(|(_, sentinel)| sentinel.mute).map(|(at, _)| name(at))
     }
 
     /// What it takes to believe the Sentinels that answer.

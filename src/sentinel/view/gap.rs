@@ -14,9 +14,13 @@ use crate::sentinel::report::{Role, SentinelAnswer};
 
 /// The longest time between two looks, but on a host that has no time for us.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
-/// A longer time between two looks is a gap. Sentinel's choice of a replica and its promotion are 60 to 100 ms apart:
-/// what is shorter than that hides no more than one of the two, and the other is still to be seen in time.
-const GAP: Duration = Duration::from_millis(100);
+/// A longer time between two looks is a gap: some 100 ms beyond the 50 that are usual. Sentinel's choice of a replica and
+/// its promotion are 60 to 100 ms apart: what is shorter hides no more than one of the two, and the other is still to be
+/// seen in time.
+const GAP: Duration = Duration::from_millis(150);
+/// A gap that follows another before that is settled asks for new answers only if it is this long. On a host that has
+/// little time for us the next gap comes before the answers do, and requests would never flow.
+const ANEW: Duration = Duration::from_millis(500);
 /// A gap this long is worth a line in the log.
 const TOLD: Duration = Duration::from_secs(1);
 /// How long all connected Sentinels are waited for; then a majority does.
@@ -40,7 +44,10 @@ impl View {
         if gap <= GAP || self.master.is_none() {
             return;
         }
-        self.doubt = Some(Doubt { since: now, gap });
+        self.doubt = Some(match self.doubt {
+            Some(doubt) if gap < ANEW => Doubt { gap: doubt.gap.max(gap), ..doubt },
+            _ => Doubt { since: now, gap },
+        });
         if gap >= TOLD {
             let text = format!(
                 "this process did not run for {} ms: holding requests until the Sentinels and the master have answered anew",

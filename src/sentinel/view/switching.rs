@@ -363,6 +363,10 @@ impl View {
         let replicated_until = second.filter(|_| lives).and_then(|second| self.samples.replicated_until(second));
         let diverged_from = second.and_then(|second| self.samples.diverged_from(second));
         let gap = second.zip(self.samples.last()).map(|(second, (_, last))| (last + 1).saturating_sub(second));
+        if gap != Some(0) {
+            // Sentinel or the node's absence may have told of it before the node itself did.
+            self.count_abandoned(now, addr, old.addr);
+        }
         let kind = if crash { "crash" } else { "planned" };
         if crash {
             self.counters.failovers_crash += 1;

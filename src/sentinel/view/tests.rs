@@ -152,7 +152,7 @@ impl World {
     }
 
     fn lose(&mut self, index: usize) {
-        self.handle(Input::Sentinel(sentinel(index), FromSentinel::Lost { error: "gone".into() }));
+        self.handle(Input::Sentinel(sentinel(index), FromSentinel::Lost { error: "gone".into(), mute: false }));
     }
 
     fn answer(&mut self, index: usize, node: usize, epoch: u64) {
@@ -1174,6 +1174,20 @@ fn a_gap_that_hides_no_promotion_costs_nothing() {
     let mut world = World::following();
     frozen(&mut world, 80);
     assert_eq!(world.phase(), Phase::Stable);
+}
+
+/// A host with little time for us: the next gap comes before all answers to the last one.
+#[test]
+fn gaps_in_a_row_do_not_hold_for_ever() {
+    let mut world = World::following();
+    frozen(&mut world, 300);
+    for index in 0..3 {
+        world.answer(index, MASTER, 5);
+        frozen(&mut world, 200);
+    }
+    assert_eq!(world.phase(), Phase::Switching);
+    world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+    assert_eq!(world.phase(), Phase::Stable, "{}", world.view.reason);
 }
 
 #[test]

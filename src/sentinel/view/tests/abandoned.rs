@@ -56,6 +56,21 @@ fn a_candidate_that_thaws_into_a_master_is_held_for_at_once() {
     assert!(world.view.abandoned.is_none());
 }
 
+/// Sentinel's event comes before the node itself is seen as a master.
+#[test]
+fn what_is_lost_is_counted_whoever_tells_of_the_promotion() {
+    let mut world = World::abandoning();
+    world.waiting(1_000);
+    world.handle(Input::Replies(47));
+    world.selected();
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(5);
+    world.answer(0, CANDIDATE, 6);
+    world.promoted_says(CANDIDATE, 101);
+    assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(CANDIDATE)));
+    assert_eq!(world.view.counters.writes_at_risk, 7);
+}
+
 #[test]
 fn a_candidate_that_thaws_into_a_replica_is_watched_for_a_while() {
     let mut world = World::abandoning();

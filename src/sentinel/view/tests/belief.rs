@@ -298,6 +298,28 @@ fn one_of_three_is_believed_when_the_others_had_their_chance_and_it_lists_them()
     }
 }
 
+/// The honest ones are slow: one that lists them does not speak for them meanwhile.
+#[test]
+fn nobody_speaks_for_sentinels_that_take_connections() {
+    let mut world = World::new(settings());
+    world.connect(0);
+    for index in [1, 2] {
+        let lost = FromSentinel::Lost { error: "slow".into(), mute: index == 2 };
+        world.handle(Input::Sentinel(sentinel(index), lost));
+    }
+    for _ in 0..20 {
+        world.after(500);
+        world.answer(0, MASTER, 5);
+        world.master_says(MASTER, 1, &[]);
+    }
+    assert!(!world.watches(addr(MASTER)), "nor is its node asked");
+    assert!(world.view.reason.contains("10.0.1.2:26379 takes connections"), "{}", world.view.reason);
+    world.lose(2);
+    world.after(500);
+    world.answer(0, MASTER, 5);
+    assert!(world.watches(addr(MASTER)), "it is gone for good");
+}
+
 #[test]
 fn an_earlier_run_vouches_for_a_node_of_its_history() {
     for (history, followed) in [("history-a", true), ("history-x", false)] {
