@@ -47,7 +47,7 @@ impl Session {
         if self.closing.is_some() || (nothing_new && !self.flags.client_eof) {
             return Ok(false);
         }
-        if self.is_finishing() || !self.flush_to_backend(cx)? {
+        if self.is_finishing() || !self.flush_to_backend(cx) {
             return self.read_ahead(cx, round);
         }
         if self.gate == Gate::Failing {
@@ -59,7 +59,7 @@ impl Session {
         if (self.inbox_scanned as usize) < self.inbox.len() {
             let data = std::mem::take(&mut self.inbox);
             let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
-            self.begin_requests(cx, &data, scanned)?;
+            self.begin_requests(cx, &data, scanned);
             let nothing_begun = self.inbox.len() == data.len();
             if nothing_begun && self.worker.topology.generation() == self.generation {
                 // AUTH or HELLO waits for the replies before it, and those wake this session.
@@ -80,12 +80,12 @@ impl Session {
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
                 if self.inbox.is_empty() {
-                    self.begin_requests(cx, &round.scratch[..read], 0)?;
+                    self.begin_requests(cx, &round.scratch[..read], 0);
                 } else {
                     let mut data = std::mem::take(&mut self.inbox);
                     let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
                     data.extend_from_slice(&round.scratch[..read]);
-                    self.begin_requests(cx, &data, scanned)?;
+                    self.begin_requests(cx, &data, scanned);
                 }
             }
         }
@@ -110,23 +110,17 @@ impl Session {
     }
 
     /// Sends what the backend did not take yet; false while something is left.
-    fn flush_to_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    fn flush_to_backend(&mut self, cx: &mut Context<'_>) -> bool {
         if self.to_backend.is_empty() {
-            return Ok(true);
+            return true;
         }
         if self.flags.resending && !self.gate.is_open() {
-            return Ok(false);
+            return false;
         }
-        let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
+        let Lane::Up(backend) = &mut self.lane else { return false };
         self.flags.resending = false;
-        match self.to_backend.poll_flush(backend, cx) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(_)) => {
-                self.lose_lane()?;
-                Ok(false)
-            }
-        }
+        // Where that fails, its end is seen behind what it has said.
+        matches!(self.to_backend.poll_flush(backend, cx), Poll::Ready(Ok(())))
     }
 
     /// Nothing can be sent now: reads a little ahead, and notices when the client goes away.
@@ -177,11 +171,11 @@ impl Session {
 
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
     /// the rest becomes the inbox.
-    fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) -> Result<(), CloseReason> {
+    fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) {
         if self.worker.topology.generation() != self.generation {
             self.inbox = data.to_vec();
             self.inbox_scanned = scanned as u32;
-            return Ok(());
+            return;
         }
         // The beginning of a request is kept until it is whole, up to this size.
         let small = if self.is_exhausted() { LITTLE / 2 } else { SMALL_REQUEST };
@@ -257,7 +251,7 @@ impl Session {
             self.inbox = data[start..].to_vec();
             self.inbox_scanned = (at.max(start) - start) as u32;
         }
-        self.send_to_backend(cx, out.run(data))
+        self.send_to_backend(cx, out.run(data));
     }
 
     /// Puts a RESET in front of the first request, in the same write, if that is here. A request that authenticates goes
@@ -295,23 +289,15 @@ impl Session {
         run
     }
 
-    fn send_to_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), CloseReason> {
-        let Lane::Up(backend) = &mut self.lane else {
-            self.to_backend.push(bytes);
-            return Ok(());
-        };
-        let sent = if self.to_backend.is_empty() {
-            self.to_backend.send(backend, cx, bytes)
-        } else {
-            self.to_backend.push(bytes);
-            match self.to_backend.poll_flush(backend, cx) {
-                Poll::Ready(sent) => sent,
-                Poll::Pending => Ok(()),
+    /// A server that has closed may have answered before: its end is seen behind what it has said.
+    fn send_to_backend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) {
+        match &mut self.lane {
+            Lane::Up(backend) if self.to_backend.is_empty() => _ = self.to_backend.send(backend, cx, bytes),
+            Lane::Up(backend) => {
+                self.to_backend.push(bytes);
+                _ = self.to_backend.poll_flush(backend, cx);
             }
-        };
-        match sent {
-            Ok(()) => Ok(()),
-            Err(_) => self.lose_lane(),
+            _ => self.to_backend.push(bytes),
         }
     }
 

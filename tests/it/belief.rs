@@ -456,6 +456,16 @@ async fn a_start_without_any_sentinel_serves_the_master_that_its_replicas_stream
     assert_eq!(wire.ask(&["SET", "key", "value"]).await.unwrap().text(), Some("OK"));
     wait_log(&stop, &["WARN", "no Sentinel says", "2 of its 2 replicas stream from it"]).await;
     drop(stop);
+    // Nor does it matter that nobody says the name, the first time and later.
+    for _ in 0..2 {
+        let mut spec = spec(&cluster);
+        spec.set("SWITCHMASTER_STATE_DIR", before.state_dir().display().to_string()).unset("SWITCHMASTER_MASTER_NAME");
+        let nameless = start_as(&spec).await;
+        assert_eq!(wait_stable(&nameless).await, cluster.node_addr(0).to_string());
+    }
+    let files = std::fs::read_dir(before.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let named = files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".json"));
+    assert_eq!(named.collect::<Vec<_>>(), ["master-mymaster.json"]);
     // One replica cannot say: the policy decides.
     cluster.node(1).kill9();
     let stop = again(&cluster, &before, "stop").await;

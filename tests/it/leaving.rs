@@ -182,6 +182,25 @@ async fn who_asks_everything_and_says_fin_is_answered() {
     }
 }
 
+/// What was answered before the end arrives, though bytes that nobody reads come behind it.
+#[tokio::test]
+async fn what_is_sent_behind_quit_costs_no_reply() {
+    let site = Site::start().await;
+    let requests = format!("PING\r\nQUIT\r\n{}", "x".repeat(100_000));
+    for way in [Way::Direct, Way::Tcp, Way::Unix] {
+        for _ in 0..30 {
+            let mut client = site.open(way).await;
+            let _ = client.write_all(requests.as_bytes()).await; // it may be closed meanwhile
+            let mut heard = [0; 12];
+            timeout(LIMIT, client.read_exact(&mut heard))
+                .await
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+            assert_eq!(&heard, b"+PONG\r\n+OK\r\n", "{way:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_client_leaves_behind_a_hold_does_not_run_late() {
     let site = Site::start().await;
