@@ -256,7 +256,7 @@ impl Topology {
         }
     }
 
-    /// Control has not looked for longer than [`LOOK_LIMIT`]: this process did not run, or control does not get to, and
+    /// Control has not looked for longer than `LOOK_LIMIT`: this process did not run, or control does not get to, and
     /// nobody knows whether the master is still one. Before the first look there is nothing to be known.
     pub fn is_unwatched(&self) -> bool {
         let now = self.millis(Instant::now());

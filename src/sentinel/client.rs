@@ -2,7 +2,7 @@
 //!
 //! The only user of the `redis` crate. Nothing here retries, reconnects or decides; a connection that failed once
 //! is dropped. Replies are parsed leniently: an absent field is `None`, never a panic. Whoever is at the other end,
-//! what it sends is bounded: bytes ([`metered`]), messages, list entries, and the length of what goes on from here.
+//! what it sends is bounded: bytes (`metered`), messages, list entries, and the length of what goes on from here.
 
 mod metered;
 mod reply;

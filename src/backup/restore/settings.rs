@@ -6,7 +6,7 @@
 //! server waits for five seconds whether further replicas come before it sends its data to one: [`AT_ONCE`] says how
 //! many there are.
 //!
-//! Whoever is killed in between leaves them so, which changes nothing but later synchronisations; a [`Note`](super::note)
+//! Whoever is killed in between leaves them so, which changes nothing but later synchronisations; a `Note`
 //! tells the next restore what they were.
 
 use std::net::SocketAddr;

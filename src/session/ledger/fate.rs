@@ -35,7 +35,7 @@ const RETRIED: [&str; 13] = [
     "server is shutting down",
 ];
 
-/// The error of a lasting outage; the reason is left out where it has a word of [`RETRIED`].
+/// The error of a lasting outage; the reason is left out where it has a word of `RETRIED`.
 pub fn no_master(reason: &str) -> Vec<u8> {
     let lower = reason.to_ascii_lowercase();
     let is_fit = !RETRIED.iter().any(|word| lower.contains(word)) && !reason.contains(['\r', '\n']);
