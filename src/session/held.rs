@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use super::ledger::Ledger;
+
 thread_local! {
     static BY_THREAD: Cell<usize> = const { Cell::new(0) };
 }
@@ -14,8 +16,8 @@ thread_local! {
 pub(super) struct Held(u32);
 
 impl Held {
-    /// Bytes that all sessions of this thread hold.
-    pub(super) fn by_thread() -> usize {
+    /// Bytes that all sessions of this thread hold, but for what is retained of their requests.
+    fn by_thread() -> usize {
         BY_THREAD.get()
     }
 
@@ -34,6 +36,12 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.set(0);
     }
+}
+
+/// Bytes that all sessions of this thread hold.
+#[inline]
+pub(super) fn held_by_thread() -> usize {
+    Held::by_thread() + Ledger::retained_by_thread()
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub use close::CloseReason;
 
 use client::Client;
 use finish::Finish;
-use held::Held;
+use held::{Held, held_by_thread};
 use lane::Lane;
 use ledger::{Judgement, Ledger, no_master};
 use pipe::{Scratch, Socket, Unsent};
@@ -385,7 +385,7 @@ impl Session {
     /// The sessions of this thread hold all that they may: this one makes do with little.
     #[inline]
     fn is_exhausted(&self) -> bool {
-        Held::by_thread() + Ledger::retained_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
+        held_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
     }
 
     fn set_urgency(&self) {

@@ -6,9 +6,9 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::held::Held;
+use super::held::held_by_thread;
 use super::lane::Lane;
-use super::ledger::{Ledger, no_replica};
+use super::ledger::no_replica;
 use super::pipe::{Passed, Socket};
 use super::pool::RESET;
 use super::{CloseReason, Gate, LITTLE, OK, ReplyMode, Round, Session, registry};
@@ -177,7 +177,6 @@ impl Session {
             self.inbox_scanned = scanned as u32;
             return;
         }
-        // The beginning of a request is kept until it is whole, up to this size.
         let small = if self.is_exhausted() { LITTLE / 2 } else { SMALL_REQUEST };
         if self.flags.stale {
             self.renew(data, small);
@@ -279,8 +278,7 @@ impl Session {
         }
         self.ledger.trim();
         let room = self.worker.retain_bytes.saturating_sub(self.ledger.retained());
-        let held = Held::by_thread() + Ledger::retained_by_thread();
-        let room = room.min(self.worker.retain_total.saturating_sub(held));
+        let room = room.min(self.worker.retain_total.saturating_sub(held_by_thread()));
         let run = ordinary::run(data, MOST_IN_FLIGHT - self.ledger.len(), room);
         if run.requests > 0 {
             self.flags.nothing_written &= !run.writes;
@@ -481,7 +479,7 @@ impl Session {
 
     fn may_retain(&self, bytes: usize) -> bool {
         self.ledger.retained() + bytes <= self.worker.retain_bytes
-            && Held::by_thread() + Ledger::retained_by_thread() + bytes <= self.worker.retain_total
+            && held_by_thread() + bytes <= self.worker.retain_total
     }
 
     /// No master: every whole request in the inbox is answered with an error.

@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::evidence::Verdict;
 use super::show::name;
-use super::{State, View};
+use super::{SentinelState, State, View};
 use crate::config::{HostPort, Minority};
 use crate::sentinel::lineage::{Kinship, Lineage};
 use crate::sentinel::report::{Info, Role};
@@ -37,11 +37,16 @@ impl View {
         self.sentinels.get(at).is_some_and(|sentinel| sentinel.tried.is_some())
     }
 
+    /// The configured Sentinels that do not answer.
+    fn silent(&self, now: Instant) -> Vec<(&HostPort, &SentinelState)> {
+        let answering: BTreeSet<&HostPort> = self.all_answers(now).map(|(at, _)| at).collect();
+        let silent = self.sentinels.iter().filter(|(at, sentinel)| !sentinel.learnt && !answering.contains(at));
+        silent.collect()
+    }
+
     /// Every configured Sentinel has had its chance: all answer, or the others were waited for.
     pub(super) fn settled(&self, now: Instant) -> bool {
-        let answering: BTreeSet<&HostPort> = self.all_answers(now).map(|(at, _)| at).collect();
-        let mut silent = self.sentinels.iter().filter(|(at, sentinel)| !sentinel.learnt && !answering.contains(at));
-        silent.all(|(_, sentinel)| sentinel.tried.is_some_and(|tried| now >= tried + OTHERS_WITHIN))
+        self.silent(now).iter().all(|(_, sentinel)| sentinel.tried.is_some_and(|tried| now >= tried + OTHERS_WITHIN))
     }
 
     /// Whom the Sentinels name, also when it is one that most of them do not know.
@@ -104,16 +109,12 @@ impl View {
     /// A configured Sentinel that lives and says nothing yet. One that lies may speak for the others only while these
     /// cannot be reached.
     fn mute(&self, now: Instant) -> Option<String> {
-        let answering: BTreeSet<&HostPort> = self.all_answers(now).map(|(at, _)| at).collect();
-        let mut silent = self.sentinels.iter().filter(|(at, sentinel)| !sentinel.learnt && !answering.contains(at));
-        silent.find(|(_, sentinel)| sentinel.mute).map(|(at, _)| name(at))
+        self.silent(now).into_iter().find(|(_, sentinel)| sentinel.mute).map(|(at, _)| name(at))
     }
 
     /// What it takes to believe the Sentinels that answer.
     fn missing(&self, now: Instant) -> String {
-        let answering: BTreeSet<&HostPort> = self.all_answers(now).map(|(at, _)| at).collect();
-        let silent = self.sentinels.iter().filter(|(at, sentinel)| !sentinel.learnt && !answering.contains(at));
-        let silent: Vec<String> = silent.map(|(at, _)| name(at)).collect();
+        let silent: Vec<String> = self.silent(now).into_iter().map(|(at, _)| name(at)).collect();
         if silent.is_empty() {
             return "CKQUORUM may not be asked: allow +sentinel|ckquorum, or wait for the others".into();
         }
