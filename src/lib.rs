@@ -41,6 +41,7 @@ pub mod admin;
 #[cfg(feature = "backup")]
 pub mod backup;
 pub mod cli;
+pub mod close_reason;
 pub mod config;
 pub mod demo;
 pub mod drain;
@@ -52,5 +53,8 @@ pub mod sentinel;
 pub mod serve;
 pub mod session;
 pub mod socket;
+pub mod status;
 pub mod topology;
+mod units;
+pub mod verbs;
 pub mod wire;

@@ -30,6 +30,7 @@ use crate::session::scripts::Scripts;
 use crate::session::spare::Spare;
 use crate::session::{CloseReason, Worker, registry};
 use crate::socket::{self, ListenAddr, SocketFile};
+use crate::status::View;
 use crate::topology::{Report, Topology};
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
@@ -326,7 +327,7 @@ impl Control {
     async fn run(self) {
         let (commands, orders) = mpsc::channel(16);
         let passwords = commands.clone();
-        let (status, shown) = watch::channel(admin::View::default());
+        let (status, shown) = watch::channel(View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
             let credentials = self.credentials;
             let admin = Admin {

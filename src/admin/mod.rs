@@ -4,14 +4,11 @@
 //! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time.
 //! It holds no [`crate::drain::Watch`]: it answers until the process ends, so that a drain can be seen.
 
-pub mod client;
 pub mod control;
 pub mod health;
 mod page;
 mod probe;
 mod scrape;
-mod units;
-pub mod view;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -36,11 +33,11 @@ use tokio::task::{AbortHandle, JoinSet};
 
 pub use control::{Command, Commands, Control, hold_length};
 pub use health::OnGlobalOutage;
-pub use view::View;
 
 use crate::metrics::Relay;
 use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
+use crate::status::{MasterView, Readiness, Traffic, View};
 use crate::topology::{Phase, Topology};
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
@@ -335,7 +332,7 @@ impl Server {
         view.outage_ms = entry.outage_since.map(millis);
         view.term = entry.term;
         let seen = view.master.take();
-        view.master = entry.master.as_ref().map(|master| view::MasterView {
+        view.master = entry.master.as_ref().map(|master| MasterView {
             addr: master.addr.to_string(),
             run_id: master.run_id.clone(),
             epoch: master.epoch,
@@ -345,12 +342,12 @@ impl Server {
         (view, entry.phase)
     }
 
-    fn assess(&self, view: &View, phase: Phase) -> view::Readiness {
+    fn assess(&self, view: &View, phase: Phase) -> Readiness {
         let options = &self.admin.options;
         health::assess(view, phase, options.ready_grace, options.on_global_outage)
     }
 
-    fn traffic(&self) -> view::Traffic {
+    fn traffic(&self) -> Traffic {
         scrape::traffic(&self.admin.relays, self.admin.close_reasons)
     }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::view::{Traffic, View};
 use crate::metrics as names;
 use crate::metrics::Relay;
+use crate::status::{Traffic, View};
 use crate::topology::Phase;
 
 const PHASES: [Phase; 6] =

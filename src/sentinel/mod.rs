@@ -6,7 +6,7 @@
 //! ```text
 //! follower ─┐                    ┌─► topology.publish / prove
 //! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
-//! sessions ─┘                    └─► log, metrics, admin::View
+//! sessions ─┘                    └─► log, metrics, status::View
 //! ```
 
 pub mod client;
@@ -30,7 +30,6 @@ use std::time::{Duration, Instant};
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin;
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
@@ -42,6 +41,7 @@ use crate::sentinel::memory::{Keeper, Memory};
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
 use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
+use crate::status;
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -136,7 +136,7 @@ pub async fn run(
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
     commands: mpsc::Receiver<Command>,
-    status: watch::Sender<admin::View>,
+    status: watch::Sender<status::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
@@ -216,7 +216,7 @@ struct Task {
     view: View,
     parts: Parts,
     topology: Arc<Topology>,
-    status: watch::Sender<admin::View>,
+    status: watch::Sender<status::View>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,
     name: watch::Sender<Option<String>>,
@@ -509,7 +509,7 @@ mod tests {
         let started = |parts: Parts| {
             let (topology, reports) = Topology::new();
             let (_, commands) = mpsc::channel(1);
-            let (status, _) = watch::channel(admin::View::default());
+            let (status, _) = watch::channel(status::View::default());
             let (_, drain) = drain::channel();
             movable(run(parts, topology, reports, || 0, commands, status, drain));
         };

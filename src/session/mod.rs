@@ -17,7 +17,6 @@
 
 pub mod backend;
 pub mod client;
-mod close;
 mod drain;
 mod finish;
 mod held;
@@ -51,7 +50,7 @@ use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
 use crate::topology::{Entry, Phase, Topology};
 
-pub use close::CloseReason;
+pub use crate::close_reason::CloseReason;
 
 use client::Client;
 use finish::Finish;

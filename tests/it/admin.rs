@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::view::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView};
-use switchmaster::admin::{self, Admin, Control, Options, View, client};
+use switchmaster::admin::{self, Admin, Control, Options};
 use switchmaster::metrics::{self, Relay};
 use switchmaster::secret::{Credentials, Secret};
 use switchmaster::socket::ListenAddr;
+use switchmaster::status::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView, View};
 use switchmaster::topology::{Master, Phase, Topology};
+use switchmaster::verbs as client;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use switchmaster::admin::view::CredentialsState;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::wire::{Reply, Wire};
+use switchmaster::status::CredentialsState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -192,7 +192,7 @@ async fn a_password_that_is_changed_in_its_file_needs_no_restart() {
     let proxy = start_as(&spec).await;
     wait_settled(&proxy, &cluster).await;
     rotate(&cluster, "new-one").await;
-    let refused = |view: &switchmaster::admin::View| view.credentials == CredentialsState::Refused;
+    let refused = |view: &switchmaster::status::View| view.credentials == CredentialsState::Refused;
     let seen = wait_view(&proxy, "the refusal, with nobody's help", refused).await;
     assert!(seen.warnings.iter().any(|warning| warning.contains("the file that it comes from")), "{:?}", seen.warnings);
     stays_ready(&proxy).await;

@@ -225,7 +225,7 @@ async fn without_credentials_sentinel_is_followed_until_a_client_brings_some() {
     let mut wire = Wire::open(proxy.addr(), cluster.auth().as_ref(), 0).await.unwrap();
     assert_eq!(wire.ask(&["SET", "a", "1"]).await.unwrap().text(), Some("OK"));
     let seen = wait_view(&proxy, "the replicas, which only ROLE tells", |view| {
-        view.credentials == switchmaster::admin::view::CredentialsState::Learnt && view.replicas.len() == 2
+        view.credentials == switchmaster::status::CredentialsState::Learnt && view.replicas.len() == 2
     })
     .await;
     assert!(!seen.warnings.iter().any(|warning| warning.contains(told)), "{:?}", seen.warnings);

@@ -7,11 +7,11 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::view::{CredentialsState, View};
 use switchmaster::config::{HoldTimeout, HostPort, Minority, SentinelConfig};
 use switchmaster::drain;
 use switchmaster::secret::{Credentials, Secret};
 use switchmaster::sentinel::{self, Command, Parts};
+use switchmaster::status::{CredentialsState, View};
 use switchmaster::topology::{Entry, Phase, Topology};
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -11,11 +11,11 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::admin::View;
-use crate::admin::client::{self, Remote};
-use crate::admin::view::MasterView;
 use crate::backup::Error;
 use crate::config::HostPort;
+use crate::status::MasterView;
+use crate::status::View;
+use crate::verbs::{self as client, Remote};
 
 /// How long a hold lasts when it is not renewed.
 const HOLD: Duration = Duration::from_secs(15);

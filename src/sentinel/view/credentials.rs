@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::{Output, State, View};
-use crate::admin::view::CredentialsState;
 use crate::secret::Credentials;
 use crate::sentinel::report::{NodeAnswer, Role};
+use crate::status::CredentialsState;
 
 /// What was refused is tried again this often where nothing works: the node may have been set right.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);

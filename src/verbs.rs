@@ -13,10 +13,10 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::control::HEADER;
-use super::units::{bytes, millis};
-use super::view::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::admin::control::HEADER;
 use crate::secret::Secret;
+use crate::status::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::units::{bytes, millis};
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
 const PATIENCE: Duration = Duration::from_secs(30);
