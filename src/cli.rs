@@ -177,7 +177,7 @@ pub struct FailoverArgs {
 #[derive(Args, Clone)]
 pub struct HoldArgs {
     /// Release by itself after this long, such as 10s; at most 300s
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::admin::hold_length)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::control::hold_length)]
     pub duration: std::time::Duration,
 }
 

@@ -28,7 +28,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Every reason, for the metrics.
+    /// Every reason, in the order of their declaration.
     pub const ALL: [CloseReason; 11] = [
         CloseReason::ClientClosed,
         CloseReason::UpstreamClosed,
@@ -43,19 +43,8 @@ impl CloseReason {
         CloseReason::Drained,
     ];
 
-    /// The labels of [`CloseReason::ALL`], in its order: the slots of `metrics::Relay::closed_by`.
-    pub const NAMES: [&str; 11] = {
-        let mut names = [""; 11];
-        let mut at = 0;
-        while at < names.len() {
-            names[at] = CloseReason::ALL[at].name();
-            at += 1;
-        }
-        names
-    };
-
     /// The label.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             CloseReason::ClientClosed => "client_closed",
             CloseReason::UpstreamClosed => "upstream_closed",

@@ -10,9 +10,10 @@ use clap::Parser;
 use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Origin, Sources};
 use switchmaster::demo::{self, DemoOptions};
+use switchmaster::remote::Remote;
 use switchmaster::serve;
 use switchmaster::socket::ListenAddr;
-use switchmaster::verbs::{self as client, Remote};
+use switchmaster::verbs;
 
 /// tokio aligns tasks and sockets to 128 bytes. glibc's malloc wastes up to as much again on each, jemalloc has sizes for
 /// them: an idle session takes a fifth less (in a debug build 933 bytes for 1160, with a backend 1201 for 1573), and memory
@@ -69,14 +70,14 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
         },
         Verb::Serve => serve(&loaded, sources),
         Verb::Status(args) => {
-            let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |remote, out| client::status(remote, show, out).await)
+            let show = verbs::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
+            ask(&loaded.config, async |remote, out| verbs::status(remote, show, out).await)
         }
         Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
-            client::failover(remote, args.force, out, &mut std::io::stderr()).await
+            verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
         }),
-        Verb::Hold(args) => ask(&loaded.config, async |remote, out| client::hold(remote, args.duration, out).await),
-        Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
+        Verb::Hold(args) => ask(&loaded.config, async |remote, out| verbs::hold(remote, args.duration, out).await),
+        Verb::Release => ask(&loaded.config, async |remote, out| verbs::release(remote, out).await),
         #[cfg(feature = "backup")]
         Verb::Backup(args) => block_on(async {
             match switchmaster::backup::run(*args, &loaded.config).await {
@@ -104,7 +105,7 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), client::Error>) -> ExitCode {
+fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
     let Some(admin) = config.admin else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };

@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::close_reason::CloseReason;
+
 /// Declares each name once: as a documented constant and as a row of [`ALL`].
 macro_rules! names {
     ($($constant:ident $kind:literal $name:literal $help:literal)*) => {
@@ -82,9 +84,6 @@ pub const BACKUP: &str = "switchmaster_backup_";
 pub const FAILOVER_KINDS: [&str; 3] = ["planned", "crash", "restart"];
 /// Values of the label `phase` of [`FAILOVER_PHASE_SECONDS`].
 pub const FAILOVER_PHASES: [&str; 4] = ["hold", "promotion", "attach", "confirm"];
-/// How many reasons for a session's end [`Relay`] can tell apart.
-pub const CLOSE_REASONS: usize = 24;
-
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 20] =
     [0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
@@ -176,8 +175,8 @@ pub struct Relay {
     pub refused: Counter,
     /// Sessions that ended; see [`Relay::close`].
     pub closed: Counter,
-    /// The same by reason, in the order of the session's own list of reasons.
-    pub closed_by: [Counter; CLOSE_REASONS],
+    /// The same by reason, in the order of [`CloseReason::ALL`].
+    closed_by: [Counter; CloseReason::ALL.len()],
     /// Requests sent on.
     pub requests: Counter,
     /// Replies received from backends (what the control plane takes as a sign of life).
@@ -209,10 +208,15 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Counts the end of a session. `reason` is its place in the list of reasons; the last slot takes what is beyond.
-    pub fn close(&self, reason: usize) {
+    /// Counts the end of a session.
+    pub fn close(&self, reason: CloseReason) {
         self.closed.add(1);
-        self.closed_by[reason.min(CLOSE_REASONS - 1)].add(1);
+        self.closed_by[reason as usize].add(1);
+    }
+
+    /// Sessions that ended for this reason.
+    pub fn closed_for(&self, reason: CloseReason) -> u64 {
+        self.closed_by[reason as usize].get()
     }
 }
 
@@ -247,12 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_close_reason_is_still_counted() {
+    fn each_close_reason_has_a_counter_of_its_own() {
         let relay = Relay::default();
-        relay.close(1);
-        relay.close(1000);
-        assert_eq!(relay.closed.get(), 2);
-        assert_eq!(relay.closed_by[1].get(), 1);
-        assert_eq!(relay.closed_by[CLOSE_REASONS - 1].get(), 1);
+        CloseReason::ALL.iter().for_each(|reason| relay.close(*reason));
+        assert_eq!(relay.closed.get(), CloseReason::ALL.len() as u64);
+        assert!(CloseReason::ALL.iter().all(|reason| relay.closed_for(*reason) == 1));
     }
 }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -20,7 +21,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
+#[cfg(feature = "backup")]
+use crate::backup;
 use crate::config::{Config, Listen};
+use crate::control::{self, ControlRequest};
 use crate::drain::{self, Stage};
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Relay};
@@ -28,7 +32,7 @@ use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
 use crate::session::spare::Spare;
-use crate::session::{CloseReason, Worker, registry};
+use crate::session::{Worker, registry};
 use crate::socket::{self, ListenAddr, SocketFile};
 use crate::status::View;
 use crate::topology::{Report, Topology};
@@ -333,18 +337,14 @@ impl Control {
             let admin = Admin {
                 topology: self.topology.clone(),
                 relays: self.relays.clone(),
-                close_reasons: &CloseReason::NAMES,
                 view: Arc::new(move || shown.borrow().clone()),
-                commands: translate(commands),
+                backups: Arc::new(backups(self.config.state_dir.clone())),
+                commands,
                 draining: self.draining,
                 prometheus: metrics::install(),
                 proxy: self.own[0].clone(),
                 credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-                options: admin::Options {
-                    token: self.config.admin_token.clone(),
-                    state_dir: self.config.state_dir.clone(),
-                    ..admin::Options::default()
-                },
+                options: admin::Options { token: self.config.admin_token.clone(), ..admin::Options::default() },
             };
             tokio::spawn(admin::serve(admin, listener));
         }
@@ -365,7 +365,7 @@ impl Control {
 }
 
 /// Looks at the files again and again: a rotation needs no restart.
-async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<sentinel::Command>) {
+async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<ControlRequest>) {
     let (mut redis, mut sentinels) = (config.sentinel.redis_auth, config.sentinel.auth);
     loop {
         tokio::time::sleep(PASSWORDS_EVERY).await;
@@ -374,50 +374,27 @@ async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<s
         if (&redis, &sentinels) != (&found.sentinel.redis_auth, &found.sentinel.auth) {
             (redis, sentinels) = (found.sentinel.redis_auth, found.sentinel.auth);
             let (redis, sentinels) = (redis.clone(), sentinels.clone());
-            if orders.send(sentinel::Command::Credentials { redis, sentinels }).await.is_err() {
+            let (reply, _) = oneshot::channel();
+            if orders.send((control::Control::Credentials { redis, sentinels }, reply)).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// Gives the admin server's commands to the control plane.
-fn translate(orders: mpsc::Sender<sentinel::Command>) -> admin::Commands {
-    let (commands, mut received) = mpsc::channel::<admin::Command>(16);
-    tokio::spawn(async move {
-        while let Some((control, answer)) = received.recv().await {
-            let orders = orders.clone();
-            tokio::spawn(async move {
-                let _ = answer.send(carry_out(&orders, control).await);
-            });
-        }
-    });
-    commands
+/// What the runs of `backup` left in `state_dir`, as samples of the backups of the master of a given name.
+#[cfg(feature = "backup")]
+fn backups(state_dir: Option<PathBuf>) -> impl Fn(&str) -> String {
+    move |master_name| {
+        let mut records = state_dir.as_deref().map(backup::report::read_state).unwrap_or_default();
+        records.entry(master_name.to_owned()).or_default();
+        backup::report::exposition(&records)
+    }
 }
 
-async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Control) -> Result<String, String> {
-    const ENDING: &str = "the proxy is ending";
-    let send = |order| async { orders.send(order).await.map_err(|_| ENDING.to_owned()) };
-    match control {
-        admin::Control::Hold { for_ } => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Hold { limit: for_, reply }).await?;
-            done.await.map_err(|_| ENDING)?;
-            Ok(format!("new requests are held for at most {} s", for_.as_secs_f64()))
-        }
-        admin::Control::Release => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Release { reply }).await?;
-            done.await.map_err(|_| ENDING)?;
-            Ok("requests flow again".into())
-        }
-        admin::Control::Failover { force } => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Failover { force, reply }).await?;
-            done.await.map_err(|_| ENDING)??;
-            Ok("Sentinel has begun the failover".into())
-        }
-    }
+#[cfg(not(feature = "backup"))]
+fn backups(_: Option<PathBuf>) -> impl Fn(&str) -> String {
+    |_| String::new()
 }
 
 /// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.

@@ -4,38 +4,23 @@
 
 use std::fmt;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use crate::admin::control::HEADER;
-use crate::secret::Secret;
+use crate::control::Control;
+use crate::remote::{self, Remote};
 use crate::status::{CredentialsState, FailoverView, State, Traffic, View};
 use crate::units::{bytes, millis};
 
-/// How long an answer may take; longer than the server waits for a command's own answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long `failover` follows what it started.
 const FOLLOW: Duration = Duration::from_secs(30);
 /// Between two looks of `status --watch`.
 const LOOK: Duration = Duration::from_secs(1);
-/// A longer answer is not from a switchmaster.
-const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Why a verb failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The admin address could not be reached.
-    Unreachable(SocketAddr, std::io::Error),
-    /// What answered there is not a switchmaster, or broke off.
-    Garbled(SocketAddr, String),
-    /// switchmaster said no, and why.
-    Refused(String),
+    /// The switchmaster could not be asked, or refused.
+    Remote(remote::Error),
     /// The command was accepted and nothing came of it in time.
     NothingHappened(String),
     /// The output could not be written.
@@ -52,16 +37,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Unreachable(addr, error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                write!(f, "nobody listens at {addr}: is switchmaster running, and with this --admin address?")
-            }
-            Error::Unreachable(addr, error) => {
-                write!(f, "cannot reach switchmaster at {addr}: {error}")
-            }
-            Error::Garbled(addr, what) => {
-                write!(f, "what listens at {addr} does not answer as switchmaster does: {what}")
-            }
-            Error::Refused(why) => f.write_str(why),
+            Error::Remote(error) => error.fmt(f),
             Error::NothingHappened(what) => f.write_str(what),
             Error::Output(error) => write!(f, "cannot write: {error}"),
         }
@@ -70,18 +46,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A running switchmaster, as the verbs reach it.
-#[derive(Clone, Debug)]
-pub struct Remote {
-    /// Its admin address.
-    pub admin: SocketAddr,
-    /// Its `admin_token`, which commands to another host need.
-    pub token: Option<Secret>,
-}
-
-impl From<SocketAddr> for Remote {
-    fn from(admin: SocketAddr) -> Remote {
-        Remote { admin, token: None }
+impl From<remote::Error> for Error {
+    fn from(error: remote::Error) -> Error {
+        Error::Remote(error)
     }
 }
 
@@ -96,33 +63,12 @@ pub struct Show {
     pub colour: bool,
 }
 
-/// What it sees now.
-pub async fn look(remote: &Remote) -> Result<View, Error> {
-    read_view(remote.admin, &fetch(remote, Method::GET, "/status.json").await?)
-}
-
-/// Holds new requests for `for_`, from now on; a second hold takes the place of the first. Returns its words.
-pub async fn order_hold(remote: &Remote, for_: Duration) -> Result<String, Error> {
-    order(remote, &format!("/control/hold?for={}ms", for_.as_millis())).await
-}
-
-/// Ends a hold. Returns its words.
-pub async fn order_release(remote: &Remote) -> Result<String, Error> {
-    order(remote, "/control/release").await
-}
-
-async fn order(remote: &Remote, path: &str) -> Result<String, Error> {
-    let answer = fetch(remote, Method::POST, path).await?;
-    message(&answer).ok_or_else(|| Error::Garbled(remote.admin, "an answer without a message".into()))
-}
-
 /// Prints what the switchmaster at `remote` sees.
 pub async fn status(remote: impl Into<Remote>, show: Show, out: &mut impl Write) -> Result<(), Error> {
     let remote = remote.into();
     loop {
-        let text = fetch(&remote, Method::GET, "/status.json").await?;
-        let view = || read_view(remote.admin, &text);
-        let shown = if show.json { text.trim_end().to_string() } else { describe(&view()?, show.colour) };
+        let text = remote.status().await?;
+        let shown = if show.json { text.trim_end().to_string() } else { describe(&remote.read(&text)?, show.colour) };
         // One write, after going home and clearing what is below, does not flicker.
         let home = if show.watch && show.colour && !show.json { "\x1b[H\x1b[J" } else { "" };
         writeln!(out, "{home}{}", shown.trim_end()).and_then(|()| out.flush()).map_err(Error::Output)?;
@@ -135,12 +81,12 @@ pub async fn status(remote: impl Into<Remote>, show: Show, out: &mut impl Write)
 
 /// Holds new requests for `for_`.
 pub async fn hold(remote: impl Into<Remote>, for_: Duration, out: &mut impl Write) -> Result<(), Error> {
-    writeln!(out, "{}", order_hold(&remote.into(), for_).await?).map_err(Error::Output)
+    writeln!(out, "{}", remote.into().order(&Control::Hold { for_ }).await?).map_err(Error::Output)
 }
 
 /// Ends a hold.
 pub async fn release(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
-    writeln!(out, "{}", order_release(&remote.into()).await?).map_err(Error::Output)
+    writeln!(out, "{}", remote.into().order(&Control::Release).await?).map_err(Error::Output)
 }
 
 /// Asks for a planned failover and follows it until the sessions have another master, at most 30 s. `force` asks whatever
@@ -152,18 +98,18 @@ pub async fn failover(
     progress: &mut impl Write,
 ) -> Result<(), Error> {
     let remote = remote.into();
-    let before = look(&remote).await?;
+    let before = remote.look().await?;
     let started = Instant::now();
-    let path = if force { "/control/failover?force" } else { "/control/failover" };
+    let control = Control::Failover { force };
     let answer = {
-        let ordered = order(&remote, path);
+        let ordered = remote.order(&control);
         tokio::pin!(ordered);
         loop {
             tokio::select! {
                 answer = &mut ordered => break answer?,
                 () = tokio::time::sleep(LOOK) => {
                     // A terminal that went away ends no failover.
-                    let _ = writeln!(progress, "{}", waiting(&look(&remote).await?));
+                    let _ = writeln!(progress, "{}", waiting(&remote.look().await?));
                 }
             }
         }
@@ -171,7 +117,7 @@ pub async fn failover(
     writeln!(out, "{answer}").map_err(Error::Output)?;
     while started.elapsed() < FOLLOW {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let view = look(&remote).await?;
+        let view = remote.look().await?;
         let Some(master) = view.master.as_ref().filter(|master| !master.provisional) else {
             continue;
         };
@@ -216,58 +162,6 @@ fn gave_up(reason: &str) -> String {
         _ => "see the Sentinels' logs",
     };
     format!("Sentinel gave the failover up ({reason}): {meaning}; the master stays")
-}
-
-/// The body of an answer with a good status.
-async fn fetch(remote: &Remote, method: Method, path: &str) -> Result<String, Error> {
-    let admin = remote.admin;
-    let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
-    let conversation = async {
-        let stream = TcpStream::connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
-        let mut request =
-            Request::builder().method(method).uri(path).header(header::HOST, admin.to_string()).header(HEADER, "1");
-        if let Some(token) = &remote.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
-        }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(&error))?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| garbled(&error))?;
-            let status = response.status();
-            let body =
-                Limited::new(response.into_body(), LONGEST_ANSWER).collect().await.map_err(|error| garbled(&error))?;
-            let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-            if status.is_success() {
-                return Ok(text);
-            }
-            Err(match message(&text) {
-                Some(message) => Error::Refused(message),
-                None => garbled(&format!("{status}: {}", text.lines().next().unwrap_or(""))),
-            })
-        };
-        // The connection's own end is of no interest once the answer is here.
-        tokio::pin!(exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(garbled(&error)),
-            },
-        }
-    };
-    let patience = || Error::Garbled(admin, format!("no answer within {} s", PATIENCE.as_secs()));
-    tokio::time::timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(patience()))
-}
-
-fn read_view(admin: SocketAddr, text: &str) -> Result<View, Error> {
-    serde_json::from_str(text).map_err(|error| Error::Garbled(admin, error.to_string()))
-}
-
-/// The `message` of a command's answer.
-fn message(text: &str) -> Option<String> {
-    let answer: serde_json::Value = serde_json::from_str(text).ok()?;
-    Some(answer.get("message")?.as_str()?.to_string())
 }
 
 /// The view as text for a terminal.

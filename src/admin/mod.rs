@@ -4,7 +4,7 @@
 //! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time.
 //! It holds no [`crate::drain::Watch`]: it answers until the process ends, so that a drain can be seen.
 
-pub mod control;
+mod control;
 pub mod health;
 mod page;
 mod probe;
@@ -14,7 +14,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,9 +30,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use control::{Command, Commands, Control, hold_length};
+pub use control::Commands;
 pub use health::OnGlobalOutage;
 
+use crate::control::Control;
 use crate::metrics::Relay;
 use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
@@ -46,10 +46,10 @@ pub struct Admin {
     pub topology: Arc<Topology>,
     /// The workers' counters.
     pub relays: Arc<[Arc<Relay>]>,
-    /// The names of the slots of [`Relay::closed_by`], in order.
-    pub close_reasons: &'static [&'static str],
     /// What the control plane knows; the fields that [`View`] calls the admin server's are overwritten.
     pub view: Arc<dyn Fn() -> View + Send + Sync>,
+    /// The samples of the backups of the master of this name, for `/metrics`.
+    pub backups: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Takes commands.
     pub commands: Commands,
     /// Set once the process has begun to drain.
@@ -84,8 +84,6 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a connection may last in all.
     pub connection_limit: Duration,
-    /// Where `backup` leaves what came of its last run, for `/metrics`.
-    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -99,7 +97,6 @@ impl Default for Options {
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
             connection_limit: Duration::from_secs(20),
-            state_dir: None,
         }
     }
 }
@@ -237,8 +234,8 @@ impl Server {
             "/ready" => self.ready(),
             "/health" => self.health().await,
             "/metrics" => {
-                let state_dir = self.admin.options.state_dir.as_deref();
-                let metrics = scrape::render(&self.admin.prometheus, &self.observe(), state_dir);
+                let view = self.observe();
+                let metrics = scrape::render(&self.admin.prometheus, &view) + &(self.admin.backups)(&view.master_name);
                 with(text(StatusCode::OK, metrics), header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
             }
             "/status.json" => json(StatusCode::OK, &self.observe()),
@@ -297,7 +294,7 @@ impl Server {
         if let Err(why) = control::permit(request.headers(), peer, options.token.as_ref()) {
             return refuse(StatusCode::FORBIDDEN, why);
         }
-        let control = match control::parse(verb, request.uri().query()) {
+        let control = match Control::parse(verb, request.uri().query()) {
             Ok(control) => control,
             Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
         };
@@ -348,7 +345,7 @@ impl Server {
     }
 
     fn traffic(&self) -> Traffic {
-        scrape::traffic(&self.admin.relays, self.admin.close_reasons)
+        scrape::traffic(&self.admin.relays)
     }
 
     fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {

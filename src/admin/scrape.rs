@@ -5,12 +5,12 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::close_reason::CloseReason;
 use crate::metrics as names;
 use crate::metrics::Relay;
 use crate::status::{Traffic, View};
@@ -19,16 +19,14 @@ use crate::topology::Phase;
 const PHASES: [Phase; 6] =
     [Phase::Stable, Phase::Electing, Phase::Suspect, Phase::Switching, Phase::Paused, Phase::Failing];
 
-/// Sums what the workers counted. `reasons` names the slots of [`Relay::closed_by`], in order.
-pub fn traffic(relays: &[std::sync::Arc<Relay>], reasons: &[&str]) -> Traffic {
+/// Sums what the workers counted.
+pub fn traffic(relays: &[std::sync::Arc<Relay>]) -> Traffic {
     let sum = |pick: fn(&Relay) -> &names::Counter| relays.iter().map(|relay| pick(relay).get()).sum::<u64>();
     // Ends before beginnings: a difference is then never negative.
     let (closed, released) = (sum(|relay| &relay.closed), sum(|relay| &relay.released));
     let (accepted, held) = (sum(|relay| &relay.accepted), sum(|relay| &relay.held));
-    let by_slot = |slot: usize| relays.iter().map(|relay| relay.closed_by[slot].get()).sum::<u64>();
-    let named = reasons.len().min(names::CLOSE_REASONS);
-    let mut closed_by: Vec<_> = (0..named).map(|slot| (reasons[slot].to_string(), by_slot(slot))).collect();
-    closed_by.push(("other".into(), (named..names::CLOSE_REASONS).map(by_slot).sum()));
+    let closed_for = |reason: CloseReason| relays.iter().map(|relay| relay.closed_for(reason)).sum::<u64>();
+    let closed_by = CloseReason::ALL.map(|reason| (reason.name().to_owned(), closed_for(reason))).into();
     Traffic {
         sessions: accepted.saturating_sub(closed),
         held_sessions: held.saturating_sub(released),
@@ -77,8 +75,8 @@ impl Rates {
     }
 }
 
-/// The text of `/metrics`. `state_dir`: where `backup` leaves what came of its last run.
-pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) -> String {
+/// The text of `/metrics`, but for the backups.
+pub fn render(handle: &PrometheusHandle, view: &View) -> String {
     let traffic = &view.traffic;
     gauge!(names::SESSIONS).set(traffic.sessions as f64);
     gauge!(names::HELD_SESSIONS).set(traffic.held_sessions as f64);
@@ -127,19 +125,8 @@ pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) 
 
     let mut text = handle.render();
     master_info(&mut text, view);
-    backups(&mut text, view, state_dir);
     text
 }
-
-#[cfg(feature = "backup")]
-fn backups(text: &mut String, view: &View, state_dir: Option<&Path>) {
-    let mut records = state_dir.map(crate::backup::report::read_state).unwrap_or_default();
-    records.entry(view.master_name.clone()).or_default();
-    text.push_str(&crate::backup::report::exposition(&records));
-}
-
-#[cfg(not(feature = "backup"))]
-fn backups(_: &mut String, _: &View, _: Option<&Path>) {}
 
 fn master_info(text: &mut String, view: &View) {
     let name = names::MASTER_INFO;

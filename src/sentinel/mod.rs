@@ -31,6 +31,7 @@ use metrics::histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
+use crate::control::{Control, ControlRequest};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
@@ -72,37 +73,6 @@ impl Parts {
     }
 }
 
-/// What an operator may ask of the watch task.
-#[derive(Debug)]
-pub enum Command {
-    /// Hold requests (phase `Paused`) until [`Command::Release`], at most this long.
-    Hold {
-        /// At most.
-        limit: Duration,
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// End that hold.
-    Release {
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// The configured credentials were changed where they are kept.
-    Credentials {
-        /// For the Redis nodes.
-        redis: Option<Credentials>,
-        /// For the Sentinels.
-        sentinels: Option<Credentials>,
-    },
-    /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
-    Failover {
-        /// Ask whatever the nodes are like.
-        force: bool,
-        /// A Sentinel has begun it, or why none has.
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-}
-
 /// Why [`run`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -135,7 +105,7 @@ pub async fn run(
     topology: Arc<Topology>,
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<ControlRequest>,
     status: watch::Sender<status::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
@@ -231,7 +201,7 @@ struct Task {
     memory: Option<Memory>,
     keeper: Keeper,
     /// Who is answered when a Sentinel has begun the failover, or none has.
-    asked: Option<oneshot::Sender<Result<(), String>>>,
+    asked: Option<oneshot::Sender<Result<String, String>>>,
     shown: Option<Instant>,
     /// What each Sentinel monitors, while no name is known, and since when one has said so.
     names: BTreeMap<HostPort, Vec<String>>,
@@ -244,7 +214,7 @@ impl Task {
         mut messages: mpsc::Receiver<Message>,
         mut reports: mpsc::Receiver<Report>,
         relay_replies: impl Fn() -> u64,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<ControlRequest>,
         drain: drain::Watch,
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
@@ -408,29 +378,34 @@ impl Task {
         Ok(())
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, (control, reply): ControlRequest) {
         let now = Instant::now();
-        match command {
-            Command::Hold { limit, reply } => {
-                self.view.handle(now, Input::Hold { until: now + limit });
+        let done = match control {
+            Control::Hold { for_ } => {
+                self.view.handle(now, Input::Hold { until: now + for_ });
                 self.carry_out();
-                let _ = reply.send(());
+                Ok(format!("new requests are held for at most {} s", for_.as_secs_f64()))
             }
-            Command::Release { reply } => {
+            Control::Release => {
                 self.view.handle(now, Input::Release);
                 self.carry_out();
-                let _ = reply.send(());
+                Ok("requests flow again".into())
             }
-            Command::Credentials { redis, sentinels } => {
+            Control::Credentials { redis, sentinels } => {
                 tracing::info!("the configured passwords have changed: using the new ones from now on");
                 self.auth.send_replace(sentinels);
                 self.view.handle(now, Input::Configured(redis));
+                Ok("the new passwords are used from now on".into())
             }
-            Command::Failover { force, reply } => match self.view.want_failover(now, force) {
-                Ok(()) => self.asked = Some(reply),
-                Err(why) => _ = reply.send(Err(why)),
+            Control::Failover { force } => match self.view.want_failover(now, force) {
+                Ok(()) => {
+                    self.asked = Some(reply);
+                    return;
+                }
+                Err(why) => Err(why),
             },
-        }
+        };
+        let _ = reply.send(done);
     }
 
     fn ask_for_failover(&self, order: Vec<HostPort>) {
@@ -443,7 +418,7 @@ impl Task {
 
     fn answer_asked(&mut self, result: Result<(), String>) {
         if let Some(asked) = self.asked.take() {
-            let _ = asked.send(result);
+            let _ = asked.send(result.map(|()| "Sentinel has begun the failover".into()));
         }
     }
 

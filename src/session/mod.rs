@@ -133,7 +133,7 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         if let Some((stream, term)) = lane {
             Box::pin(pool::give_back(&worker.spare, stream, term)).await;
         }
-        worker.relay.close(reason as usize);
+        worker.relay.close(reason);
     }
 }
 

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::{self, Admin, Control, Options};
+use switchmaster::admin::{self, Admin, Options};
+use switchmaster::backup::report::{self, Record, Records};
+use switchmaster::close_reason::CloseReason;
+use switchmaster::control::{Control, ControlRequest};
 use switchmaster::metrics::{self, Relay};
 use switchmaster::secret::{Credentials, Secret};
 use switchmaster::socket::ListenAddr;
@@ -18,8 +21,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-
-const REASONS: &[&str] = &["client_closed", "server_closed"];
 
 /// A running admin server and the strings it hangs on.
 struct Fixture {
@@ -49,15 +50,15 @@ impl Fixture {
         let view = Arc::new(Mutex::new(healthy_view()));
         let draining = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let (commands, mut orders) = mpsc::channel::<admin::Command>(4);
+        let (commands, mut orders) = mpsc::channel::<ControlRequest>(4);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let source = view.clone();
         let server = Admin {
             topology: topology.clone(),
             relays: Arc::from([relay.clone()]),
-            close_reasons: REASONS,
             view: Arc::new(move || source.lock().unwrap().clone()),
+            backups: Arc::new(|name| report::exposition(&Records::from([(name.into(), Record::default())]))),
             commands,
             draining: draining.clone(),
             prometheus: metrics::install(),
@@ -68,7 +69,7 @@ impl Fixture {
         let book = taken.clone();
         let control = tokio::spawn(async move {
             while let Some((control, answer)) = orders.recv().await {
-                book.lock().unwrap().push(control);
+                book.lock().unwrap().push(control.clone());
                 let _ = answer.send(match control {
                     Control::Release => Err("nothing is held".into()),
                     _ => Ok(format!("done: {control:?}")),
@@ -199,7 +200,7 @@ async fn what_does_not_exist_is_told_with_what_does() {
 async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
     let fixture = Fixture::start().await;
     fixture.relay.accepted.add(3);
-    fixture.relay.close(1);
+    fixture.relay.close(CloseReason::UpstreamClosed);
     let text = fixture.get("/metrics").await.body;
     for (name, kind, help) in metrics::ALL {
         assert!(text.contains(&format!("# HELP {name} {help}\n")), "no help for {name}");
@@ -221,7 +222,7 @@ async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
         let base = ["_bucket", "_sum", "_count"].iter().fold(name, |name, suffix| name.trim_end_matches(suffix));
         assert!(metrics::ALL.iter().any(|(listed, ..)| *listed == base), "{name} is not listed");
     }
-    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"server_closed\"} "));
+    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"upstream_closed\"} "));
     assert!(text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",le=\"0.005\"} "));
     #[cfg(target_os = "linux")]
     for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {

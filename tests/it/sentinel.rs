@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use switchmaster::config::{HoldTimeout, HostPort, Minority, SentinelConfig};
+use switchmaster::control::{Control, ControlRequest};
 use switchmaster::drain;
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::sentinel::{self, Command, Parts};
+use switchmaster::sentinel::{self, Parts};
 use switchmaster::status::{CredentialsState, View};
 use switchmaster::topology::{Entry, Phase, Topology};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -155,7 +156,7 @@ struct Following {
     topology: Arc<Topology>,
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
     status: watch::Receiver<View>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<ControlRequest>,
     ended: Arc<Mutex<Option<Result<(), sentinel::Error>>>>,
     _signal: drain::Signal,
 }
@@ -236,8 +237,8 @@ impl Following {
 
     fn failover(&self) {
         let (reply, answer) = oneshot::channel();
-        self.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
-        assert_eq!(answer.blocking_recv().expect("answered"), Ok(()));
+        self.commands.blocking_send((Control::Failover { force: false }, reply)).expect("the task runs");
+        assert_eq!(answer.blocking_recv().expect("answered").map(drop), Ok(()));
     }
 
     /// Entries since `from`, with their age in milliseconds.
@@ -427,7 +428,7 @@ fn fail_backs_are_followed_and_never_wrong() {
         let from = Instant::now();
         wait_for("Sentinel takes another failover", || {
             let (reply, answer) = oneshot::channel();
-            following.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
+            following.commands.blocking_send((Control::Failover { force: false }, reply)).expect("the task runs");
             let taken = answer.blocking_recv().expect("answered").is_ok();
             taken && {
                 let deadline = Instant::now() + Duration::from_secs(5);

@@ -20,7 +20,11 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("src/topology.rs", &["secret"]),
     ("src/drain.rs", &[]),
     ("src/socket.rs", &[]),
-    ("src/metrics.rs", &[]),
+    ("src/metrics.rs", &["close_reason"]),
+    ("src/close_reason.rs", &[]),
+    ("src/control.rs", &["secret"]),
+    ("src/status.rs", &[]),
+    ("src/units.rs", &[]),
     ("src/secret.rs", &[]),
     ("src/resp", &["resp"]),
 ];

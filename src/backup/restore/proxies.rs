@@ -13,12 +13,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backup::Error;
 use crate::config::HostPort;
+use crate::control::Control;
+use crate::remote::Remote;
 use crate::status::MasterView;
 use crate::status::View;
-use crate::verbs::{self as client, Remote};
 
 /// How long a hold lasts when it is not renewed.
 const HOLD: Duration = Duration::from_secs(15);
+const HOLD_ORDER: Control = Control::Hold { for_: HOLD };
 /// Between two renewals; three may fail.
 const RENEW: Duration = Duration::from_secs(4);
 /// Between two looks at whom a proxy follows, and how long one may take.
@@ -77,7 +79,7 @@ impl Proxies {
     pub async fn survey(remotes: Vec<Remote>, target: SocketAddr, run_id: &str) -> Result<Proxies, Error> {
         let mut all = Vec::new();
         for remote in remotes {
-            let view = client::look(&remote).await.map_err(|error| {
+            let view = remote.look().await.map_err(|error| {
                 Error::Unavailable(format!("the proxy at {}: {error}; nothing was changed", remote.admin))
             })?;
             fronts(&view, target, run_id)
@@ -101,7 +103,7 @@ impl Proxies {
     /// Holds all of them. When one refuses, the others are released again.
     pub async fn hold(&self) -> Result<(), Error> {
         for Proxy { remote, .. } in &self.all {
-            if let Err(error) = client::order_hold(remote, HOLD).await {
+            if let Err(error) = remote.order(&HOLD_ORDER).await {
                 self.release().await;
                 return Err(Error::Restore(format!(
                     "the proxy at {} does not hold its clients: {error}; nothing was changed",
@@ -136,7 +138,7 @@ impl Proxies {
         while !waiting.is_empty() && started.elapsed() < SEEN_WITHIN {
             let mut still = Vec::new();
             for proxy in waiting {
-                let view = client::look(&proxy.remote).await;
+                let view = proxy.remote.look().await;
                 if !view.is_ok_and(|view| view.term > proxy.term && view.master.is_some()) {
                     still.push(proxy);
                 }
@@ -165,7 +167,7 @@ impl Proxy {
                 return Err(Error::Restore(format!("the proxy at {admin} follows another master now")));
             }
             sleep(LOOK).await;
-            if let Ok(Ok(view)) = timeout(ANSWER, client::look(&self.remote)).await
+            if let Ok(Ok(view)) = timeout(ANSWER, self.remote.look()).await
                 && let Some(master) = &view.master
                 && !is(master, self.target, &self.run_id)
             {
@@ -180,7 +182,7 @@ impl Proxy {
                 continue;
             }
             asked = Instant::now();
-            let error = match timeout(ANSWER, client::order_hold(&self.remote, HOLD)).await {
+            let error = match timeout(ANSWER, self.remote.order(&HOLD_ORDER)).await {
                 Ok(Ok(_)) => {
                     renewed = asked;
                     continue;
@@ -198,7 +200,7 @@ impl Proxy {
     /// Whether it could be told.
     async fn release(&self) -> bool {
         let told = self.gone.load(Ordering::Relaxed);
-        told || matches!(timeout(RENEW, client::order_release(&self.remote)).await, Ok(Ok(_)))
+        told || matches!(timeout(RENEW, self.remote.order(&Control::Release)).await, Ok(Ok(_)))
     }
 }
 

@@ -11,7 +11,7 @@ use super::settings;
 use crate::backup::source::{self, Topology};
 use crate::backup::{Error, Manifest};
 use crate::config::Config;
-use crate::verbs::Remote;
+use crate::remote::Remote;
 
 /// What is known of the target.
 #[derive(Debug)]
