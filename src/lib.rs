@@ -38,25 +38,21 @@
 //! - *early commit*: following a promotion before Sentinel announces it; *provisional* until the epoch confirms it.
 
 pub mod admin;
-#[cfg(feature = "backup")]
-pub mod backup;
 pub mod cli;
 pub mod close_reason;
 pub mod config;
-pub mod control;
-pub mod demo;
 pub mod drain;
 pub mod listener;
 pub mod metrics;
-pub mod remote;
-pub mod resp;
-pub mod secret;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
 pub mod socket;
-pub mod status;
 pub mod topology;
-pub mod units;
 pub mod verbs;
-pub mod wire;
+
+#[cfg(feature = "backup")]
+pub use switchmaster_backup as backup;
+pub use switchmaster_protocol::{address, control, location, remote, resp, secret, settings, status, units, wire};
+#[cfg(feature = "demo")]
+pub use switchmaster_testkit as demo;

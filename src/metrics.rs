@@ -59,27 +59,12 @@ names! {
     BACKENDS_DETACHED "counter" "switchmaster_backends_detached_total" "Connections to Redis that sessions gave back after being idle for detach_idle_after."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
-    BACKUP_LAST_RUN "gauge" "switchmaster_backup_last_run_timestamp_seconds" "When `backup create` last ended, well or not, in seconds since the Unix epoch; 0: never."
-    BACKUP_EXIT_CODE "gauge" "switchmaster_backup_last_exit_code" "Exit code of the last `backup create`; 0: done."
-    BACKUP_LAST_SUCCESS "gauge" "switchmaster_backup_last_success_timestamp_seconds" "When the last good backup was begun, in seconds since the Unix epoch; 0: never."
-    BACKUP_LAST_VERIFIED "gauge" "switchmaster_backup_last_verified_timestamp_seconds" "When a stored backup last passed `backup verify`, in seconds since the Unix epoch; 0: never."
-    BACKUP_DURATION "gauge" "switchmaster_backup_duration_seconds" "How long the last good backup took."
-    BACKUP_PLAIN_BYTES "gauge" "switchmaster_backup_plain_bytes" "Bytes of the RDB of the last good backup."
-    BACKUP_STORED_BYTES "gauge" "switchmaster_backup_stored_bytes" "Bytes that the store keeps of it."
-    BACKUP_KEYS "gauge" "switchmaster_backup_keys" "Keys in it."
-    BACKUP_KEY_DROP "gauge" "switchmaster_backup_key_drop" "1 when it has less than half the keys of the one before it."
-    BACKUP_STREAM_SHIPPED "gauge" "switchmaster_backup_stream_shipped_timestamp_seconds" "`backup follow`: everything that had arrived by then is in the store, in seconds since the Unix epoch."
-    BACKUP_STREAM_OFFSET "gauge" "switchmaster_backup_stream_shipped_offset" "`backup follow`: the replication offset of that moment."
-    BACKUP_STREAM_LAG "gauge" "switchmaster_backup_stream_lag_bytes" "`backup follow`: how far the replica is ahead of that offset."
-    BACKUP_STREAM_SPOOL "gauge" "switchmaster_backup_stream_spool_bytes" "`backup follow`: bytes that wait on this host for the store."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."
     PROCESS_START_TIME "gauge" "process_start_time_seconds" "Start time of the process, in seconds since the Unix epoch."
     PROCESS_RESIDENT_MEMORY "gauge" "process_resident_memory_bytes" "Resident memory of the process, in bytes."
     PROCESS_OPEN_FDS "gauge" "process_open_fds" "File descriptors that are open now."
 }
 
-/// How the names of the metrics about backups begin; their label is `master_name`.
-pub const BACKUP: &str = "switchmaster_backup_";
 /// Values of the label `kind` of [`FAILOVERS`].
 pub const FAILOVER_KINDS: [&str; 3] = ["planned", "crash", "restart"];
 /// Values of the label `phase` of [`FAILOVER_PHASE_SECONDS`].
@@ -133,8 +118,6 @@ fn start_at_zero() {
             (MASTER_INFO, _) => {}
             // Their labels are known only to the scraper.
             (SESSIONS_CLOSED | PHASE | BYTES, _) => {}
-            // Told by the runs of `backup`, if there are any.
-            (name, _) if name.starts_with(BACKUP) => {}
             (BUILD_INFO, _) => gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0),
             (FAILOVERS, _) => FAILOVER_KINDS.iter().for_each(|kind| counter!(FAILOVERS, "kind" => *kind).increment(0)),
             (FAILOVER_PHASE_SECONDS, _) => {

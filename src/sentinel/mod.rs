@@ -9,16 +9,13 @@
 //! sessions ─┘                    └─► log, metrics, status::View
 //! ```
 
-pub mod client;
-pub mod electorate;
-pub mod event;
 mod follower;
 pub mod lineage;
 mod memory;
 mod prober;
-pub mod report;
 pub mod view;
-pub mod word;
+
+pub use switchmaster_protocol::sentinel::{client, electorate, event, report, word};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

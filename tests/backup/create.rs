@@ -9,9 +9,9 @@ pub mod site;
 use std::fs;
 use std::time::Duration;
 
+use switchmaster::backup::args::CreateArgs;
 use switchmaster::backup::pack::{Identities, Unpacker};
 use switchmaster::backup::{Error, catalog, report};
-use switchmaster::cli::CreateArgs;
 use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::wire::{Reply, Wire};
 use tokio::time::timeout;

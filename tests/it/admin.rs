@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use switchmaster::admin::{self, Admin, Options};
+use switchmaster::backup;
 use switchmaster::backup::report::{self, Record, Records};
 use switchmaster::close_reason::CloseReason;
 use switchmaster::control::{Control, ControlRequest};
@@ -202,7 +203,7 @@ async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
     fixture.relay.accepted.add(3);
     fixture.relay.close(CloseReason::UpstreamClosed);
     let text = fixture.get("/metrics").await.body;
-    for (name, kind, help) in metrics::ALL {
+    for (name, kind, help) in metrics::ALL.iter().chain(backup::metrics::ALL) {
         assert!(text.contains(&format!("# HELP {name} {help}\n")), "no help for {name}");
         assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "no type for {name}");
         let samples = text.lines().filter(|line| {
@@ -220,7 +221,10 @@ async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
         assert!(seen.insert(series.to_string()), "{series} twice");
         let name = series.split(['{', ' ']).next().unwrap();
         let base = ["_bucket", "_sum", "_count"].iter().fold(name, |name, suffix| name.trim_end_matches(suffix));
-        assert!(metrics::ALL.iter().any(|(listed, ..)| *listed == base), "{name} is not listed");
+        assert!(
+            metrics::ALL.iter().chain(backup::metrics::ALL).any(|(listed, ..)| *listed == base),
+            "{name} is not listed"
+        );
     }
     assert!(text.contains("switchmaster_sessions_closed_total{reason=\"upstream_closed\"} "));
     assert!(text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",le=\"0.005\"} "));

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use switchmaster::backup::Config;
 use switchmaster::backup::follow::replay::{Goal, Replay};
 use switchmaster::backup::follow::segment::{self, Index, Name};
 use switchmaster::backup::follow::shipper;
 use switchmaster::backup::follow::timeline::Stored;
-use switchmaster::config::Config;
 use switchmaster::demo::cluster::until;
 use switchmaster::wire::encode;
 

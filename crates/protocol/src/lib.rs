@@ -1,0 +1,23 @@
+//! What the proxy, its backups and its test kit all need to know of Redis, of Sentinel and of one another.
+//!
+//! ```text
+//!   resp ◀── wire      bytes of Redis: what is said, and one connection to say it on
+//!   sentinel           asking Sentinels and nodes, and whom their answers name
+//!   status, control ◀── remote      what a running switchmaster shows and takes, and asking it
+//!   address, location, secret, settings, units, binary      values, as people write them
+//! ```
+//! Nothing here relays, decides or keeps state: no session, no topology, no tracker. Backups and test kit depend on this
+//! crate alone, so that neither is compiled again for a change of the proxy.
+
+pub mod address;
+pub mod binary;
+pub mod control;
+pub mod location;
+pub mod remote;
+pub mod resp;
+pub mod secret;
+pub mod sentinel;
+pub mod settings;
+pub mod status;
+pub mod units;
+pub mod wire;
