@@ -4,14 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use super::address::reaches;
 use super::keys::{Account, Draft};
 use super::origin::Origin;
 use super::problem::Problem;
+use super::value::{show_duration, show_size};
 use super::{HoldTimeout, HostPort};
-use crate::address::reaches;
 use crate::secret::Credentials;
 use crate::socket::ListenAddr;
-use crate::units::{show_duration, show_size};
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");
 const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");

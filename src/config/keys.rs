@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::value::Raw;
+use super::value::{Raw, show_duration, show_size};
 use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
-use crate::units::{show_duration, show_size};
 
 /// One key of the configuration.
 pub struct Key {

@@ -7,11 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::OnLostReply;
+use super::address::parse_listen;
 use super::keys::ON_LOST_REPLY;
-use super::value::Raw;
-use crate::address::parse_listen;
+use super::value::{Raw, show_duration, show_size};
 use crate::socket::{LONGEST_UNIX_PATH, ListenAddr};
-use crate::units::{show_duration, show_size};
 
 /// Where clients connect, and how their sessions are treated at a failover.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address;
 use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
 

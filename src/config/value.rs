@@ -7,10 +7,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::parse_listen;
 use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
-use crate::address::parse_listen;
 use crate::secret::Secret;
-use crate::units::{DURATION, SIZE, parse_duration, parse_size, show_duration, show_size};
+use crate::units::{DURATION, SIZE};
+
+pub(super) use crate::units::{parse_duration, parse_size, show_duration, show_size};
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]

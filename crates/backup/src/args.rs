@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::config::{HostPort, Location};
-use crate::units::{parse_duration, parse_size};
+use crate::config::{HostPort, Location, parse_duration, parse_size};
 
 /// Where a switchmaster listens for commands, unless it was told otherwise.
 const ADMIN_PORT: u16 = 9379;

@@ -22,7 +22,7 @@ use super::follow::{self, shipper};
 use super::manifest::hex;
 use super::store::{Put, Store};
 use super::{Error, Progress, Spool, fetch, show};
-use crate::args::CopyArgs;
+use crate::cli::CopyArgs;
 use crate::config::BackupConfig;
 
 /// Reads what the configuration file at a path says of backups, or what is wrong with it.

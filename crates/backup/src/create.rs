@@ -17,17 +17,17 @@ use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::args::CreateArgs;
+use crate::backup::interrupt::interruption;
+use crate::backup::lock::{self, Guard};
+use crate::backup::manifest::hex;
+use crate::backup::pack::{self, Packed, Recipients};
+use crate::backup::replica::{Begin, Replica, Want};
+use crate::backup::show::line;
+use crate::backup::source::{self, Node, Topology, choose, dial, no_source};
+use crate::backup::store::{Put, Store};
+use crate::backup::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
+use crate::cli::CreateArgs;
 use crate::config::Config;
-use crate::interrupt::interruption;
-use crate::lock::{self, Guard};
-use crate::manifest::hex;
-use crate::pack::{self, Packed, Recipients};
-use crate::replica::{Begin, Replica, Want};
-use crate::show::line;
-use crate::source::{self, Node, Topology, choose, dial, no_source};
-use crate::store::{Put, Store};
-use crate::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
 
 use intake::Intake;
 pub use outcome::{Created, Outcome};

@@ -9,7 +9,7 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Error;
+use crate::backup::Error;
 
 /// Ends with the first of these signals from now on.
 ///

@@ -46,4 +46,7 @@ pub use progress::Progress;
 pub use spool::Spool;
 pub use verbs::run;
 
+// The names that these have in the proxy's crate.
+use crate as backup;
+use args as cli;
 use switchmaster_protocol::{binary, control, remote, resp, secret, sentinel, status, units, wire};

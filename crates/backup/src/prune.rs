@@ -17,7 +17,7 @@ use super::catalog::{self, Backup};
 use super::follow::Pruned;
 use super::store::Store;
 use super::{Error, follow, show};
-use crate::args::PruneArgs;
+use crate::cli::PruneArgs;
 
 /// What an interrupted run may still be busy with is left alone for this long.
 const LEFTOVERS: Duration = Duration::from_secs(24 * 3600);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::Error;
+use crate::backup::Error;
 use crate::config::{Config, HostPort};
 use crate::sentinel::client::{self, AddressMap, Sentinel};
 use crate::sentinel::electorate;

@@ -7,7 +7,7 @@ use super::interrupt::interruption;
 use super::pack::Identities;
 use super::store::Store;
 use super::{Error, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
-use crate::args::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
+use crate::cli::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 
 /// Runs one verb to its end; the text or JSON for the user goes to standard output. `read` is for `copy --to-config`.

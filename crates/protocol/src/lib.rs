@@ -21,3 +21,6 @@ pub mod settings;
 pub mod status;
 pub mod units;
 pub mod wire;
+
+// The name that addresses have in the proxy's crate.
+use address as config;

@@ -10,9 +10,9 @@ use tracing::Level;
 
 use super::{Output, State, View};
 use crate::secret::Credentials;
-pub use crate::sentinel::client::Login;
 use crate::sentinel::report::{NodeAnswer, Role};
 use crate::status::CredentialsState;
+pub use switchmaster_protocol::sentinel::login::Login;
 
 /// What was refused is tried again this often where nothing works: the node may have been set right.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::Manifest;
-use crate::report::{self, Record};
-use crate::show::{count, size};
+use crate::backup::Manifest;
+use crate::backup::report::{self, Record};
+use crate::backup::show::{count, size};
 
 /// A run that is no failure.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::cutter::Mark;
 use super::ranges::Ranges;
 use super::segment::{self, Name};
-use crate::Manifest;
+use crate::backup::Manifest;
 
 /// A backup, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]

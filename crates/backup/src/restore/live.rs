@@ -17,9 +17,9 @@ use super::safety::Safety;
 use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
+use crate::backup::interrupt::interruption;
+use crate::backup::{Counts, Error, show};
 use crate::config::Config;
-use crate::interrupt::interruption;
-use crate::{Counts, Error, show};
 
 /// How long the target may take to connect to us: it tries at once.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::Error;
+use crate::backup::Error;
+use crate::backup::source::dial;
 use crate::secret::Credentials;
-use crate::source::dial;
 use crate::wire::{Reply, Wire};
 
 /// How long one answer may take. A server that loads or empties a large data set answers late.

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::node::Facts;
-use crate::rdb::Summary;
-use crate::{Error, Manifest, show};
+use crate::backup::rdb::Summary;
+use crate::backup::{Error, Manifest, show};
 
 /// What a server takes to free one key, and what is in it: measured between 2 and 4 µs.
 const FREED: Duration = Duration::from_micros(3);
@@ -131,7 +131,7 @@ pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counts, DbCounts, Packing, Source};
+    use crate::backup::{Counts, DbCounts, Packing, Source};
 
     fn manifest(magic: &str, version: u32) -> Manifest {
         Manifest {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::conversation::{Conversation, Said};
 use super::node::{Link, Node};
-use crate::Error;
+use crate::backup::Error;
 use crate::wire;
 
 /// Bytes of the file that are read and sent at once.

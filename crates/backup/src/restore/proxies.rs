@@ -11,12 +11,11 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Error;
+use crate::backup::Error;
 use crate::config::HostPort;
 use crate::control::Control;
 use crate::remote::Remote;
-use crate::status::MasterView;
-use crate::status::View;
+use crate::status::{MasterView, View};
 
 /// How long a hold lasts when it is not renewed.
 const HOLD: Duration = Duration::from_secs(15);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::node::Node;
 use super::preflight;
 use super::survey::Survey;
-use crate::Error;
+use crate::backup::Error;
 use crate::secret::Credentials;
 
 /// Since Redis 4; `no` by default.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 
 use super::live::is_ours;
 use super::node::{Facts, Node, Role};
+use crate::backup::{Error, show, source};
 use crate::config::Config;
-use crate::{Error, show, source};
 
 /// How long the target may take to be a master again: it refuses REPLICAOF while it loads.
 const WITHIN: Duration = Duration::from_secs(60);

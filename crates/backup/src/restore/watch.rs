@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::Error;
+use crate::backup::Error;
 use crate::config::{Config, HostPort};
 use crate::sentinel::client::{self, AddressMap, Sentinel};
 use crate::sentinel::event::Kind;

@@ -22,10 +22,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::address::HostPort;
+use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
+use crate::sentinel::view::Login;
 
 use reply::{
     claim, entries, error_of, fields, is_list, no_permission, parse_info, peer, replica, reply_error, role, text, words,
@@ -472,15 +473,6 @@ pub enum Begun {
     Before,
     /// It will not, and why, in its own words.
     Not(String),
-}
-
-/// Credentials to ask the nodes with. Each choice has an id of its own, also when it is the same again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// Comes back in [`NodeAnswer::login`]. 0 is nobody's choice: a node that we do not trust is asked without.
-    pub id: u64,
-    /// `None`: without.
-    pub credentials: Option<Credentials>,
 }
 
 /// A Redis node: ROLE and INFO over RESP2, which every version and every ACL of ours understands.

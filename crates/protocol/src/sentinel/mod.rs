@@ -5,5 +5,9 @@
 pub mod client;
 pub mod electorate;
 pub mod event;
+pub mod login;
 pub mod report;
 pub mod word;
+
+// The name that it has in the proxy's crate.
+use login as view;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::address::HostPort;
+use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::Kind;
 
@@ -188,7 +188,7 @@ pub struct NodeAnswer {
     pub info: Option<Info>,
     /// NOPERM, when INFO was asked: the node's words.
     pub info_refused: Option<String>,
-    /// [`crate::sentinel::client::Login::id`] of what it was asked with.
+    /// [`crate::sentinel::view::Login::id`] of what it was asked with.
     pub login: u64,
 }
 

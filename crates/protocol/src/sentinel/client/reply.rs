@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{AddressMap, Error};
-use crate::address::HostPort;
+use crate::config::HostPort;
 use crate::sentinel::report::{Claim, Info, NamedReplica, Peer, ReplicaFact, Role};
 
 /// Entries of a list, and fields of an entry. A Sentinel's have about 45 fields; nobody has a hundred replicas.
