@@ -14,9 +14,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::control::HEADER;
-use super::units::{bytes, millis};
 use super::view::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::duration::rounded as millis;
 use crate::secret::Secret;
+use crate::size::rounded as bytes;
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -10,7 +10,6 @@ pub mod health;
 mod page;
 mod probe;
 mod scrape;
-mod units;
 pub mod view;
 
 use std::collections::VecDeque;

@@ -6,7 +6,6 @@
 //! and has died is not waited for. The last object stays, so that numbers only rise. Where the store knows no create-only
 //! write, the master keeps the lock: SET NX PX.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::Error;
 use super::process::{self, Process};
 use super::store::{Put, Store};
+use crate::random;
 use crate::wire::{Reply, Wire};
 
 /// How long a lock outlives the last sign of its holder.
@@ -81,7 +81,8 @@ pub async fn acquire_for(
     master: Option<Master>,
 ) -> Result<Guard, Error> {
     let ttl_ms = ttl.as_millis() as u64;
-    let claim = Claim { owner: owner(), what, process: Process::current(), token: token(), ttl_ms, released: false };
+    let claim =
+        Claim { owner: owner(), what, process: Process::current(), token: random::hex(32), ttl_ms, released: false };
     let probe = store.probe().await?;
     let held = match (probe.create_only, master) {
         (true, _) => of_store(store, master_name, claim, probe.now).await?,
@@ -127,12 +128,6 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.renewing.abort();
     }
-}
-
-/// What tells one process from the other: 128 random bits.
-pub fn token() -> String {
-    // The keys of the standard library's hash maps come from the system's random numbers.
-    format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
 }
 
 async fn renew(held: Held, ttl: Duration, lost: Arc<AtomicBool>) {

@@ -21,6 +21,7 @@ pub mod follow;
 pub mod interrupt;
 pub mod lock;
 mod manifest;
+mod output;
 pub mod pack;
 mod process;
 mod progress;

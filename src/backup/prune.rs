@@ -16,8 +16,9 @@ use serde_json::json;
 use super::catalog::{self, Backup};
 use super::follow::Pruned;
 use super::store::Store;
-use super::{Error, follow, show};
+use super::{Error, follow, output};
 use crate::cli::PruneArgs;
+use crate::size;
 
 /// What an interrupted run may still be busy with is left alone for this long.
 const LEFTOVERS: Duration = Duration::from_secs(24 * 3600);
@@ -182,7 +183,7 @@ pub async fn prune(
             } else if reasons.is_empty() {
                 let did = if rules.dry_run { "would delete" } else { "deleted" };
                 let damage = backup.damage.as_ref().map(|damage| format!("  damaged: {damage}")).unwrap_or_default();
-                format!("{did}  {}  {}{damage}", backup.id, show::size(bytes))
+                format!("{did}  {}  {}{damage}", backup.id, size::rounded(bytes))
             } else {
                 format!("kept  {}  {}", backup.id, reasons.join(", "))
             };
@@ -192,7 +193,7 @@ pub async fn prune(
                 kept += 1;
                 stay.push(backup);
             }
-            show::line(out, &line)?;
+            output::line(out, &line)?;
         }
         let Pruned { useless, lost } = follow::pruned(name, &segments, all, follow::bases(&stay));
         // One that cannot be read, or only seems to be damaged, may need any of them.
@@ -212,7 +213,7 @@ pub async fn prune(
         if !lost.is_empty() {
             let verb = if rules.dry_run { "would be lost" } else { "are lost" };
             if !json {
-                show::line(out, &format!("{name}: moments that {verb}: {lost}"))?;
+                output::line(out, &format!("{name}: moments that {verb}: {lost}"))?;
             }
             ended.insert(name, lost);
         }
@@ -230,7 +231,7 @@ pub async fn prune(
         leftovers += 1;
         let did = if rules.dry_run { "would delete" } else { "deleted" };
         if !json {
-            show::line(out, &format!("{did}  {}  left by an interrupted backup", orphan.name))?;
+            output::line(out, &format!("{did}  {}  left by an interrupted backup", orphan.name))?;
         }
     }
     let uploads = match rules.dry_run {
@@ -250,17 +251,17 @@ pub async fn prune(
         .to_string()
     } else {
         let uploads = match uploads {
-            Some(count) if count > 0 => format!(", {} aborted", show::count(count as u64, "unfinished upload")),
+            Some(count) if count > 0 => format!(", {} aborted", output::count(count as u64, "unfinished upload")),
             _ => String::new(),
         };
         let did = if rules.dry_run { "would be deleted" } else { "deleted" };
         let stream = match pruned {
             0 => String::new(),
-            _ => format!(", {} of the stream {did}", show::count(pruned, "segment")),
+            _ => format!(", {} of the stream {did}", output::count(pruned, "segment")),
         };
-        format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
+        format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", size::rounded(freed))
     };
-    show::line(out, &summary)?;
+    output::line(out, &summary)?;
     match failed.as_slice() {
         [] => store.was_whole(),
         [error] => Err(error.clone()),

@@ -31,7 +31,6 @@ pub use location::Location;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
 pub use sources::{Loaded, Sources};
-pub use value::{parse_duration, parse_size};
 
 impl Config {
     /// Reads every source and merges them: flag over environment over file over Laravel `.env` over default.

@@ -3,7 +3,6 @@
 //! The tests drive the same [`cluster`], [`load`] and [`proxy`]; nothing here is used while serving.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -103,7 +102,7 @@ pub async fn run(options: DemoOptions) -> Result<Ending, DemoError> {
 /// The whole story. Dropped at any point, it takes every process and file with it.
 async fn tell(options: &DemoOptions, ending: &mut Option<Ending>) -> Result<(), DemoError> {
     println!("Starting 1 master, 2 replicas and 3 Sentinels, with a password, on free ports of 127.0.0.1 ...");
-    let password = format!("{:016x}", RandomState::new().build_hasher().finish());
+    let password = crate::random::hex(16);
     let cluster = Cluster::start(ClusterSpec {
         // An attempt that fails, as elections can, is repeated after twice this time.
         failover_timeout: Duration::from_secs(3),

@@ -19,6 +19,9 @@ const LONGER: &[(&str, &str)] = &[
 const LEAVES: &[(&str, &[&str])] = &[
     ("src/topology.rs", &["secret"]),
     ("src/drain.rs", &[]),
+    ("src/duration.rs", &[]),
+    ("src/size.rs", &[]),
+    ("src/random.rs", &[]),
     ("src/socket.rs", &[]),
     ("src/metrics.rs", &[]),
     ("src/secret.rs", &[]),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::timeline::{Moment, Stored};
-use crate::backup::show::line;
+use crate::backup::output::line;
 
 /// Moments are those of the log: 2026-11-20T03:14:00.007Z.
 #[derive(Debug, Serialize)]

@@ -12,7 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pattern;
 use crate::backup::rdb::{Crc64, Entry, Summary, Walker, dump_trailer};
-use crate::backup::{Error, show};
+use crate::backup::{Error, output};
+use crate::size;
 use crate::wire::{Reply, Wire};
 
 /// Bytes of the file that are read at once, and of a value that are sent at once.
@@ -82,7 +83,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { restored, existing, expired, others, libraries, failed, failures } = self;
-        write!(f, "{} restored", show::count(*restored, "key"))?;
+        write!(f, "{} restored", output::count(*restored, "key"))?;
         for (count, what) in [
             (libraries, "function libraries"),
             (existing, "exist already and were left (--replace replaces them)"),
@@ -108,7 +109,7 @@ pub async fn restore(file: &File, wire: Wire, choice: &Choice) -> Result<Outcome
     let Outcome { restored, .. } = sender.outcome;
     match walked {
         Ok(()) => Ok(sender.outcome),
-        Err(error) => Err(Error::Restore(format!("{error}; {} restored until then", show::count(restored, "key")))),
+        Err(error) => Err(Error::Restore(format!("{error}; {} restored until then", output::count(restored, "key")))),
     }
 }
 
@@ -206,7 +207,7 @@ impl<'a> Sender<'a> {
                 .fail(format!("{}: its value of {payload} bytes is more than a server takes at once", key.shown()));
         }
         if payload > LONG_VALUE {
-            let size = show::size(payload);
+            let size = size::rounded(payload);
             tracing::warn!("{}: a value of {size}; the server answers nobody while it loads it", key.shown());
         }
         if self.db != Some(key.db) {

@@ -18,7 +18,7 @@ use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
 use crate::backup::interrupt::interruption;
-use crate::backup::{Counts, Error, show};
+use crate::backup::{Counts, Error, output};
 use crate::config::Config;
 
 /// How long the target may take to connect to us: it tries at once.
@@ -150,7 +150,7 @@ pub async fn replace(
             outcome.interrupted = true;
             outcome.warnings.push(format!(
                 "interrupted before {} followed: one that does not yet has the old data, and a failover would bring it back",
-                show::count(survey.facts.replicas, "replica")
+                output::count(survey.facts.replicas, "replica")
             ));
             0
         }

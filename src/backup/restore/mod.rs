@@ -45,7 +45,7 @@ use super::follow::replay::{Goal, Replay};
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, catalog, rdb, show};
+use super::{Error, Manifest, Progress, catalog, output, rdb};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -73,7 +73,7 @@ pub async fn restore(
         None if args.keys => by_key(args, store, backup.usable()?, identities, config, json).await?,
         None => live(args, store, backup.usable()?, None, identities, config, json).await?,
     };
-    show::line(out, &text)
+    output::line(out, &text)
 }
 
 async fn live(
@@ -132,7 +132,7 @@ async fn live(
     let mut text = format!(
         "{target} holds {} now: {}, {}, done in {held:.1} s",
         manifest.id,
-        show::count(keys, "key"),
+        output::count(keys, "key"),
         match replicas {
             1 => "1 replica follows".into(),
             _ => format!("{replicas} replicas follow"),
@@ -244,7 +244,7 @@ async fn by_key(
         return Err(Error::NotFound(format!(
             "backup {} has no {choice}, of {}; nothing was restored",
             manifest.id,
-            show::count(outcome.others, "key")
+            output::count(outcome.others, "key")
         )));
     }
     Ok(text)

@@ -21,7 +21,7 @@ use super::survey::Survey;
 use super::undo::{self, State};
 use crate::backup::process::{self, Process};
 use crate::backup::store::Store;
-use crate::backup::{Error, show, source};
+use crate::backup::{Error, output, source};
 use crate::config::Config;
 
 /// How long whoever restores may take to accept a connection.
@@ -103,7 +103,7 @@ impl Note {
     /// What it left, for people.
     fn story(&self) -> String {
         let Note { owner, began, target, .. } = self;
-        format!("the restore to {target} that {owner} began at {} was killed", show::seconds(*began))
+        format!("the restore to {target} that {owner} began at {} was killed", output::seconds(*began))
     }
 
     /// Undoes what its restore left. Returns what could not be undone.
@@ -118,13 +118,13 @@ impl Note {
         {
             let before = Facts { replid: replid.clone(), keyspace: keyspace.clone(), ..Facts::default() };
             let state = undo::undo(&mut node, *serving, &before, self.monitored.then_some(config)).await;
-            let had = show::count(before.keys(), "key");
+            let had = output::count(before.keys(), "key");
             match &state {
                 State::Master { untouched: true, .. } => {
                     tracing::warn!("{target} is a master again, with the data that it had ({had})");
                 }
                 State::Master { keys, .. } => {
-                    let keys = show::count(*keys, "key");
+                    let keys = output::count(*keys, "key");
                     tracing::warn!("{target} is a master again, with {keys} ({had} before)");
                 }
                 State::Replaced { by, .. } => tracing::warn!("Sentinel has replaced {target} by {by}"),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::live::is_ours;
 use super::node::{Facts, Node, Role};
-use crate::backup::{Error, show, source};
+use crate::backup::{Error, output, source};
 use crate::config::Config;
 
 /// How long the target may take to be a master again: it refuses REPLICAOF while it loads.
@@ -131,7 +131,7 @@ pub fn failure(
     before: &Facts,
     safety: Option<(String, Option<String>)>,
 ) -> String {
-    let keys = show::count(before.keys(), "key");
+    let keys = output::count(before.keys(), "key");
     let mut needed = true;
     let mut text = format!("given up: {error}\n");
     text += &match state {
@@ -140,15 +140,15 @@ pub fn failure(
             format!("{target} is a master again, with the data that it had ({keys})")
         }
         State::Master { keys: now, .. } => {
-            format!("{target} is a master again, with {} ({} before)", show::count(*now, "key"), before.keys())
+            format!("{target} is a master again, with {} ({} before)", output::count(*now, "key"), before.keys())
         }
         State::Replaced { by, holds } => {
             let has = match holds {
                 Some((now, true)) => {
                     needed = false;
-                    format!("with the data from before, {}", show::count(*now, "key"))
+                    format!("with the data from before, {}", output::count(*now, "key"))
                 }
-                Some((now, false)) => format!("with {}, not those from before ({keys})", show::count(*now, "key")),
+                Some((now, false)) => format!("with {}, not those from before ({keys})", output::count(*now, "key")),
                 None => format!("but does not say what it holds ({keys} before)"),
             };
             format!(
