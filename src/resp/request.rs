@@ -96,13 +96,19 @@ pub fn expects_reply(request: &[u8]) -> bool {
 pub fn encode(args: &[&[u8]]) -> Vec<u8> {
     let bodies: usize = args.iter().map(|arg| arg.len() + 16).sum();
     let mut out = Vec::with_capacity(16 + bodies);
+    encode_into(&mut out, args);
+    out
+}
+
+/// Appends a multibulk request of these arguments.
+pub fn encode_into<A: AsRef<[u8]>>(out: &mut Vec<u8>, args: &[A]) {
     out.extend(format!("*{}\r\n", args.len()).bytes());
     for arg in args {
+        let arg = arg.as_ref();
         out.extend(format!("${}\r\n", arg.len()).bytes());
         out.extend_from_slice(arg);
         out.extend_from_slice(b"\r\n");
     }
-    out
 }
 
 /// `request` as a multibulk request with another argument at `index` (0 is the command's name).

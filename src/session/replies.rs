@@ -13,6 +13,7 @@ use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
 use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool, refused};
 use crate::resp::command::{Duty, Effect};
+use crate::resp::reply;
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
 use crate::topology::Report;
@@ -304,7 +305,7 @@ impl Session {
         if self.flags.passing_unasked {
             return Frame::Unasked;
         }
-        match backend::announcement(frame).filter(|_| self.may_be_unasked(effect)) {
+        match reply::announcement(frame).filter(|_| self.may_be_unasked(effect)) {
             Some(word) if effect.duty.is_pubsub() && word.ends_with(b"subscribe") => Frame::Confirmation(effect.duty),
             Some(_) => Frame::Unasked,
             None if self.state.is_monitoring() && is_monitor_line(frame) => Frame::Unasked,
@@ -337,7 +338,7 @@ impl Session {
             self.ledger.settle_one(|| count);
             out.pass(&mut self.to_client, data, start, end);
         }
-        if let (Some(word), Some(name)) = (backend::element(frame, 0), backend::element(frame, 1)) {
+        if let (Some(word), Some(name)) = (reply::element(frame, 0), reply::element(frame, 1)) {
             self.state.confirmed(word, name);
         }
     }
@@ -365,10 +366,10 @@ impl Session {
             && matches!(self.replies.kind(), b'*' | b'>')
             && expected.is_none_or(|(effect, _)| self.may_be_unasked(effect))
         {
-            return match backend::announcement(tail) {
+            return match reply::announcement(tail) {
                 Some(word) if word.ends_with(b"subscribe") => tail.len() <= STATE_REPLY,
                 Some(_) => false,
-                None => backend::element(tail, 0).is_none() && tail.len() <= ERROR_LINE,
+                None => reply::element(tail, 0).is_none() && tail.len() <= ERROR_LINE,
             };
         }
         if self.ledger.has_answers() && self.replies.kind() != b'>' {
