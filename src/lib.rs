@@ -47,6 +47,7 @@ pub mod drain;
 pub mod duration;
 pub mod listener;
 pub mod metrics;
+pub mod node;
 pub mod random;
 pub mod resp;
 pub mod secret;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 
+use crate::node::auth;
+use crate::node::refusal::code;
 use crate::secret::Credentials;
 use crate::socket::ListenAddr;
 use crate::wire::{Reply, Wire};
@@ -113,53 +115,45 @@ impl Probe {
     async fn ask_all<S: Stream>(&self, wire: Wire<S>, credentials: Option<Credentials>) -> Result<Found, String> {
         let mut wire = wire.at_most(LONGEST_REPLY);
         if let Some(credentials) = &credentials {
-            match ask(&mut wire, &credentials.auth()).await {
+            match ask(&mut wire, &credentials.auth()).await? {
                 // The guide's own replicas have no password and are served all the same.
-                Err(refusal) if refusal.contains("without any password") => {}
-                other => expect("AUTH", other?.as_deref(), "OK")?,
+                Reply::Error(refusal) if auth::is_not_needed(&refusal) => {}
+                reply => expect("AUTH", &reply, "OK")?,
             }
         }
-        match ask(&mut wire, &["PING"]).await {
-            Err(refusal) if credentials.is_none() && refusal.starts_with("PING: NOAUTH") => return Ok(Found::Answered),
-            Err(refusal) if is_no_permission(&refusal, "PING") => return Ok(Found::NotPermitted("PING")),
-            other => expect("PING", other?.as_deref(), "PONG")?,
+        match ask(&mut wire, &["PING"]).await? {
+            Reply::Error(error) if credentials.is_none() && code(&error) == b"NOAUTH" => return Ok(Found::Answered),
+            // An ACL rule speaks, so Redis and the way to it are well.
+            Reply::Error(error) if code(&error) == b"NOPERM" => return Ok(Found::NotPermitted("PING")),
+            reply => expect("PING", &reply, "PONG")?,
         }
         let value = self.count.fetch_add(1, Ordering::Relaxed).to_string();
         for (command, request, expected) in
             [("SET", &["SET", &self.key, &value, "PX", "10000"][..], "OK"), ("GET", &["GET", &self.key][..], &value)]
         {
-            match ask(&mut wire, request).await {
-                Err(refusal) if is_no_permission(&refusal, command) => return Ok(Found::NotPermitted(command)),
-                other => expect(command, other?.as_deref(), expected)?,
+            match ask(&mut wire, request).await? {
+                Reply::Error(error) if code(&error) == b"NOPERM" => return Ok(Found::NotPermitted(command)),
+                reply => expect(command, &reply, expected)?,
             }
         }
         Ok(Found::Written)
     }
 }
 
-/// An ACL rule speaks, so Redis and the way to it are well.
-fn is_no_permission(refusal: &str, command: &str) -> bool {
-    refusal.strip_prefix(command).is_some_and(|rest| rest.starts_with(": NOPERM"))
-}
-
-fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), String> {
-    match answer {
-        Some(answer) if answer == expected => Ok(()),
-        Some(_) => Err(format!("{command}: an unexpected answer")),
-        None => Err(format!("{command}: nothing was found")),
+/// The reply must be a line or a bulk string of this text.
+fn expect(command: &str, reply: &Reply, expected: &str) -> Result<(), String> {
+    match reply {
+        Reply::Error(text) => Err(format!("{command}: {text}")),
+        Reply::Nil => Err(format!("{command}: nothing was found")),
+        reply if reply.text() == Some(expected) => Ok(()),
+        _ => Err(format!("{command}: an unexpected answer")),
     }
 }
 
-/// One command and its reply, which must be a line or a bulk string.
-async fn ask<S: Stream, A: AsRef<[u8]>>(wire: &mut Wire<S>, command: &[A]) -> Result<Option<String>, String> {
+async fn ask<S: Stream, A: AsRef<[u8]>>(wire: &mut Wire<S>, command: &[A]) -> Result<Reply, String> {
     let name = String::from_utf8_lossy(command[0].as_ref());
-    match wire.ask(command).await {
-        Ok(Reply::Simple(text)) => Ok(Some(text)),
-        Ok(Reply::Bulk(bytes)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Ok(Reply::Nil) => Ok(None),
-        Ok(Reply::Error(text)) => Err(format!("{name}: {text}")),
-        Ok(_) => Err(format!("{name}: an unexpected answer")),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("{name}: the connection was closed")),
-        Err(error) => Err(format!("{name}: {error}")),
-    }
+    wire.ask(command).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("{name}: the connection was closed"),
+        _ => format!("{name}: {error}"),
+    })
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::node::{auth, refusal};
 use crate::resp::buffer::ReplyBuffer;
 use crate::resp::reply::{NotAReply, announcement};
 use crate::session::state::{Expect, Restore};
@@ -141,14 +142,14 @@ async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Re
 fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
-    if is_error && [&b"-LOADING"[..], b"-MASTERDOWN", b"-READONLY"].iter().any(|word| reply.starts_with(word)) {
+    if is_error && refusal::is_passing(reply) {
         return Err(Refusal::NotNow(line()));
     }
     match expect {
         Expect::Anything | Expect::Loaded => Ok(()),
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(()),
         Expect::Queued => Err(Refusal::Other(line())),
-        Expect::Authenticated if has_no_password(reply) => {
+        Expect::Authenticated if auth::is_not_needed(reply) => {
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             Ok(())
         }
@@ -159,9 +160,4 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
         Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(()),
     }
-}
-
-/// The node has no password at all: it takes everybody (Redis 7.0 acl.c, authCommand).
-pub fn has_no_password(reply: &[u8]) -> bool {
-    reply.starts_with(b"-ERR AUTH <password> called without any password configured")
 }

@@ -26,6 +26,7 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("src/metrics.rs", &[]),
     ("src/secret.rs", &[]),
     ("src/resp", &["resp"]),
+    ("src/node", &["resp"]),
 ];
 
 /// Names that say nothing, and become drawers for everything.

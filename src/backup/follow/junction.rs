@@ -12,9 +12,10 @@ use tokio::time::{sleep, timeout};
 use super::calm::Calm;
 use super::position::{Backlog, Fate, Position, Verdict};
 use crate::backup::replica::{Begin, Replica, Want};
-use crate::backup::source::{self, Node, Role, Topology, dial};
+use crate::backup::source::{self, Node, Topology, dial};
 use crate::backup::{Error, lock};
 use crate::config::Config;
+use crate::node::info::InfoRole;
 use crate::wire::{Reply, Wire};
 
 /// Between two rounds of questions.
@@ -151,7 +152,9 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
             Err((verdict, why)) => {
                 match verdict {
                     Some(Verdict::Lost(_)) => lost = true,
-                    Some(Verdict::NotYet(_)) if matches!(node.role, Role::Replica { link_up: true }) => behind = true,
+                    Some(Verdict::NotYet(_)) if matches!(node.role, InfoRole::Replica { link_up: true }) => {
+                        behind = true
+                    }
                     _ => waiting = true,
                 }
                 reasons.push(format!("{} {why}", node.addr));
@@ -186,7 +189,7 @@ async fn fate(config: &Config, topology: &Topology, from: &Position) -> Fate {
 fn in_order(topology: &Topology) -> Vec<&Node> {
     let nodes = topology.candidates.iter().filter(|candidate| candidate.addr != topology.master);
     let mut nodes: Vec<&Node> = nodes.filter_map(|candidate| candidate.node.as_ref().ok()).collect();
-    nodes.retain(|node| matches!(node.role, Role::Replica { .. }));
+    nodes.retain(|node| matches!(node.role, InfoRole::Replica { .. }));
     let head = topology.master_node().map_or(0, |master| master.offset);
     nodes.sort_by_key(|node| (node.priority != 0, head.saturating_sub(node.offset), node.addr));
     nodes

@@ -4,13 +4,13 @@
 //! says what is in it then.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::node::{Facts, Node, Role};
+use super::node::{Facts, Node};
 use super::primary::{Primary, Rdb, Stage};
 use super::proxies::Proxies;
 use super::safety::Safety;
@@ -20,6 +20,8 @@ use super::watch::{self as sentinels, Watch};
 use crate::backup::interrupt::interruption;
 use crate::backup::{Counts, Error, output};
 use crate::config::Config;
+use crate::node::info::InfoText;
+use crate::node::role::Role;
 
 /// How long the target may take to connect to us: it tries at once.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -221,7 +223,7 @@ async fn promote(node: &mut Node, ours: SocketAddr, watch: &mut Option<Watch>) -
         return Err(Error::Restore(what));
     }
     match node.role().await? {
-        Role::Replica { host, port } if is_ours(&host, port, ours) => node.replicaof(None).await?,
+        role if role.is_replica_of(ours) => node.replicaof(None).await?,
         other => return Err(Error::Restore(format!("it is not our replica any more: {other:?}"))),
     }
     match node.role().await? {
@@ -238,7 +240,7 @@ async fn follow(node: &mut Node, expected: u64, limit: Duration) -> Result<u64, 
         let said = match node.role().await {
             Ok(Role::Master { offset, replicas }) => {
                 let goal = *goal.get_or_insert(offset);
-                let there = replicas.iter().filter(|(_, acknowledged)| *acknowledged >= goal).count() as u64;
+                let there = replicas.iter().filter(|replica| replica.offset >= goal).count() as u64;
                 if there >= expected {
                     return Ok(there);
                 }
@@ -259,7 +261,8 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     let started = Instant::now();
     loop {
         let info = node.text(&["INFO", "persistence"]).await.map_err(|error| error.to_string())?;
-        let is = |key: &str, value: &str| info.lines().any(|line| line.trim_end() == format!("{key}:{value}"));
+        let info = InfoText::new(&info);
+        let is = |field: &str, value: &str| info.text(field) == Some(value);
         if is("aof_enabled", "1") && is("aof_rewrite_in_progress", "0") && is("aof_rewrite_scheduled", "0") {
             let good = is("aof_last_bgrewrite_status", "ok") && is("aof_last_write_status", "ok");
             return if good { Ok(()) } else { Err("the AOF was not written anew: see the log of the server".into()) };
@@ -273,11 +276,6 @@ async fn aof(node: &mut Node) -> Result<(), String> {
 
 fn untold(admin: SocketAddr) -> String {
     format!("the proxy at {admin} could not be told to release its clients: it does so by itself")
-}
-
-/// Whether a replica of `host` and `port` is one of `ours`.
-pub(super) fn is_ours(host: &str, port: u16, ours: SocketAddr) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == ours.ip().to_canonical()) && port == ours.port()
 }
 
 /// Does `work` while the holds are renewed, for a time; they run out by themselves. A proxy that cannot be held is no

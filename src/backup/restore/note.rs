@@ -14,8 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::confirm;
-use super::live::is_ours;
-use super::node::{Facts, Node, Role};
+use super::node::{Facts, Node};
 use super::settings::{Change, Settings};
 use super::survey::Survey;
 use super::undo::{self, State};
@@ -113,9 +112,7 @@ impl Note {
         let mut node = Node::new(*target, auth.cloned());
         let mut left = Vec::new();
         let mut replaced = self.monitored;
-        if let Ok(Role::Replica { host, port }) = node.role().await
-            && is_ours(&host, port, *serving)
-        {
+        if node.role().await.is_ok_and(|role| role.is_replica_of(*serving)) {
             let before = Facts { replid: replid.clone(), keyspace: keyspace.clone(), ..Facts::default() };
             let state = undo::undo(&mut node, *serving, &before, self.monitored.then_some(config)).await;
             let had = output::count(before.keys(), "key");
