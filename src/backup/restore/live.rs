@@ -27,7 +27,7 @@ use crate::node::role::Role;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long clients are held while something is undone, or backed up once more: where it takes longer, their proxies hold
 /// by themselves as in any outage.
-const KEPT: Duration = Duration::from_secs(20);
+const HOLD_RENEWAL_LIMIT: Duration = Duration::from_secs(20);
 /// How long clients wait for the replicas to follow, and how long we do.
 const REPLICAS_HELD: Duration = Duration::from_secs(10);
 const REPLICAS: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ pub async fn replace(
     proxies.hold().await?;
     let held = Instant::now();
     let lacking = match &mut safety {
-        Some(safety) => kept(proxies, safety.close(node, proxies.count() > 0)).await,
+        Some(safety) => while_clients_held(proxies, safety.close(node, proxies.count() > 0)).await,
         None => Ok(None),
     };
     let lacking = match lacking {
@@ -117,9 +117,9 @@ pub async fn replace(
     let safety = safety.map(|safety| (safety.id().to_owned(), lacking));
     if let Err(error) = promoted {
         let asked = survey.monitored.is_some().then_some(config);
-        let state = kept(proxies, undo::undo(node, primary.addr(), &survey.facts, asked)).await;
+        let state = while_clients_held(proxies, undo::undo(node, primary.addr(), &survey.facts, asked)).await;
         let mut text = undo::failure(&error, node.addr(), &state, &survey.facts, safety);
-        for what in proxies.release().await.into_iter().map(untold) {
+        for what in proxies.release().await.into_iter().map(release_failed_warning) {
             text += &format!("\nwarning: {what}");
         }
         return Err(Error::Restore(text));
@@ -129,7 +129,7 @@ pub async fn replace(
         outcome.safety = Some(id);
         outcome.warnings.extend(lacking);
     }
-    let followed = kept(proxies, async {
+    let followed = while_clients_held(proxies, async {
         for admin in proxies.seen().await {
             outcome.warnings.push(format!("the proxy at {admin} has not noticed the new data yet"));
         }
@@ -140,7 +140,7 @@ pub async fn replace(
         () = interrupted => None,
     };
     node.hang_up();
-    outcome.warnings.extend(proxies.release().await.into_iter().map(untold));
+    outcome.warnings.extend(proxies.release().await.into_iter().map(release_failed_warning));
     outcome.held = held.elapsed();
     outcome.replicas = match followed {
         Some(Ok(replicas)) => replicas,
@@ -274,15 +274,15 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     }
 }
 
-fn untold(admin: SocketAddr) -> String {
+fn release_failed_warning(admin: SocketAddr) -> String {
     format!("the proxy at {admin} could not be told to release its clients: it does so by itself")
 }
 
 /// Does `work` while the holds are renewed, for a time; they run out by themselves. A proxy that cannot be held is no
 /// reason to stop what ends the hold; one that follows another master is released at once.
-async fn kept<T>(proxies: &Proxies, work: impl Future<Output = T>) -> T {
+async fn while_clients_held<T>(proxies: &Proxies, work: impl Future<Output = T>) -> T {
     let keep = async {
-        let _ = tokio::time::timeout(KEPT, proxies.keep_each()).await;
+        let _ = tokio::time::timeout(HOLD_RENEWAL_LIMIT, proxies.keep_each()).await;
         std::future::pending().await
     };
     tokio::select! {

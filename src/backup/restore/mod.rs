@@ -115,12 +115,21 @@ async fn live(
         None => survey.node.facing().await?,
     };
     let primary = Primary::bind(ip).await?;
-    let settings = Settings::plan(&mut survey, config.sentinel.redis_auth.as_ref()).await;
+    let (replicas, size, auth) = (survey.replicas(), survey.size, config.sentinel.redis_auth.as_ref());
+    let settings = Settings::plan(&mut survey.node, &survey.facts, replicas, size, auth).await;
     let mut note = Note::new(&survey, primary.addr(), &settings);
     note.leave(store, &manifest.master_name).await;
     settings.make().await;
-    let outcome =
-        insured(args, store, manifest, Ready { survey, primary, note: &mut note }, &proxies, content, config).await;
+    let outcome = with_safety_backup(
+        args,
+        store,
+        manifest,
+        Ready { survey, primary, note: &mut note },
+        &proxies,
+        content,
+        config,
+    )
+    .await;
     let left = settings.put_back().await;
     left.iter().for_each(|left| tracing::warn!("{left}"));
     if left.is_empty() {
@@ -166,7 +175,7 @@ struct Ready<'a> {
 }
 
 /// Backs up what is there, if anything is, and replaces it with `content`.
-async fn insured(
+async fn with_safety_backup(
     args: &RestoreArgs,
     store: &Store,
     manifest: &Manifest,
