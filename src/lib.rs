@@ -45,6 +45,7 @@ pub mod config;
 pub mod demo;
 pub mod drain;
 pub mod duration;
+pub mod interrupt;
 pub mod listener;
 pub mod metrics;
 pub mod node;

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
 use crate::backup::manifest::hex;
 use crate::backup::output::line;
@@ -26,6 +25,7 @@ use crate::backup::store::{Put, Store};
 use crate::backup::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
 use crate::cli::CreateArgs;
 use crate::config::Config;
+use crate::interrupt::interruption;
 
 use intake::Intake;
 pub use outcome::{Created, Outcome};
@@ -50,7 +50,7 @@ pub async fn run(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let outcome = create(args, store, config, interruption()?).await?;
+    let outcome = create(args, store, config, interruption().map_err(Error::Internal)?).await?;
     let text = match json {
         true => serde_json::to_string(&outcome).map_err(|error| Error::Internal(error.to_string()))?,
         false => outcome.to_string(),
@@ -80,7 +80,7 @@ pub async fn safety(
 ) -> Result<Created, Error> {
     let recipient = if config.backup.recipients.is_empty() { recipients.to_vec() } else { Vec::new() };
     let args = CreateArgs { allow_master: true, safety: true, recipient, ..CreateArgs::default() };
-    let interrupted = interruption()?;
+    let interrupted = interruption().map_err(Error::Internal)?;
     let outcome = match lone {
         Some(lone) => locked(&args, store, config, &lone.name, Some(lone.addr), interrupted).await,
         None => create(&args, store, config, interrupted).await,

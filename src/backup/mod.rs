@@ -18,7 +18,6 @@ pub mod drill;
 mod error;
 pub mod fetch;
 pub mod follow;
-pub mod interrupt;
 pub mod lock;
 mod manifest;
 mod output;

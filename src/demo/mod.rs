@@ -7,14 +7,14 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use cluster::{Cluster, ClusterSpec};
 use load::{Load, LoadSpec};
 use proxy::{Proxy, ProxyError, ProxySpec, next_free};
 use report::{ClientReport, Verdict};
 use server::{ClusterError, Server};
 use table::{Phase, Table, pause};
+
+use crate::interrupt::interruption;
 
 mod client;
 pub mod cluster;
@@ -85,13 +85,10 @@ impl Ending {
 /// Runs the demo. Whatever it started has ended when this returns.
 pub async fn run(options: DemoOptions) -> Result<Ending, DemoError> {
     let mut ending = None;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let interrupted = interruption().map_err(io::Error::other)?;
     tokio::select! {
         outcome = tell(&options, &mut ending) => outcome?,
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
+        () = interrupted => {}
     }
     if ending.is_none() || options.keep {
         println!("\nEnded; everything is cleaned up.");

@@ -1,7 +1,7 @@
 //! One reply as a value, RESP2 or RESP3, and the first words of one that is not all there.
 //!
 //! What the peer sends is not trusted: any bytes are a reply, the beginning of one, or an error. Where a reply ends the
-//! scanner says; nothing here recurses deeper than [`DEEPEST`].
+//! scanner says; nothing here recurses without a limit.
 
 use std::fmt;
 
@@ -91,7 +91,7 @@ pub fn element(frame: &[u8], index: usize) -> Option<&[u8]> {
         if at == index {
             return body.get(..length);
         }
-        rest = body.get(length + 2..)?;
+        rest = body.get(length.checked_add(2)?..)?;
     }
     None
 }

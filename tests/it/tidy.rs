@@ -22,6 +22,7 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("src/duration.rs", &[]),
     ("src/size.rs", &[]),
     ("src/random.rs", &[]),
+    ("src/interrupt.rs", &[]),
     ("src/socket.rs", &[]),
     ("src/metrics.rs", &[]),
     ("src/secret.rs", &[]),

@@ -43,13 +43,13 @@ use timeline::{Base, Stored, Timeline};
 
 use crate::backup::catalog::{self, Backup};
 use crate::backup::create::{self, Outcome};
-use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
 use crate::backup::pack::Recipients;
 use crate::backup::store::Store;
 use crate::backup::{Error, Manifest, report, source};
 use crate::cli::{CreateArgs, FollowArgs};
 use crate::config::Config;
+use crate::interrupt::interruption;
 
 /// Between two lines that say how far it is.
 const STATUS: Duration = Duration::from_secs(60);
@@ -87,7 +87,7 @@ pub async fn run(config: &Config, store: &Store, args: &FollowArgs, json: bool) 
         stopping: watch::Sender::new(false),
         master_name,
     };
-    let stop = interruption()?;
+    let stop = interruption().map_err(Error::Internal)?;
     tokio::pin!(stop);
     let starting = async {
         let guard = match follower.lock().await {

@@ -17,9 +17,9 @@ use super::safety::Safety;
 use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
-use crate::backup::interrupt::interruption;
 use crate::backup::{Counts, Error, output};
 use crate::config::Config;
+use crate::interrupt::interruption;
 use crate::node::info::InfoText;
 use crate::node::role::Role;
 
@@ -80,7 +80,7 @@ pub async fn replace(
     };
     let budget = survey.monitored.as_ref().map(|monitored| sentinels::budget(monitored.down_after));
     let proxies = &survey.proxies;
-    let interrupted = interruption()?;
+    let interrupted = interruption().map_err(Error::Internal)?;
     tokio::pin!(interrupted);
     proxies.hold().await?;
     let held = Instant::now();
