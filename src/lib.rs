@@ -53,6 +53,8 @@ pub mod verbs;
 
 #[cfg(feature = "backup")]
 pub use switchmaster_backup as backup;
-pub use switchmaster_protocol::{address, control, location, remote, resp, secret, settings, status, units, wire};
+pub use switchmaster_protocol::{
+    address, control, duration, location, node, remote, resp, secret, settings, size, status, wire,
+};
 #[cfg(feature = "demo")]
 pub use switchmaster_testkit as demo;

@@ -7,9 +7,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::control::Control;
+use crate::duration::rounded as millis;
 use crate::remote::{self, Remote};
+use crate::size::rounded as bytes;
 use crate::status::{CredentialsState, FailoverView, State, Traffic, View};
-use crate::units::{bytes, millis};
 
 /// How long `failover` follows what it started.
 const FOLLOW: Duration = Duration::from_secs(30);

@@ -10,9 +10,7 @@ use std::time::Duration;
 use super::address::parse_listen;
 use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
 use crate::secret::Secret;
-use crate::units::{DURATION, SIZE};
-
-pub(super) use crate::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::{duration, size};
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]
@@ -106,29 +104,29 @@ impl Raw {
 
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, String> {
         let duration = match self {
-            Raw::Text(text) => parse_duration(text)?,
+            Raw::Text(text) => duration::parse(text)?,
             Raw::Integer(text) => {
-                return Err(format!("expected {DURATION}, found {text}: the unit is missing"));
+                return Err(format!("expected {}, found {text}: the unit is missing", duration::EXPECTED));
             }
-            other => return Err(other.mismatch(DURATION)),
+            other => return Err(other.mismatch(duration::EXPECTED)),
         };
         if range.contains(&duration) {
             return Ok(duration);
         }
-        let (low, high) = (show_duration(*range.start()), show_duration(*range.end()));
-        Err(format!("expected a duration from {low} to {high}, found {}", show_duration(duration)))
+        let (low, high) = (duration::exact(*range.start()), duration::exact(*range.end()));
+        Err(format!("expected a duration from {low} to {high}, found {}", duration::exact(duration)))
     }
 
     pub(super) fn size(&self, range: RangeInclusive<usize>) -> Result<usize, String> {
         let size = match self {
-            Raw::Text(text) | Raw::Integer(text) => parse_size(text)?,
-            other => return Err(other.mismatch(SIZE)),
+            Raw::Text(text) | Raw::Integer(text) => size::parse(text)?,
+            other => return Err(other.mismatch(size::EXPECTED)),
         };
         if range.contains(&size) {
             return Ok(size);
         }
-        let (low, high) = (show_size(*range.start()), show_size(*range.end()));
-        Err(format!("expected a size from {low} to {high}, found {}", show_size(size)))
+        let (low, high) = (size::exact(*range.start()), size::exact(*range.end()));
+        Err(format!("expected a size from {low} to {high}, found {}", size::exact(size)))
     }
 
     pub(super) fn flag(&self) -> Result<bool, String> {

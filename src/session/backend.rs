@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::resp::scanner::{ReplyScanner, Scan};
+use crate::node::{auth, refusal};
+use crate::resp::buffer::ReplyBuffer;
+use crate::resp::reply::{NotAReply, announcement};
 use crate::session::state::{Expect, Restore};
 use crate::session::{Worker, pool};
 use crate::topology::Report;
@@ -21,7 +23,7 @@ use crate::topology::Report;
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// All replies to the requests of a restoration together, and what the server says unasked meanwhile.
+/// A reply to a request of a restoration, and what the server says unasked meanwhile.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why no backend could be had.
@@ -101,81 +103,53 @@ impl From<io::Error> for Refusal {
     }
 }
 
+impl From<NotAReply> for Refusal {
+    fn from(error: NotAReply) -> Refusal {
+        Refusal::Broken(error.into())
+    }
+}
+
 async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Refusal> {
     let mut unasked = Vec::new();
     if restore.requests.is_empty() {
         return Ok(Attached { stream, unasked });
     }
     stream.write_all(&restore.requests).await?;
-    let mut scanner = ReplyScanner::default();
-    let (mut buffer, mut start, mut scanned) = (Vec::with_capacity(1024), 0, 0);
+    let mut replies = ReplyBuffer::new(MOST_BYTES);
     let mut expected = restore.expect.iter();
     while let Some(expect) = expected.as_slice().first() {
-        match scanner.scan(&buffer[scanned..]) {
-            Scan::Frame(length) => {
-                scanned += length;
-                let reply = &buffer[start..scanned];
-                start = scanned;
-                match announcement(reply) {
-                    Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
-                        unasked.extend_from_slice(reply);
-                    }
-                    _ => {
-                        check(*expect, reply)?;
-                        expected.next();
-                    }
+        match replies.take()? {
+            Some(reply) => match announcement(reply) {
+                Some(kind) if !(*expect == Expect::Subscribed && kind.ends_with(b"subscribe")) => {
+                    unasked.extend_from_slice(reply);
                 }
-                continue;
+                _ => {
+                    check(*expect, reply)?;
+                    expected.next();
+                }
+            },
+            None => {
+                if unasked.len() > MOST_BYTES || stream.read_buf(replies.room()?).await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
             }
-            Scan::Partial => scanned = buffer.len(),
-            Scan::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why).into()),
-        }
-        if buffer.len() > MOST_BYTES || stream.read_buf(&mut buffer).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
-    unasked.extend_from_slice(&buffer[start..]);
+    unasked.extend_from_slice(&replies.into_rest());
     Ok(Attached { stream, unasked })
-}
-
-/// The first word of a push, or of what RESP2 sends to subscribers in the shape of a reply; `None` for a reply.
-pub fn announcement(frame: &[u8]) -> Option<&[u8]> {
-    let word = element(frame, 0)?;
-    let is_push = frame.first() == Some(&b'>');
-    let is_pubsub = matches!(word, b"message" | b"pmessage" | b"smessage") || word.ends_with(b"subscribe");
-    (is_push || is_pubsub).then_some(word)
-}
-
-/// The bulk string at `index` of a flat array or push; also of its whole beginning, if that is all there is.
-pub fn element(frame: &[u8], index: usize) -> Option<&[u8]> {
-    let mut rest = frame.strip_prefix(b"*").or_else(|| frame.strip_prefix(b">"))?;
-    rest = &rest[rest.iter().position(|byte| *byte == b'\n')? + 1..];
-    for at in 0.. {
-        let end = rest.iter().position(|byte| *byte == b'\r')?;
-        let length: usize = std::str::from_utf8(rest.get(1..end)?).ok()?.parse().ok()?;
-        if rest.first() != Some(&b'$') {
-            return None;
-        }
-        let body = rest.get(end + 2..)?;
-        if at == index {
-            return body.get(..length);
-        }
-        rest = body.get(length + 2..)?;
-    }
-    None
 }
 
 fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
-    if is_error && [&b"-LOADING"[..], b"-MASTERDOWN", b"-READONLY"].iter().any(|word| reply.starts_with(word)) {
+    if is_error && refusal::is_passing(reply) {
         return Err(Refusal::NotNow(line()));
     }
     match expect {
         Expect::Anything | Expect::Loaded => Ok(()),
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(()),
         Expect::Queued => Err(Refusal::Other(line())),
-        Expect::Authenticated if has_no_password(reply) => {
+        Expect::Authenticated if auth::is_not_needed(reply) => {
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             Ok(())
         }
@@ -186,9 +160,4 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
         Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(()),
     }
-}
-
-/// The node has no password at all: it takes everybody (Redis 7.0 acl.c, authCommand).
-pub fn has_no_password(reply: &[u8]) -> bool {
-    reply.starts_with(b"-ERR AUTH <password> called without any password configured")
 }

@@ -11,8 +11,10 @@ use super::lane::Lane;
 use super::ledger::{Front, nothing};
 use super::pipe::{Passed, Socket};
 use super::splice::{LEAST, Pipe};
-use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool, refused};
+use super::{CloseReason, Gate, LITTLE, OK, Round, Session, pool, refused};
+use crate::node::{auth, refusal};
 use crate::resp::command::{Duty, Effect};
+use crate::resp::reply;
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
 use crate::topology::Report;
@@ -304,7 +306,7 @@ impl Session {
         if self.flags.passing_unasked {
             return Frame::Unasked;
         }
-        match backend::announcement(frame).filter(|_| self.may_be_unasked(effect)) {
+        match reply::announcement(frame).filter(|_| self.may_be_unasked(effect)) {
             Some(word) if effect.duty.is_pubsub() && word.ends_with(b"subscribe") => Frame::Confirmation(effect.duty),
             Some(_) => Frame::Unasked,
             None if self.state.is_monitoring() && is_monitor_line(frame) => Frame::Unasked,
@@ -337,7 +339,7 @@ impl Session {
             self.ledger.settle_one(|| count);
             out.pass(&mut self.to_client, data, start, end);
         }
-        if let (Some(word), Some(name)) = (backend::element(frame, 0), backend::element(frame, 1)) {
+        if let (Some(word), Some(name)) = (reply::element(frame, 0), reply::element(frame, 1)) {
             self.state.confirmed(word, name);
         }
     }
@@ -365,10 +367,10 @@ impl Session {
             && matches!(self.replies.kind(), b'*' | b'>')
             && expected.is_none_or(|(effect, _)| self.may_be_unasked(effect))
         {
-            return match backend::announcement(tail) {
+            return match reply::announcement(tail) {
                 Some(word) if word.ends_with(b"subscribe") => tail.len() <= STATE_REPLY,
                 Some(_) => false,
-                None => backend::element(tail, 0).is_none() && tail.len() <= ERROR_LINE,
+                None => reply::element(tail, 0).is_none() && tail.len() <= ERROR_LINE,
             };
         }
         if self.ledger.has_answers() && self.replies.kind() != b'>' {
@@ -389,8 +391,9 @@ impl Session {
     fn judge_reply(&mut self, effect: Effect, queued: bool, data: &[u8], start: usize, end: usize, out: &mut Passed) {
         let reply = &data[start..end];
         if !self.flags.partly_delivered {
-            self.flags.too_few_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas();
-            let refused = self.flags.too_few_replicas || is_refusal(reply, effect, self.refused_at.is_some());
+            self.flags.too_few_replicas = refusal::is_too_few_replicas(reply) && self.may_wait_for_replicas();
+            let refused = self.flags.too_few_replicas
+                || refusal::is_of_no_master(reply, effect.duty == Duty::Exec, self.refused_at.is_some());
             if refused || self.ledger.has_answers() || self.withholds(effect, queued) {
                 let now = Instant::now();
                 self.ledger.withhold(reply, now, refused);
@@ -430,7 +433,7 @@ impl Session {
         if !effect.duty.changes_session() && !queued {
             return None;
         }
-        if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_known_password(request) {
+        if effect.duty == Duty::Auth && auth::is_not_needed(reply) && self.is_known_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
             self.state.delivered(effect, queued, request, OK);
@@ -482,27 +485,4 @@ pub(super) fn is_harmless(effect: Effect, queued: bool) -> bool {
 /// `+1700000000.123456 [0 127.0.0.1:1234] "get" "a"`
 fn is_monitor_line(frame: &[u8]) -> bool {
     frame.first() == Some(&b'+') && frame.get(1).is_some_and(u8::is_ascii_digit)
-}
-
-/// The server's own words for "I am not, or not yet, the master"; anything else is the application's.
-/// (Redis 7.0 server.c and blocked.c; Valkey keeps the texts.)
-fn is_refusal(reply: &[u8], effect: Effect, after_a_refusal: bool) -> bool {
-    const REFUSALS: [&[u8]; 5] = [
-        b"-READONLY You can't write against a read only replica.",
-        b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        b"-LOADING ",
-        b"-UNBLOCKED force unblock from blocking operation, instance state changed",
-        b"-REDIRECT ",
-    ];
-    const ABORT: &[u8] = b"-EXECABORT Transaction discarded because of: ";
-    if reply.first() != Some(&b'-') {
-        return false;
-    }
-    if let Some(cause) = reply.strip_prefix(ABORT) {
-        return [&b"READONLY"[..], b"MASTERDOWN", b"LOADING"].iter().any(|word| cause.starts_with(word));
-    }
-    if effect.duty == Duty::Exec && after_a_refusal {
-        return reply.starts_with(b"-EXECABORT Transaction discarded because of previous errors");
-    }
-    REFUSALS.iter().any(|refusal| reply.starts_with(refusal))
 }

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Worker, pool};
+use crate::resp::buffer::ReplyBuffer;
 use crate::resp::request::encode;
-use crate::resp::scanner::{ReplyScanner, Scan};
 
 /// How long others may take to ask too.
 const GATHERING: Duration = Duration::from_millis(5);
@@ -66,8 +66,8 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
     }
     requests.extend_from_slice(&encode(&[&b"CLIENT"[..], b"LIST"]));
     stream.write_all(&requests).await?;
-    let replies = read_replies(&mut stream, 1 + usize::from(credentials.is_some())).await?;
-    let list = String::from_utf8_lossy(&replies);
+    let list = last_reply(&mut stream, 1 + usize::from(credentials.is_some())).await?;
+    let list = String::from_utf8_lossy(&list);
     let ids: HashMap<&str, &str> = list.lines().filter_map(address_and_id).collect();
 
     let mut requests = encode(&[b"MULTI"]);
@@ -82,29 +82,27 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
     }
     requests.extend_from_slice(&encode(&[b"EXEC"]));
     stream.write_all(&requests).await?;
-    read_replies(&mut stream, found + 3).await?;
+    last_reply(&mut stream, found + 3).await?;
     Ok(())
 }
 
-/// The bytes of so many replies.
-async fn read_replies(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
-    let (mut scanner, mut replies, mut scanned) = (ReplyScanner::default(), Vec::new(), 0);
-    let mut missing = count;
-    while missing > 0 {
-        match scanner.scan(&replies[scanned..]) {
-            Scan::Frame(length) => {
-                scanned += length;
-                missing -= 1;
-                continue;
+/// The last of so many replies.
+async fn last_reply(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+    let (mut replies, mut last, mut taken) = (ReplyBuffer::new(MOST_BYTES), Vec::new(), 0);
+    while taken < count {
+        match replies.take()? {
+            Some(reply) => {
+                taken += 1;
+                last = reply.to_vec();
             }
-            Scan::Partial => scanned = replies.len(),
-            Scan::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
-        }
-        if replies.len() > MOST_BYTES || stream.read_buf(&mut replies).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            None => {
+                if stream.read_buf(replies.room()?).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
         }
     }
-    Ok(replies)
+    Ok(last)
 }
 
 /// Of a line such as `id=4 addr=127.0.0.1:41934 laddr=…` that is of a blocked client.

@@ -19,6 +19,10 @@ const LONGER: &[(&str, &str)] = &[
 const LEAVES: &[(&str, &[&str])] = &[
     ("src/topology.rs", &["secret"]),
     ("src/drain.rs", &[]),
+    ("src/duration.rs", &[]),
+    ("src/size.rs", &[]),
+    ("src/random.rs", &[]),
+    ("src/interrupt.rs", &[]),
     ("src/socket.rs", &[]),
     ("src/metrics.rs", &["close_reason"]),
     ("src/close_reason.rs", &[]),
@@ -27,6 +31,7 @@ const LEAVES: &[(&str, &[&str])] = &[
     ("src/units.rs", &[]),
     ("src/secret.rs", &[]),
     ("src/resp", &["resp"]),
+    ("src/node", &["resp"]),
 ];
 
 /// Names that say nothing, and become drawers for everything.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::config::{HostPort, Location, parse_duration, parse_size};
+use crate::config::{HostPort, Location};
+use crate::{duration, size};
 
 /// Where a switchmaster listens for commands, unless it was told otherwise.
 const ADMIN_PORT: u16 = 9379;
@@ -74,7 +75,7 @@ pub struct CreateArgs {
     #[arg(long)]
     pub allow_master: bool,
     /// Do nothing when the store has a backup that is younger than this, such as 20h
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub if_older_than: Option<Duration>,
     /// Encrypt for this age recipient; may be given several times [default: the key backup_recipients]
     #[arg(long, value_name = "AGE1…")]
@@ -133,7 +134,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep_monthly: usize,
     /// Keep all that are younger than this, such as 7d
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub keep_within: Option<Duration>,
     /// Say what would go, and delete nothing
     #[arg(long)]
@@ -211,7 +212,7 @@ pub struct CopyArgs {
     #[arg(long, conflicts_with = "id")]
     pub all: bool,
     /// Every backup that is younger than this, such as 7d
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with_all = ["id", "all"])]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with_all = ["id", "all"])]
     pub since: Option<Duration>,
     /// The second store, s3://BUCKET/PREFIX or file:///DIR [default: backup_store of --to-config]
     #[arg(long, value_name = "URL", required_unless_present = "to_config")]
@@ -225,13 +226,13 @@ pub struct CopyArgs {
 #[derive(Args, Clone)]
 pub struct FollowArgs {
     /// Ship what changed this often
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "10s")]
     pub every: Duration,
     /// Begin with a new base this often
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "24h")]
     pub base_every: Duration,
     /// At most so much waits on this host for a store that is away, such as 1GiB; then a new base is made
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "1GiB")]
     pub spool_limit: usize,
     /// Encrypt for this age recipient; may be given several times [default: the key backup_recipients]
     #[arg(long, value_name = "AGE1…")]

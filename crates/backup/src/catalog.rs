@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::store::{Object, Store};
-use super::{Error, Manifest, show};
+use super::{Error, Manifest, output};
 
 /// What the id of a safety backup ends with.
 pub const SAFETY: &str = "-safety";
@@ -294,7 +294,7 @@ fn damage(objects: &[Object], manifest: &Manifest, found: Option<Timestamp>) -> 
         Some(data) if data.bytes != manifest.stored_bytes => {
             Some(format!("its data has {} bytes instead of {}", data.bytes, manifest.stored_bytes))
         }
-        Some(_) => found.map(|at| format!("found by a check at {}", show::seconds(at))),
+        Some(_) => found.map(|at| format!("found by a check at {}", output::seconds(at))),
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use crate::secret::{Credentials, Secret};
 
-pub use crate::units::{parse_duration, parse_size};
 pub use switchmaster_protocol::address::HostPort;
 pub use switchmaster_protocol::location::Location;
 pub use switchmaster_protocol::settings::BackupConfig;

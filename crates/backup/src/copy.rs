@@ -21,9 +21,10 @@ use super::follow::timeline::{Stored, Timeline};
 use super::follow::{self, shipper};
 use super::manifest::hex;
 use super::store::{Put, Store};
-use super::{Error, Progress, Spool, fetch, show};
+use super::{Error, Progress, Spool, fetch, output};
 use crate::cli::CopyArgs;
 use crate::config::BackupConfig;
+use crate::size;
 
 /// Reads what the configuration file at a path says of backups, or what is wrong with it.
 pub type ReadConfig = dyn Fn(&Path) -> Result<BackupConfig, String>;
@@ -83,7 +84,7 @@ pub async fn copy(
             Ok(Done::There) => there += 1,
             Err(_) => {}
         }
-        let (id, shown) = (&backup.id, show::size(size));
+        let (id, shown) = (&backup.id, size::rounded(size));
         let line = match (&done, json) {
             (done, true) => json!({ "id": id, "master_name": backup.master_name, "copied": *done == Ok(Done::Copied),
                 "stored_bytes": size, "error": done.as_ref().err() })
@@ -92,7 +93,7 @@ pub async fn copy(
             (Ok(Done::There), false) => format!("there already  {id}"),
             (Err(why), false) => format!("NOT COPIED  {why}"),
         };
-        show::line(out, &line)?;
+        output::line(out, &line)?;
         bad.extend(done.err());
     }
     for name in backups.iter().map(|backup| &backup.master_name).collect::<BTreeSet<_>>() {
@@ -100,9 +101,9 @@ pub async fn copy(
         if json && stream.segments > 0 {
             let told =
                 json!({ "stream": name, "segments": stream.segments, "copied": stream.copied, "errors": stream.bad });
-            show::line(out, &told.to_string())?;
+            output::line(out, &told.to_string())?;
         } else if !json {
-            stream.bad.iter().try_for_each(|why| show::line(out, &format!("NOT COPIED  {why}")))?;
+            stream.bad.iter().try_for_each(|why| output::line(out, &format!("NOT COPIED  {why}")))?;
         }
         segments += stream.copied;
         bad.extend(stream.bad);
@@ -113,12 +114,12 @@ pub async fn copy(
         false => {
             let stream = match segments {
                 0 => String::new(),
-                _ => format!(", {} of the stream", show::count(segments, "segment")),
+                _ => format!(", {} of the stream", output::count(segments, "segment")),
             };
-            format!("{copied} copied ({}){stream}, {there} there already: {}", show::size(bytes), to.location())
+            format!("{copied} copied ({}){stream}, {there} there already: {}", size::rounded(bytes), to.location())
         }
     };
-    show::line(out, &summary)?;
+    output::line(out, &summary)?;
     match bad.as_slice() {
         [] => from.was_whole(),
         [why] => Err(Error::Unsound(why.clone())),

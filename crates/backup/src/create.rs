@@ -10,24 +10,22 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
 use crate::backup::manifest::hex;
+use crate::backup::output::line;
 use crate::backup::pack::{self, Packed, Recipients};
 use crate::backup::replica::{Begin, Replica, Want};
-use crate::backup::show::line;
-use crate::backup::source::{self, Node, Topology, choose, dial, no_source};
+use crate::backup::source::{self, Node, Topology, choose, no_source};
 use crate::backup::store::{Put, Store};
 use crate::backup::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
 use crate::cli::CreateArgs;
 use crate::config::Config;
+use crate::interrupt::interruption;
 
 use intake::Intake;
 pub use outcome::{Created, Outcome};
@@ -52,7 +50,7 @@ pub async fn run(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let outcome = create(args, store, config, interruption()?).await?;
+    let outcome = create(args, store, config, interruption().map_err(Error::Internal)?).await?;
     let text = match json {
         true => serde_json::to_string(&outcome).map_err(|error| Error::Internal(error.to_string()))?,
         false => outcome.to_string(),
@@ -82,7 +80,7 @@ pub async fn safety(
 ) -> Result<Created, Error> {
     let recipient = if config.backup.recipients.is_empty() { recipients.to_vec() } else { Vec::new() };
     let args = CreateArgs { allow_master: true, safety: true, recipient, ..CreateArgs::default() };
-    let interrupted = interruption()?;
+    let interrupted = interruption().map_err(Error::Internal)?;
     let outcome = match lone {
         Some(lone) => locked(&args, store, config, &lone.name, Some(lone.addr), interrupted).await,
         None => create(&args, store, config, interrupted).await,
@@ -144,7 +142,7 @@ async fn locked(
         return Ok(young);
     }
     let what = if args.safety { "a backup for a restore" } else { "a backup" };
-    let guard = lock::acquire_for(what.into(), store, name, lock::TTL, Some(keeper(config, lone))).await?;
+    let guard = lock::acquire_for(what.into(), store, name, lock::TTL, Some(lock::keeper(config, lone))).await?;
     let mut run = Run { args, store, config, recipients, name, lone, guard: &guard, written: Vec::new() };
     let outcome = tokio::select! {
         outcome = run.make() => outcome,
@@ -162,23 +160,6 @@ fn recipients(args: &CreateArgs, config: &Config) -> Result<Recipients, Error> {
         [] => Recipients::parse(&config.backup.recipients),
         given => Recipients::parse(given),
     }
-}
-
-/// Dials the lone node, or whoever is master, for the lock of a store that cannot keep one.
-fn keeper(config: &Config, lone: Option<SocketAddr>) -> lock::Master {
-    let config = Arc::new(config.clone());
-    Arc::new(move || {
-        let config = config.clone();
-        async move {
-            let master = match lone {
-                Some(addr) => addr,
-                None => source::find(&config).await?.master,
-            };
-            let dialled = dial(master, config.sentinel.redis_auth.as_ref()).await;
-            dialled.map_err(|reason| Error::Unavailable(format!("{master} {reason}")))
-        }
-        .boxed()
-    })
 }
 
 /// The newest backup that is not known to be damaged.

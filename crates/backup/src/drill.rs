@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use super::restore::node::keyspace;
 use super::{Counts, Error};
 use crate::binary::Binary;
+use crate::node::info::InfoText;
 use crate::wire::{Reply, Wire};
 
 /// How long it may take to come up, and in which pace it must load at least.
@@ -107,7 +107,7 @@ async fn inspect(socket: &Path, expected: &Counts) -> io::Result<Result<(String,
 
 /// What it calls itself and how many keys it holds, if that is all as expected.
 fn compare(info: &str, libraries: u64, expected: &Counts) -> Result<(String, u64), Error> {
-    let found = keyspace(info);
+    let found = InfoText::new(info).keyspace();
     let wanted: BTreeMap<u32, (u64, u64)> =
         expected.databases.iter().map(|(db, counts)| (*db, (counts.keys, counts.expires))).collect();
     let dbs: BTreeSet<&u32> = found.keys().chain(wanted.keys()).collect();

@@ -14,8 +14,9 @@ use tempfile::NamedTempFile;
 use super::catalog::{self, Backup};
 use super::pack::{Identities, Unpacker};
 use super::store::Store;
-use super::{Error, Manifest, Progress, Spool, show};
+use super::{Error, Manifest, Progress, Spool, output};
 use crate::config::BackupConfig;
+use crate::size;
 
 const CHUNK: usize = 128 * 1024;
 
@@ -103,7 +104,7 @@ async fn place(
     let file = file.map_err(|error| no_room(folder, &error))?;
     let free = rustix::fs::fstatvfs(file.as_file()).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     if let Some(free) = free.ok().filter(|free| *free < manifest.plain_bytes) {
-        let (free, needed) = (show::size(free), show::size(manifest.plain_bytes));
+        let (free, needed) = (size::rounded(free), size::rounded(manifest.plain_bytes));
         return Err(Error::Spool(format!("{} has {free} left, and the backup needs {needed}", folder.display())));
     }
     let handle = file.as_file().try_clone().map_err(|error| no_room(folder, &error))?;
@@ -196,8 +197,8 @@ fn told(manifest: &Manifest, files: &[&Path], json: bool, out: &mut dyn Write) -
         json!({ "id": manifest.id, "files": files, "plain_bytes": manifest.plain_bytes, "keys": manifest.counts.keys() })
             .to_string()
     } else {
-        let keys = show::count(manifest.counts.keys(), "key");
-        format!("{}  {}, {keys}: {}", manifest.id, show::size(manifest.plain_bytes), files.join(", "))
+        let keys = output::count(manifest.counts.keys(), "key");
+        format!("{}  {}, {keys}: {}", manifest.id, size::rounded(manifest.plain_bytes), files.join(", "))
     };
-    show::line(out, &line)
+    output::line(out, &line)
 }

@@ -20,10 +20,10 @@ pub mod drill;
 mod error;
 pub mod fetch;
 pub mod follow;
-pub mod interrupt;
 pub mod lock;
 mod manifest;
 pub mod metrics;
+mod output;
 pub mod pack;
 mod process;
 mod progress;
@@ -49,4 +49,6 @@ pub use verbs::run;
 // The names that these have in the proxy's crate.
 use crate as backup;
 use args as cli;
-use switchmaster_protocol::{binary, control, remote, resp, secret, sentinel, status, units, wire};
+use switchmaster_protocol::{
+    binary, control, duration, interrupt, node, random, remote, resp, secret, sentinel, size, status, wire,
+};

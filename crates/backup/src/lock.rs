@@ -6,7 +6,7 @@
 //! and has died is not waited for. The last object stays, so that numbers only rise. Where the store knows no create-only
 //! write, the master keeps the lock: SET NX PX.
 
-use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +18,10 @@ use tokio::task::JoinHandle;
 
 use super::Error;
 use super::process::{self, Process};
+use super::source;
 use super::store::{Put, Store};
+use crate::config::Config;
+use crate::random;
 use crate::wire::{Reply, Wire};
 
 /// How long a lock outlives the last sign of its holder.
@@ -26,6 +29,22 @@ pub const TTL: Duration = Duration::from_secs(120);
 
 /// Dials the master and authenticates; called anew each time, since the master may move.
 pub type Master = Arc<dyn Fn() -> BoxFuture<'static, Result<Wire, Error>> + Send + Sync>;
+
+/// Dials `lone`, the only node there is, or whoever is master, for the lock of a store that cannot keep one.
+pub fn keeper(config: &Config, lone: Option<SocketAddr>) -> Master {
+    let config = Arc::new(config.clone());
+    Arc::new(move || {
+        let config = config.clone();
+        Box::pin(async move {
+            let master = match lone {
+                Some(addr) => addr,
+                None => source::find(&config).await?.master,
+            };
+            let dialled = source::dial(master, config.sentinel.redis_auth.as_ref()).await;
+            dialled.map_err(|reason| Error::Unavailable(format!("{master} {reason}")))
+        })
+    })
+}
 
 /// The lock, held until [`Guard::release`]; a task of the runtime renews it. Dropped, it is held until it expires.
 #[derive(Debug)]
@@ -81,7 +100,8 @@ pub async fn acquire_for(
     master: Option<Master>,
 ) -> Result<Guard, Error> {
     let ttl_ms = ttl.as_millis() as u64;
-    let claim = Claim { owner: owner(), what, process: Process::current(), token: token(), ttl_ms, released: false };
+    let claim =
+        Claim { owner: owner(), what, process: Process::current(), token: random::hex(32), ttl_ms, released: false };
     let probe = store.probe().await?;
     let held = match (probe.create_only, master) {
         (true, _) => of_store(store, master_name, claim, probe.now).await?,
@@ -127,12 +147,6 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.renewing.abort();
     }
-}
-
-/// What tells one process from the other: 128 random bits.
-pub fn token() -> String {
-    // The keys of the standard library's hash maps come from the system's random numbers.
-    format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
 }
 
 async fn renew(held: Held, ttl: Duration, lost: Arc<AtomicBool>) {

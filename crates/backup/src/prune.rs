@@ -15,9 +15,12 @@ use serde_json::json;
 
 use super::catalog::{self, Backup};
 use super::follow::Pruned;
-use super::store::Store;
-use super::{Error, follow, show};
+use super::follow::ranges::Ranges;
+use super::follow::timeline::Stored;
+use super::store::{Object, Store};
+use super::{Error, follow, output};
 use crate::cli::PruneArgs;
+use crate::size;
 
 /// What an interrupted run may still be busy with is left alone for this long.
 const LEFTOVERS: Duration = Duration::from_secs(24 * 3600);
@@ -125,11 +128,42 @@ pub async fn prune(
                 .to_owned(),
         ));
     }
+    // The streams first: what comes meanwhile may be a base without its stream, never a stream without its base.
+    let mut streams = streams(store, master_name).await?;
+    let objects = catalog::objects(store, master_name).await?;
+    let backups = catalog::of_objects(store, &objects).await?;
+    let now = now_of(store).await?;
+    let mut pruning = Pruning { store, rules, json, out, done: Tally::default(), failed: Vec::new() };
+    let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
+    for name in names {
+        let segments = match streams.remove(name) {
+            Some(None) => continue,
+            segments => segments.flatten().unwrap_or_default(),
+        };
+        let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
+        let stay = pruning.backups(&backups, now).await?;
+        pruning.stream(name, &segments, &backups, &stay).await?;
+    }
+    let old = now - LEFTOVERS;
+    pruning.orphans(&objects, old).await?;
+    pruning.uploads(master_name.unwrap_or_default(), old).await;
+    output::line(pruning.out, &pruning.done.summary(json, rules.dry_run))?;
+    match pruning.failed.as_slice() {
+        [] => store.was_whole(),
+        [error] => Err(error.clone()),
+        [first, ..] => {
+            let count = pruning.failed.len();
+            Err(Error::Store(format!("{count} things could not be deleted; the first: {first}")))
+        }
+    }
+}
+
+/// The segments of each master; `None`: they cannot be read.
+async fn streams(store: &Store, master_name: Option<&str>) -> Result<BTreeMap<String, Option<Vec<Stored>>>, Error> {
     let masters = match master_name {
         Some(name) => vec![name.to_owned()],
         None => store.list_folder("").await?.1,
     };
-    // The streams first: what comes meanwhile may be a base without its stream, never a stream without its base.
     let mut streams = BTreeMap::new();
     for name in masters {
         let segments = match follow::segments(store, &name).await {
@@ -142,130 +176,187 @@ pub async fn prune(
         };
         streams.insert(name, segments);
     }
-    let objects = catalog::objects(store, master_name).await?;
-    let backups = catalog::of_objects(store, &objects).await?;
-    let now = match store.probe().await {
-        Ok(probe) => probe.now,
+    Ok(streams)
+}
+
+/// The store's own time, by which things there are old.
+async fn now_of(store: &Store) -> Result<Timestamp, Error> {
+    match store.probe().await {
+        Ok(probe) => Ok(probe.now),
         // On a full disk nothing can be written, and there is most to be deleted.
         Err(Error::Store(why)) => {
             tracing::warn!("nothing can be written there ({why}): how old things are is by the clock of this host");
-            Timestamp::now()
+            Ok(Timestamp::now())
         }
-        Err(error) => return Err(error),
-    };
-    let names: BTreeSet<&str> = backups.iter().map(|backup| backup.master_name.as_str()).collect();
-    let (mut kept, mut deleted, mut freed, mut pruned) = (0, 0, 0, 0);
-    let mut failed = Vec::new();
-    let mut ended = BTreeMap::new();
-    for name in names {
-        let segments = match streams.remove(name) {
-            Some(None) => continue,
-            segments => segments.flatten().unwrap_or_default(),
-        };
-        let backups: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == name).collect();
-        let (all, mut stay) = (follow::bases(&backups), Vec::new());
+        Err(error) => Err(error),
+    }
+}
+
+/// A prune under way.
+struct Pruning<'a> {
+    store: &'a Store,
+    rules: &'a PruneArgs,
+    json: bool,
+    out: &'a mut dyn Write,
+    done: Tally,
+    failed: Vec<Error>,
+}
+
+/// What was done, or would be.
+#[derive(Default)]
+struct Tally {
+    kept: u64,
+    deleted: u64,
+    freed_bytes: u64,
+    segments: u64,
+    /// By master name.
+    lost: BTreeMap<String, Ranges>,
+    orphans: u64,
+    /// `None`: not looked for.
+    uploads: Option<u64>,
+}
+
+impl Pruning<'_> {
+    /// Deletes those that no rule keeps of one master's. Returns the others.
+    async fn backups<'b>(&mut self, backups: &[&'b Backup], now: Timestamp) -> Result<Vec<&'b Backup>, Error> {
         let candidates: Vec<Candidate> = backups.iter().map(|backup| candidate(backup)).collect();
-        for (backup, reasons) in backups.into_iter().zip(plan(rules, &candidates, now)) {
-            let bytes = backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes);
+        let mut stay = Vec::new();
+        for (backup, reasons) in backups.iter().zip(plan(self.rules, &candidates, now)) {
             let mut reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
             if reasons.is_empty()
-                && !rules.dry_run
-                && let Err(error) = delete(store, backup).await
+                && !self.rules.dry_run
+                && let Err(error) = delete(self.store, backup).await
             {
                 reasons.push(format!("could not be deleted: {error}"));
-                failed.push(error);
+                self.failed.push(error);
             }
-            let line = if json {
-                json!({ "id": backup.id, "master_name": name, "kept": !reasons.is_empty(), "reasons": reasons,
-                    "damaged": backup.damage, "stored_bytes": bytes, "dry_run": rules.dry_run })
-                .to_string()
-            } else if reasons.is_empty() {
-                let did = if rules.dry_run { "would delete" } else { "deleted" };
-                let damage = backup.damage.as_ref().map(|damage| format!("  damaged: {damage}")).unwrap_or_default();
-                format!("{did}  {}  {}{damage}", backup.id, show::size(bytes))
-            } else {
-                format!("kept  {}  {}", backup.id, reasons.join(", "))
-            };
             if reasons.is_empty() {
-                (deleted, freed) = (deleted + 1, freed + bytes);
+                self.done.deleted += 1;
+                self.done.freed_bytes += stored_bytes(backup);
             } else {
-                kept += 1;
-                stay.push(backup);
+                self.done.kept += 1;
+                stay.push(*backup);
             }
-            show::line(out, &line)?;
+            self.report(backup, &reasons)?;
         }
-        let Pruned { useless, lost } = follow::pruned(name, &segments, all, follow::bases(&stay));
+        Ok(stay)
+    }
+
+    /// Says what became of a backup; no `reasons`: it went.
+    fn report(&mut self, backup: &Backup, reasons: &[String]) -> Result<(), Error> {
+        let bytes = stored_bytes(backup);
+        let line = if self.json {
+            json!({ "id": backup.id, "master_name": backup.master_name, "kept": !reasons.is_empty(),
+                "reasons": reasons, "damaged": backup.damage, "stored_bytes": bytes, "dry_run": self.rules.dry_run })
+            .to_string()
+        } else if reasons.is_empty() {
+            let damage = backup.damage.as_ref().map(|damage| format!("  damaged: {damage}")).unwrap_or_default();
+            format!("{}  {}  {}{damage}", deleted(self.rules.dry_run), backup.id, size::rounded(bytes))
+        } else {
+            format!("kept  {}  {}", backup.id, reasons.join(", "))
+        };
+        output::line(self.out, &line)
+    }
+
+    /// Deletes the segments that none of the backups needs which `stay`, of `all` of one master's.
+    async fn stream(
+        &mut self,
+        name: &str,
+        segments: &[Stored],
+        all: &[&Backup],
+        stay: &[&Backup],
+    ) -> Result<(), Error> {
+        let Pruned { useless, lost } = follow::pruned(name, segments, follow::bases(all), follow::bases(stay));
         // One that cannot be read, or only seems to be damaged, may need any of them.
         if stay.iter().all(|backup| backup.manifest.is_ok() && backup.damage.is_none()) {
             for segment in &useless {
-                // Of thousands that cannot be deleted, one is told of.
-                if !rules.dry_run
-                    && let Err(error) = store.delete(segment).await
-                {
-                    tracing::warn!("{error}");
-                    failed.push(error);
+                // Of thousands that cannot be deleted, one is reported.
+                if !self.delete(segment).await {
                     break;
                 }
-                pruned += 1;
+                self.done.segments += 1;
             }
         }
         if !lost.is_empty() {
-            let verb = if rules.dry_run { "would be lost" } else { "are lost" };
-            if !json {
-                show::line(out, &format!("{name}: moments that {verb}: {lost}"))?;
+            let verb = if self.rules.dry_run { "would be lost" } else { "are lost" };
+            if !self.json {
+                output::line(self.out, &format!("{name}: moments that {verb}: {lost}"))?;
             }
-            ended.insert(name, lost);
+            self.done.lost.insert(name.to_owned(), lost);
         }
+        Ok(())
     }
-    let old = now - LEFTOVERS;
-    let mut leftovers = 0;
-    for orphan in catalog::orphans(&objects).filter(|orphan| orphan.modified < old) {
-        if !rules.dry_run
-            && let Err(error) = store.delete(&orphan.name).await
-        {
-            tracing::warn!("{error}");
-            failed.push(error);
-            continue;
+
+    /// Deletes what interrupted backups left before `old`.
+    async fn orphans(&mut self, objects: &[Object], old: Timestamp) -> Result<(), Error> {
+        for orphan in catalog::orphans(objects).filter(|orphan| orphan.modified < old) {
+            if !self.delete(&orphan.name).await {
+                continue;
+            }
+            self.done.orphans += 1;
+            if !self.json {
+                let did = deleted(self.rules.dry_run);
+                output::line(self.out, &format!("{did}  {}  left by an interrupted backup", orphan.name))?;
+            }
         }
-        leftovers += 1;
-        let did = if rules.dry_run { "would delete" } else { "deleted" };
-        if !json {
-            show::line(out, &format!("{did}  {}  left by an interrupted backup", orphan.name))?;
-        }
+        Ok(())
     }
-    let uploads = match rules.dry_run {
-        true => None,
-        false => match store.abort_stale_multiparts(master_name.unwrap_or_default(), old).await {
-            Ok(count) => Some(count),
+
+    /// Aborts uploads below `folder` that were begun before `old` and not ended.
+    async fn uploads(&mut self, folder: &str, old: Timestamp) {
+        if self.rules.dry_run {
+            return;
+        }
+        match self.store.abort_stale_multiparts(folder, old).await {
+            Ok(count) => self.done.uploads = Some(count as u64),
             // The backups are pruned; what a service cannot do is no reason to call that a failure.
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    /// Whether the object is gone, or would be.
+    async fn delete(&mut self, name: &str) -> bool {
+        if self.rules.dry_run {
+            return true;
+        }
+        match self.store.delete(name).await {
+            Ok(()) => true,
             Err(error) => {
                 tracing::warn!("{error}");
-                None
+                self.failed.push(error);
+                false
             }
-        },
-    };
-    let summary = if json {
-        json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed, "segments": pruned, "lost_moments": ended,
-            "orphans": leftovers, "aborted_uploads": uploads, "dry_run": rules.dry_run })
-        .to_string()
-    } else {
+        }
+    }
+}
+
+impl Tally {
+    fn summary(&self, json: bool, dry_run: bool) -> String {
+        let Tally { kept, deleted, freed_bytes, segments, lost, orphans, uploads } = self;
+        if json {
+            return json!({ "kept": kept, "deleted": deleted, "freed_bytes": freed_bytes, "segments": segments,
+                "lost_moments": lost, "orphans": orphans, "aborted_uploads": uploads, "dry_run": dry_run })
+            .to_string();
+        }
+        let did = if dry_run { "would be deleted" } else { "deleted" };
         let uploads = match uploads {
-            Some(count) if count > 0 => format!(", {} aborted", show::count(count as u64, "unfinished upload")),
+            Some(count @ 1..) => format!(", {} aborted", output::count(*count, "unfinished upload")),
             _ => String::new(),
         };
-        let did = if rules.dry_run { "would be deleted" } else { "deleted" };
-        let stream = match pruned {
+        let stream = match segments {
             0 => String::new(),
-            _ => format!(", {} of the stream {did}", show::count(pruned, "segment")),
+            _ => format!(", {} of the stream {did}", output::count(*segments, "segment")),
         };
-        format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", show::size(freed))
-    };
-    show::line(out, &summary)?;
-    match failed.as_slice() {
-        [] => store.was_whole(),
-        [error] => Err(error.clone()),
-        [first, ..] => Err(Error::Store(format!("{} things could not be deleted; the first: {first}", failed.len()))),
+        format!("{kept} kept, {deleted} {did} ({}){stream}{uploads}", size::rounded(*freed_bytes))
     }
+}
+
+fn deleted(dry_run: bool) -> &'static str {
+    if dry_run { "would delete" } else { "deleted" }
+}
+
+fn stored_bytes(backup: &Backup) -> u64 {
+    backup.manifest.as_ref().map_or(0, |manifest| manifest.stored_bytes)
 }
 
 async fn delete(store: &Store, backup: &Backup) -> Result<(), Error> {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::backup::Error;
 use crate::backup::source::{Node, dial, refused};
+use crate::node::refusal;
 use crate::secret::Credentials;
 use crate::wire::{Reply, Wire, encode};
 
@@ -349,9 +350,7 @@ fn parse_framing(line: &str) -> Option<Framing> {
 async fn replconf(wire: &mut Wire, options: &[&str]) -> Result<(), String> {
     let request: Vec<&str> = std::iter::once("REPLCONF").chain(options.iter().copied()).collect();
     match wire.ask(&request).await.map_err(|error| format!("does not answer REPLCONF: {error}"))? {
-        Reply::Error(text) if ["NOPERM", "NOAUTH"].iter().any(|code| text.starts_with(code)) => {
-            Err(refused("REPLCONF", &text))
-        }
+        Reply::Error(text) if matches!(refusal::code(&text), b"NOPERM" | b"NOAUTH") => Err(refused("REPLCONF", &text)),
         _ => Ok(()),
     }
 }

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::catalog::{self, Backup, Verified};
+use super::output::{count, line, seconds};
 use super::store::Store;
 use super::{Error, Manifest};
+use crate::size;
 
 /// Prints one line for each backup, the newest last.
 pub async fn list(store: &Store, master_name: Option<&str>, json: bool, out: &mut dyn Write) -> Result<(), Error> {
@@ -34,8 +35,11 @@ pub async fn list(store: &Store, master_name: Option<&str>, json: bool, out: &mu
     for backup in &backups {
         match &backup.manifest {
             Ok(manifest) => {
-                let (keys, plain, stored) =
-                    (manifest.counts.keys().to_string(), size(manifest.plain_bytes), size(manifest.stored_bytes));
+                let (keys, plain, stored) = (
+                    manifest.counts.keys().to_string(),
+                    size::rounded(manifest.plain_bytes),
+                    size::rounded(manifest.stored_bytes),
+                );
                 let verified = match &backup.damage {
                     Some(damage) => format!("damaged: {damage}"),
                     None => backup.verified.map_or_else(|| "never".to_owned(), seconds),
@@ -93,7 +97,7 @@ fn fields(store: &Store, backup: &Backup, manifest: &Manifest, mark: Option<&Ver
             "plain",
             format!(
                 "{} ({} bytes), {} version {}",
-                size(manifest.plain_bytes),
+                size::rounded(manifest.plain_bytes),
                 manifest.plain_bytes,
                 manifest.magic,
                 manifest.rdb_version
@@ -105,7 +109,7 @@ fn fields(store: &Store, backup: &Backup, manifest: &Manifest, mark: Option<&Ver
             "stored",
             format!(
                 "{} ({} bytes), {} level {}",
-                size(manifest.stored_bytes),
+                size::rounded(manifest.stored_bytes),
                 manifest.stored_bytes,
                 packing.compression,
                 packing.level
@@ -142,41 +146,5 @@ fn object(store: &Store, backup: &Backup) -> Value {
         Err(why) => {
             json!({ "id": backup.id, "master_name": backup.master_name, "error": format!("its manifest {why}") })
         }
-    }
-}
-
-/// A time to the second.
-pub(super) fn seconds(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// So many of these: `1 key`, `2 keys`.
-pub(super) fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
-}
-
-/// Bytes for people.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-/// Writes a line; a reader that went away (`| head`) is no error.
-pub(super) fn line(out: &mut dyn Write, text: &str) -> Result<(), Error> {
-    match writeln!(out, "{text}") {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        // A terminal that was closed.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(()),
-        Err(error) => Err(Error::Internal(format!("standard output: {error}"))),
     }
 }

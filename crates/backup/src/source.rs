@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 
 use crate::backup::Error;
 use crate::config::{Config, HostPort};
+use crate::node::info::InfoRole;
 use crate::sentinel::client::{self, AddressMap, Sentinel};
 use crate::sentinel::electorate;
 use crate::sentinel::report::SentinelAnswer;
 use crate::sentinel::word::{self, Named, Word};
 
 pub(crate) use node::refused;
-pub use node::{AskError, Node, Role, dial};
+pub use node::{AskError, Node, dial};
 
 /// For connecting to a Sentinel or a node, and for each answer.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -112,17 +113,17 @@ fn judge<'a>(topology: &Topology, candidate: &'a Candidate, allow_master: bool) 
     let node = candidate.node.as_ref().map_err(|error| (!error.denied, error.reason.clone()))?;
     let passing = |reason: String| Err((true, reason));
     match &node.role {
-        Role::Master if candidate.addr != topology.master => {
+        InfoRole::Master if candidate.addr != topology.master => {
             return passing("says that it is a master, which the Sentinels do not".into());
         }
-        Role::Master if !allow_master => {
+        InfoRole::Master if !allow_master => {
             return Err((false, "is the master (--allow-master takes it when no replica will do)".into()));
         }
-        Role::Replica { .. } if candidate.addr == topology.master => {
+        InfoRole::Replica { .. } if candidate.addr == topology.master => {
             return passing("is the master for the Sentinels, and calls itself a replica".into());
         }
-        Role::Replica { link_up: false } => return passing("has lost the link to its master".into()),
-        Role::Master | Role::Replica { .. } => {}
+        InfoRole::Replica { link_up: false } => return passing("has lost the link to its master".into()),
+        InfoRole::Master | InfoRole::Replica { .. } => {}
     }
     if node.loading {
         return passing("is loading its data".into());

@@ -409,7 +409,7 @@ impl Store {
 
     /// Finds out by writing a small object twice what the store promises, and what time it is there.
     pub async fn probe(&self) -> Result<Probe, Error> {
-        let name = format!("probe-{}", super::lock::token());
+        let name = format!("probe-{}", crate::random::hex(32));
         let first = self.put(&name, b"first".to_vec().into(), PutMode::Create).await?;
         let create_only = match first {
             Ok(()) => {

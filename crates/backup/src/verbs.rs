@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::interrupt::interruption;
 use super::pack::Identities;
 use super::store::Store;
 use super::{Error, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
 use crate::cli::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
+use crate::interrupt::interruption;
 
 /// Runs one verb to its end; the text or JSON for the user goes to standard output. `read` is for `copy --to-config`.
 pub async fn run(args: BackupArgs, config: &Config, read: &copy::ReadConfig) -> Result<(), Error> {
@@ -74,7 +74,7 @@ pub async fn run(args: BackupArgs, config: &Config, read: &copy::ReadConfig) -> 
                 (_, Some(age)) => copy::since(catalog::list(&from, master_name).await?, age),
                 _ => vec![find(&from, &args.which).await?],
             };
-            let interrupted = interruption()?;
+            let interrupted = interruption().map_err(Error::Internal)?;
             tokio::select! {
                 done = copy::copy(&from, &to, &backups, &config.backup, json, out) => done,
                 () = interrupted => {

@@ -17,7 +17,7 @@ use super::catalog::{self, Backup, Damaged, Verified};
 use super::pack::{Identities, Unpacker};
 use super::rdb::Summary;
 use super::store::Store;
-use super::{Error, Manifest, Progress, drill, fetch, follow, rdb, show};
+use super::{Error, Manifest, Progress, drill, fetch, follow, output, rdb};
 use crate::config::Config;
 
 /// Checks `backups` one after the other, marks each and says so on `out`.
@@ -64,7 +64,7 @@ pub async fn verify(
             (Found::NotLoaded(why), false) => format!("NOT LOADED  {why}"),
             (Found::Unreadable(why), false) => format!("NOT READ  {why}"),
         };
-        show::line(out, &line)?;
+        output::line(out, &line)?;
         match found {
             Found::Sound => {}
             Found::Damaged(why) | Found::NotLoaded(why) | Found::Unreadable(why) => bad.push(why),
@@ -102,20 +102,20 @@ pub async fn verify_streams(
         let of_name: Vec<&Backup> = backups.iter().filter(|backup| backup.master_name == *name).collect();
         let missing = follow::missing(name, segments, &of_name);
         if !json {
-            missing.iter().try_for_each(|why| show::line(out, &format!("MISSING  {why}")))?;
+            missing.iter().try_for_each(|why| output::line(out, &format!("MISSING  {why}")))?;
         }
         bad += missing.len();
         let (count, damaged) = follow::replay::check(config, store, name, identities).await?;
-        let segments = show::count(count as u64, "segment");
+        let segments = output::count(count as u64, "segment");
         if json && count > 0 {
             let sound = damaged.is_empty() && missing.is_empty();
             let errors = [&missing[..], &damaged].concat();
             let told = json!({ "stream": name, "segments": count, "sound": sound, "errors": errors });
-            show::line(out, &told.to_string())?;
+            output::line(out, &told.to_string())?;
         } else if count > 0 && damaged.is_empty() {
-            show::line(out, &format!("sound  {segments} of the stream of {name}"))?;
+            output::line(out, &format!("sound  {segments} of the stream of {name}"))?;
         } else {
-            damaged.iter().try_for_each(|why| show::line(out, &format!("DAMAGED  {why}")))?;
+            damaged.iter().try_for_each(|why| output::line(out, &format!("DAMAGED  {why}")))?;
         }
         bad += damaged.len();
     }

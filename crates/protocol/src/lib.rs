@@ -4,7 +4,9 @@
 //!   resp ◀── wire      bytes of Redis: what is said, and one connection to say it on
 //!   sentinel           asking Sentinels and nodes, and whom their answers name
 //!   status, control ◀── remote      what a running switchmaster shows and takes, and asking it
-//!   address, location, secret, settings, units, binary      values, as people write them
+//!   resp ◀── node      what servers say of themselves, and why they refuse
+//!   address, location, secret, settings, duration, size, binary      values, as people write them
+//!   random, interrupt                names that nobody else has, and the signals that end a verb
 //! ```
 //! Nothing here relays, decides or keeps state: no session, no topology, no tracker. Backups and test kit depend on this
 //! crate alone, so that neither is compiled again for a change of the proxy.
@@ -12,14 +14,18 @@
 pub mod address;
 pub mod binary;
 pub mod control;
+pub mod duration;
+pub mod interrupt;
 pub mod location;
+pub mod node;
+pub mod random;
 pub mod remote;
 pub mod resp;
 pub mod secret;
 pub mod sentinel;
 pub mod settings;
+pub mod size;
 pub mod status;
-pub mod units;
 pub mod wire;
 
 // The name that addresses have in the proxy's crate.

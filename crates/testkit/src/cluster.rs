@@ -14,6 +14,7 @@ use super::relay::{Passage, Relay};
 use super::server::{Binary, ClusterError, Server, free_port};
 pub use super::spec::{ClusterSpec, Member};
 use super::spec::{Port, Ports, source};
+use crate::node::role::Role;
 use crate::secret::{Credentials, Secret};
 use crate::wire::{Reply, Wire};
 
@@ -205,7 +206,7 @@ impl Cluster {
         let &addr = voted.ok_or_else(|| format!("Sentinels name {votes:?}, {silent} silent"))?;
         let index = self.node_at(addr).ok_or_else(|| format!("Sentinels name {addr}, which is not a node"))?;
         match self.ask_node(index, &["ROLE"]).await {
-            Ok(role) if role.items().first().and_then(Reply::text) == Some("master") => Ok(index),
+            Ok(role) if Role::parse(&role).is_some_and(|role| role.is_master()) => Ok(index),
             Ok(role) => Err(format!("{addr} says {role}")),
             Err(error) => Err(format!("{addr}: {error}")),
         }
@@ -293,9 +294,9 @@ impl Cluster {
         until("the replicas to be online", limit, async || {
             for master in (0..self.nodes.len()).step_by(size) {
                 let role = self.ask_node(master, &["ROLE"]).await.map_err(|error| error.to_string())?;
-                let known = role.items().get(2).map_or(0, |replicas| replicas.items().len());
-                if known < self.spec.replicas {
-                    return Err(format!("node {master} says {role}"));
+                match Role::parse(&role) {
+                    Some(Role::Master { replicas, .. }) if replicas.len() >= self.spec.replicas => {}
+                    _ => return Err(format!("node {master} says {role}")),
                 }
                 for replica in master + 1..master + size {
                     self.check_link(replica, master).await?;
@@ -317,14 +318,8 @@ impl Cluster {
 
     async fn check_link(&self, replica: usize, master: usize) -> Result<(), String> {
         let role = self.ask_node(replica, &["ROLE"]).await.map_err(|error| format!("node {replica}: {error}"))?;
-        match role.items() {
-            [kind, _, port, link, _]
-                if kind.text() == Some("slave")
-                    && *port == Reply::Integer(self.node_addr(master).port().into())
-                    && link.text() == Some("connected") =>
-            {
-                Ok(())
-            }
+        match Role::parse(&role) {
+            Some(Role::Replica { port, link_up: true, .. }) if port == self.node_addr(master).port() => Ok(()),
             _ => Err(format!("node {replica} says {role}")),
         }
     }

@@ -3,14 +3,12 @@
 //! Whatever it starts has ended when it ends.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::cluster::{Cluster, ClusterSpec};
+use crate::interrupt::interruption;
 use crate::load::{Load, LoadSpec};
 use crate::proxy::{Proxy, ProxyError, ProxySpec, next_free};
 use crate::report::{ClientReport, Verdict};
@@ -72,13 +70,10 @@ impl Ending {
 /// Runs the demo. Whatever it started has ended when this returns.
 pub async fn run(options: DemoOptions) -> Result<Ending, DemoError> {
     let mut ending = None;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let interrupted = interruption().map_err(io::Error::other)?;
     tokio::select! {
         outcome = tell(&options, &mut ending) => outcome?,
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
+        () = interrupted => {}
     }
     if ending.is_none() || options.keep {
         println!("\nEnded; everything is cleaned up.");
@@ -89,7 +84,7 @@ pub async fn run(options: DemoOptions) -> Result<Ending, DemoError> {
 /// The whole story. Dropped at any point, it takes every process and file with it.
 async fn tell(options: &DemoOptions, ending: &mut Option<Ending>) -> Result<(), DemoError> {
     println!("Starting 1 master, 2 replicas and 3 Sentinels, with a password, on free ports of 127.0.0.1 ...");
-    let password = format!("{:016x}", RandomState::new().build_hasher().finish());
+    let password = crate::random::hex(16);
     let cluster = Cluster::start(ClusterSpec {
         // An attempt that fails, as elections can, is repeated after twice this time.
         failover_timeout: Duration::from_secs(3),

@@ -20,4 +20,4 @@ mod verify;
 pub use demo::{DemoError, DemoOptions, Ending, run};
 pub use switchmaster_protocol::wire;
 
-use switchmaster_protocol::secret;
+use switchmaster_protocol::{interrupt, node, random, secret};

@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use super::cluster::{Cluster, until};
 use super::server::ClusterError;
+use crate::node::role::Role;
 use crate::secret::Credentials;
-use crate::wire::{Reply, Wire};
+use crate::wire::Wire;
 
 /// Between two questions to a node.
 const INTERVAL: Duration = Duration::from_millis(4);
@@ -104,9 +105,8 @@ async fn watch(node: usize, addr: SocketAddr, auth: Option<Credentials>, seen: A
             loop {
                 let asked = Instant::now();
                 let role = timeout(Duration::from_secs(5), wire.ask(&["ROLE"])).await??;
-                let is_master = match role.items().first().and_then(Reply::text) {
-                    Some(text) => text == "master",
-                    None => return Err(io::Error::other(role.to_string())),
+                let Some(is_master) = Role::parse(&role).map(|role| role.is_master()) else {
+                    return Err(io::Error::other(role.to_string()));
                 };
                 let not_before = said.replace(asked);
                 if last != Some(is_master) {

@@ -189,7 +189,7 @@ impl Scene {
             let master = self.cluster.who_is_master().await?;
             let _ = self.cluster.ask_node(master, &["SET", "tick", "1"]).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let goal = Goal::Moment(now_ms() - 1_500);
+            let goal = Goal::Time(now_ms() - 1_500);
             self.prepare(&goal).await.map(drop).map_err(|error| error.to_string())
         })
         .await;

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::backup::Manifest;
+use crate::backup::output::count;
 use crate::backup::report::{self, Record};
-use crate::backup::show::{count, size};
+use crate::size;
 
 /// A run that is no failure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -85,8 +86,8 @@ impl fmt::Display for Outcome {
                     count(created.keys, "key"),
                     source.role,
                     source.addr,
-                    size(*plain_bytes),
-                    size(*stored_bytes),
+                    size::rounded(*plain_bytes),
+                    size::rounded(*stored_bytes),
                     created.seconds
                 )?;
                 match created.keys_before.filter(|_| created.key_drop) {

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::timeline::{Moment, Stored};
-use crate::backup::show::line;
+use super::restore_point::RestorePoint;
+use super::timeline::Stored;
+use crate::backup::output::line;
 
 /// Moments are those of the log: 2026-11-20T03:14:00.007Z.
 #[derive(Debug, Serialize)]
@@ -44,7 +45,7 @@ pub enum Event {
 impl Event {
     pub(super) fn shipped(segment: &Stored) -> Event {
         let (stream, name) = (segment.stream.clone(), &segment.name);
-        Event::Shipped { stream, from: name.from, to: name.to, moment: Moment(name.end_ms).to_string() }
+        Event::Shipped { stream, from: name.from, to: name.to, moment: RestorePoint(name.end_ms).to_string() }
     }
 
     /// To standard output. That nobody reads it stops no stream.

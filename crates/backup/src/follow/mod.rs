@@ -2,27 +2,28 @@
 //!
 //! ```text
 //!   a replica ─▶ receiver ─▶ cutter ─▶ queue (spool) ─▶ shipper ─▶ MASTER/stream/ID/<from>-<to>-<time>-<replid>.seg.zst
-//!       │ junction: which one, from where                              beside them: ordinary backups, made as they are
+//!       │ stream_source: which, from where                              beside them: ordinary backups, made as they are
 //!       ▼                                                                                by `backup create`
 //!   restore --to ─▶ timeline (a base, segments, an offset) ─▶ replay ─▶ the restore's own stream
 //! ```
 //! A stream and a backup are independent: both say at which offset of which history they stand, and that is how a
 //! restore puts them together. Nothing is asked of a master, and nothing that was shipped depends on this process.
 
-mod calm;
 pub mod commands;
 pub mod cutter;
 pub mod event;
 pub mod finder;
-mod junction;
 pub mod position;
 pub mod queue;
 pub mod ranges;
+mod rate_limited_log;
 pub mod receiver;
 pub mod replay;
+pub mod restore_point;
 mod section;
 pub mod segment;
 pub mod shipper;
+mod stream_source;
 pub mod timeline;
 
 use std::borrow::Borrow;
@@ -37,17 +38,18 @@ use position::Position;
 use queue::Queue;
 use ranges::Ranges;
 use receiver::{End, Followed, Receiver, Surroundings};
-use timeline::{Base, Moment, Stored, Timeline};
+use restore_point::RestorePoint;
+use timeline::{Base, Stored, Timeline};
 
 use crate::backup::catalog::{self, Backup};
 use crate::backup::create::{self, Outcome};
-use crate::backup::interrupt::interruption;
 use crate::backup::lock::{self, Guard};
 use crate::backup::pack::Recipients;
 use crate::backup::store::Store;
 use crate::backup::{Error, Manifest, report, source};
 use crate::cli::{CreateArgs, FollowArgs};
 use crate::config::Config;
+use crate::interrupt::interruption;
 
 /// Between two lines that say how far it is.
 const STATUS: Duration = Duration::from_secs(60);
@@ -85,7 +87,7 @@ pub async fn run(config: &Config, store: &Store, args: &FollowArgs, json: bool) 
         stopping: watch::Sender::new(false),
         master_name,
     };
-    let stop = interruption()?;
+    let stop = interruption().map_err(Error::Internal)?;
     tokio::pin!(stop);
     let starting = async {
         let guard = match follower.lock().await {
@@ -147,7 +149,7 @@ struct Told {
 impl Follower<'_> {
     async fn lock(&self) -> Result<Guard, Error> {
         let folder = shipper::folder(&self.master_name);
-        let guard = lock::acquire(self.store, &folder, lock::TTL, Some(junction::master(self.config))).await;
+        let guard = lock::acquire(self.store, &folder, lock::TTL, Some(lock::keeper(self.config, None))).await;
         let guard = guard.map_err(|error| match error {
             Error::Locked(why) => Error::Locked(format!("another `backup follow` is at work: {why}")),
             other => other,
@@ -225,7 +227,7 @@ impl Follower<'_> {
                 Some(End::Full(why)) => {
                     let count = self.queue.borrow_mut().clear();
                     let until = self.told.borrow().shipped;
-                    let until = until.map_or_else(String::new, |(_, ms)| format!(" after {}", Moment(ms)));
+                    let until = until.map_or_else(String::new, |(_, ms)| format!(" after {}", RestorePoint(ms)));
                     tracing::error!(
                         "the spool is full ({why}): {count} segments are given up, and no moment{until} can be restored \
                          until a new stream begins with a new base"
@@ -357,7 +359,7 @@ impl Follower<'_> {
     fn stopped(&self) {
         let (waiting, shipped) = (self.queue.borrow().waiting().count(), self.told.borrow().shipped);
         let until = match shipped {
-            Some((offset, ms)) => format!("everything up to {} is in the store (offset {offset})", Moment(ms)),
+            Some((offset, ms)) => format!("everything up to {} is in the store (offset {offset})", RestorePoint(ms)),
             None => "nothing was shipped by this run".to_owned(),
         };
         match waiting {
@@ -366,7 +368,7 @@ impl Follower<'_> {
                 "stopped: {until}; the store did not take the last {waiting} segments: they wait in the spool for the next run"
             ),
         }
-        self.event(|| Event::Stopped { moment: shipped.map(|(_, ms)| Moment(ms).to_string()), waiting });
+        self.event(|| Event::Stopped { moment: shipped.map(|(_, ms)| RestorePoint(ms).to_string()), waiting });
     }
 
     async fn tell(&self) -> ! {
@@ -389,7 +391,7 @@ impl Follower<'_> {
             Some((offset, ms)) => {
                 format!(
                     "shipped up to {}, {} KiB behind",
-                    Moment(ms),
+                    RestorePoint(ms),
                     followed.head.saturating_sub(offset).div_ceil(1024)
                 )
             }

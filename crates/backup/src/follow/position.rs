@@ -3,8 +3,9 @@
 //! Sans-IO: reads what INFO said. A node that would refuse is not asked: its answer would be a full synchronisation,
 //! for which it forks.
 
-use std::collections::HashMap;
 use std::fmt;
+
+use crate::node::info::{InfoRole, InfoText};
 
 /// So many bytes of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,24 +58,23 @@ pub enum Verdict {
 impl Backlog {
     /// Reads the text of INFO; `None`: it is not one.
     pub fn parse(info: &str) -> Option<Backlog> {
-        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
-        let number = |key: &str| fields.get(key)?.parse::<i64>().ok();
-        let earlier = match (fields.get("master_replid2"), number("second_repl_offset")) {
+        let info = InfoText::new(info);
+        let earlier = match (info.earlier_replid(), info.number("second_repl_offset")) {
             // It is the first offset that belongs to the new history alone.
-            (Some(replid), Some(next @ 1..)) if replid.bytes().any(|byte| byte != b'0') => {
-                Some(Position { replid: (*replid).to_owned(), offset: next as u64 - 1 })
+            (Some(replid), Some(next @ 1_i64..)) => {
+                Some(Position { replid: replid.to_owned(), offset: next as u64 - 1 })
             }
             _ => None,
         };
-        let active = number("repl_backlog_active") == Some(1);
-        let first = number("repl_backlog_first_byte_offset").filter(|&first| active && first > 0);
+        let first = info.number("repl_backlog_first_byte_offset").filter(|_| info.is_set("repl_backlog_active"));
+        let role = info.role()?;
         Some(Backlog {
-            replica: matches!(*fields.get("role")?, "slave" | "replica"),
-            link_up: fields.get("master_link_status") == Some(&"up"),
-            replid: (*fields.get("master_replid")?).to_owned(),
-            offset: number("master_repl_offset")?.try_into().ok()?,
+            replica: role != InfoRole::Master,
+            link_up: role == InfoRole::Replica { link_up: true },
+            replid: info.text("master_replid")?.to_owned(),
+            offset: info.number::<i64>("master_repl_offset")?.try_into().ok()?,
             earlier,
-            begins: first.map(|first| first as u64 - 1),
+            begins: first.filter(|first| *first > 0).map(|first: i64| first as u64 - 1),
         })
     }
 

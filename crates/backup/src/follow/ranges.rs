@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::timeline::Moment;
+use super::restore_point::RestorePoint;
 
 /// As many are shown; of more, the newest.
 const SHOWN: usize = 12;
@@ -60,8 +60,8 @@ impl fmt::Display for Ranges {
         for (index, &(begin, end)) in self.0[earlier..].iter().enumerate() {
             let comma = if index > 0 { ", " } else { "" };
             match begin == end {
-                true => write!(f, "{comma}{}", Moment(begin))?,
-                false => write!(f, "{comma}{} to {}", Moment(begin), Moment(end))?,
+                true => write!(f, "{comma}{}", RestorePoint(begin))?,
+                false => write!(f, "{comma}{} to {}", RestorePoint(begin), RestorePoint(end))?,
             }
         }
         Ok(())
@@ -71,7 +71,7 @@ impl fmt::Display for Ranges {
 impl Serialize for Ranges {
     /// Pairs of moments.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |ms| Moment(ms).to_string();
+        let text = |ms| RestorePoint(ms).to_string();
         serializer.collect_seq(self.0.iter().map(|&(begin, end)| [text(begin), text(end)]))
     }
 }

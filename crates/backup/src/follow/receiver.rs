@@ -15,14 +15,15 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::calm::Calm;
 use super::cutter::{Cut, Cutter};
-use super::junction::{self, Junction};
 use super::position::Position;
 use super::queue::Queue;
+use super::rate_limited_log::RateLimitedLog;
+use super::restore_point::RestorePoint;
 use super::section::Section;
 use super::segment::{self, Index, Name};
-use super::timeline::{Moment, Stored};
+use super::stream_source::{self, StreamSource};
+use super::timeline::Stored;
 use crate::config::Config;
 use crate::manifest::hex;
 use crate::pack::Recipients;
@@ -100,7 +101,7 @@ pub struct Receiver<'a> {
     /// Segments that have ended, with the name of their history: packed one after the other.
     ended: Vec<(File, Cut, String)>,
     /// That the clock is behind.
-    behind: Calm,
+    behind: RateLimitedLog,
 }
 
 impl<'a> Receiver<'a> {
@@ -119,14 +120,14 @@ impl<'a> Receiver<'a> {
             followed.received = at.offset;
             followed.replids.push(at.replid.clone());
         }
-        Ok(Receiver { around, stream, at, cutter, open, ended: Vec::new(), behind: Calm::default() })
+        Ok(Receiver { around, stream, at, cutter, open, ended: Vec::new(), behind: RateLimitedLog::default() })
     }
 
     /// Receives until there is no going on. May be dropped at any time; then [`Receiver::finish`].
     pub async fn run(&mut self) -> Result<Infallible, End> {
         loop {
-            let mut junction = match junction::join(self.around.config, self.at.as_ref()).await {
-                Ok(junction) => junction,
+            let mut source = match stream_source::join(self.around.config, self.at.as_ref()).await {
+                Ok(source) => source,
                 Err(gone) => {
                     if let Some(offset) = gone.survives {
                         self.discarded(offset, &gone.why).map_err(|error| End::Full(error.to_string()))?;
@@ -134,11 +135,11 @@ impl<'a> Receiver<'a> {
                     return Err(End::Lost(gone.why));
                 }
             };
-            self.begin(&junction).await?;
-            let why = self.receive(&mut junction).await?;
+            self.begin(&source).await?;
+            let why = self.receive(&mut source).await?;
             self.around.followed.borrow_mut().node = None;
             self.rewind()?;
-            tracing::info!("left {} at offset {}: {why}", junction.addr, self.cutter.boundary());
+            tracing::info!("left {} at offset {}: {why}", source.addr, self.cutter.boundary());
         }
     }
 
@@ -169,21 +170,21 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
-    async fn begin(&mut self, junction: &Junction) -> Result<(), End> {
+    async fn begin(&mut self, source: &StreamSource) -> Result<(), End> {
         match &self.at {
             None => {
                 let (now, floor) = (self.now(), self.latest());
                 // Its name has whole seconds, which are not before what was shipped.
                 let begins = if now < floor { floor + 999 } else { now };
                 let begins = jiff::Timestamp::from_millisecond(begins as i64).unwrap_or_default();
-                self.stream = Some(catalog::id(begins, &junction.at.replid, junction.at.offset));
-                self.cutter = Cutter::new(junction.at.offset, self.around.every, floor);
-                tracing::info!("following {} from {}, a new stream", junction.addr, junction.at);
+                self.stream = Some(catalog::id(begins, &source.at.replid, source.at.offset));
+                self.cutter = Cutter::new(source.at.offset, self.around.every, floor);
+                tracing::info!("following {} from {}, a new stream", source.addr, source.at);
             }
             Some(at) => {
-                tracing::info!("following {} from {}", junction.addr, junction.at);
+                tracing::info!("following {} from {}", source.addr, source.at);
                 // A segment belongs to one name of the history.
-                if at.replid != junction.at.replid
+                if at.replid != source.at.replid
                     && let Some(cut) = self.cutter.finish()
                 {
                     self.end_segment(cut)?;
@@ -192,28 +193,28 @@ impl<'a> Receiver<'a> {
             }
         }
         let old =
-            junction.version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7);
+            source.version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7);
         if old {
             tracing::warn!(
                 "{} runs Redis {}: before 7.0 the stream says how long a key lives, not until when; a restored key \
                  lives as long again",
-                junction.addr,
-                junction.version
+                source.addr,
+                source.version
             );
         }
         let mut followed = self.around.followed.borrow_mut();
-        followed.node = Some(junction.addr);
-        followed.start.get_or_insert(junction.at.offset);
-        if followed.replids.last() != Some(&junction.at.replid) {
-            followed.replids.push(junction.at.replid.clone());
+        followed.node = Some(source.addr);
+        followed.start.get_or_insert(source.at.offset);
+        if followed.replids.last() != Some(&source.at.replid) {
+            followed.replids.push(source.at.replid.clone());
         }
-        self.at = Some(junction.at.clone());
+        self.at = Some(source.at.clone());
         Ok(())
     }
 
     /// Receives from one node until it is to be left: why.
-    async fn receive(&mut self, junction: &mut Junction) -> Result<String, End> {
-        let Junction { replica, questions, .. } = junction;
+    async fn receive(&mut self, source: &mut StreamSource) -> Result<String, End> {
+        let StreamSource { replica, questions, .. } = source;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = Instant::now();
@@ -237,7 +238,7 @@ impl<'a> Receiver<'a> {
                         continue;
                     }
                     looked = Instant::now();
-                    let node = match junction::backlog(questions).await {
+                    let node = match stream_source::backlog(questions).await {
                         Ok(node) => node,
                         Err(why) => return Ok(format!("it {why}")),
                     };
@@ -259,16 +260,16 @@ impl<'a> Receiver<'a> {
     fn now(&mut self) -> u64 {
         let (now, latest) = (now_ms(), self.cutter.latest());
         match latest.saturating_sub(now) {
-            behind if behind > BEHIND_MS => self.behind.say(|| {
+            behind if behind > BEHIND_MS => self.behind.log(|| {
                 tracing::warn!(
                     "the clock of this host went back, {}.{:03} s behind the stream: until it has caught up, everything \
                      that arrives counts as of {}",
                     behind / 1000,
                     behind % 1000,
-                    Moment(latest)
+                    RestorePoint(latest)
                 );
             }),
-            _ => self.behind.over(),
+            _ => self.behind.reset(),
         }
         now
     }

@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use super::commands::{Commands, Next};
 use super::cutter::Mark;
 use super::finder::{Finder, Found, Pattern};
+use super::restore_point::RestorePoint;
 use super::section::Section;
 use super::segment::{Index, Reader};
 use super::shipper;
-use super::timeline::{Moment, Plan, Stored, Timeline};
+use super::timeline::{Plan, Stored, Timeline};
 use crate::backup::pack::Identities;
 use crate::backup::store::Store;
 use crate::backup::{Error, Spool};
@@ -28,7 +29,7 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// This moment, in milliseconds since 1970.
-    Moment(u64),
+    Time(u64),
     /// Just before the last time a command ran.
     Before(Pattern, String),
 }
@@ -61,7 +62,7 @@ impl Goal {
                     let usage = "is no moment: write it with its zone, such as 2026-11-20T03:14:00Z or 2026-11-20T03:14:00+01:00";
                     Error::Usage(format!("--to {text} {usage}"))
                 })?;
-                Ok(Some(Goal::Moment(u64::try_from(at.as_millisecond()).unwrap_or_default())))
+                Ok(Some(Goal::Time(u64::try_from(at.as_millisecond()).unwrap_or_default())))
             }
             (None, Some(text)) => match Pattern::parse(text) {
                 Some(pattern) => Ok(Some(Goal::Before(pattern, text.trim().to_owned()))),
@@ -92,9 +93,10 @@ impl Replay {
         }
         let fetcher = Fetcher { config, store, master_name, identities };
         let (plan, stop, command) = match goal {
-            Goal::Moment(ms) => {
-                let plan =
-                    timeline.to(*ms).map_err(|refusal| unreachable(&timeline, &Moment(*ms).to_string(), &refusal))?;
+            Goal::Time(ms) => {
+                let plan = timeline
+                    .to(*ms)
+                    .map_err(|refusal| unreachable(&timeline, &RestorePoint(*ms).to_string(), &refusal))?;
                 let marks = match plan.segments.last() {
                     Some(last) => fetcher.fetch(std::slice::from_ref(last)).await?.1.remove(0).0.marks,
                     None => Vec::new(),
@@ -212,10 +214,10 @@ impl Replay {
 impl std::fmt::Display for Replay {
     /// Where it leads, as the end of a sentence.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (moment, offset) = (Moment(self.stop.ms), self.stop.offset);
+        let (moment, offset) = (RestorePoint(self.stop.ms), self.stop.offset);
         match &self.command {
             Some((text, arrived)) => {
-                write!(f, "just before {text} of {}, the data of {moment} (offset {offset})", Moment(*arrived))
+                write!(f, "just before {text} of {}, the data of {moment} (offset {offset})", RestorePoint(*arrived))
             }
             None => write!(f, "the data of {moment} (offset {offset})"),
         }

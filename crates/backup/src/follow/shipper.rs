@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::calm::Calm;
 use super::queue::Queue;
+use super::rate_limited_log::RateLimitedLog;
 use super::segment::Name;
 use super::timeline::Stored;
 use crate::backup::Error;
@@ -44,7 +44,7 @@ pub async fn ship(
     pushed: &Notify,
     mut shipped: impl FnMut(&Stored),
 ) -> ! {
-    let mut calm = Calm::default();
+    let mut failing = RateLimitedLog::default();
     let mut wait = RETRY.0;
     loop {
         let Some(front) = queue.borrow().front() else {
@@ -64,7 +64,7 @@ pub async fn ship(
                     tracing::info!("the store is back: shipping goes on");
                 }
                 wait = RETRY.0;
-                calm.over();
+                failing.reset();
                 // It may have been given up meanwhile.
                 let still = queue.borrow().waiting().next() == Some(&segment);
                 if still {
@@ -74,7 +74,8 @@ pub async fn ship(
             }
             Err(error) => {
                 let waiting = queue.borrow().bytes();
-                calm.say(|| tracing::warn!("cannot ship: {error}; {} KiB wait in the spool", waiting.div_ceil(1024)));
+                failing
+                    .log(|| tracing::warn!("cannot ship: {error}; {} KiB wait in the spool", waiting.div_ceil(1024)));
                 sleep(wait).await;
                 wait = RETRY.1.min(2 * wait);
             }

@@ -1,4 +1,4 @@
-//! What can be restored: which base and which segments lead to a moment, and which moments nothing leads to.
+//! What can be restored: which base and which segments lead to a restore point, and which points are unreachable.
 //!
 //! Sans-IO: a list of bases and one of segments in, a plan or a refusal out. Every backup is a base of the segments
 //! that go on from its place in the same history, whoever made it; that is all that ties the two together.
@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jiff::Timestamp;
-
 use super::cutter::Mark;
 use super::ranges::Ranges;
+use super::restore_point::RestorePoint;
 use super::segment::{self, Name};
 use crate::backup::Manifest;
 
@@ -387,26 +386,26 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::NoBase => f.write_str("the store has no backup"),
-            Refusal::TooEarly { oldest } => write!(f, "the oldest backup is of {}", Moment(*oldest)),
+            Refusal::TooEarly { oldest } => write!(f, "the oldest backup is of {}", RestorePoint(*oldest)),
             Refusal::TooLate { last } => write!(
                 f,
                 "the last moment that was shipped is {} (`backup follow` ships what changes after a backup)",
-                Moment(*last)
+                RestorePoint(*last)
             ),
             Refusal::Gap { before, after } => write!(
                 f,
                 "nothing was shipped of the time between {} and {}: choose one of the two",
-                Moment(*before),
-                Moment(*after)
+                RestorePoint(*before),
+                RestorePoint(*after)
             ),
             Refusal::Discarded { before, after } => {
                 write!(
                     f,
                     "the failover right after {0} threw away what was written then: choose {0}",
-                    Moment(*before)
+                    RestorePoint(*before)
                 )?;
                 match after {
-                    Some(after) => write!(f, " or {}, the first moment of the new stream", Moment(*after)),
+                    Some(after) => write!(f, " or {}, the first moment of the new stream", RestorePoint(*after)),
                     None => f.write_str(", or wait for the first backup of the new stream"),
                 }
             }
@@ -418,19 +417,6 @@ impl fmt::Display for Hole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hole { stream, from, to, lost } = self;
         write!(f, "{stream}: the segments from offset {from} to {to}; moments that cannot be restored: {lost}")
-    }
-}
-
-/// Milliseconds since 1970 as people read and write them: 2026-11-20T03:14:00.007Z.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment(pub u64);
-
-impl fmt::Display for Moment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Timestamp::from_millisecond(self.0 as i64) {
-            Ok(at) => write!(f, "{at:.3}"),
-            Err(_) => write!(f, "{} ms", self.0),
-        }
     }
 }
 

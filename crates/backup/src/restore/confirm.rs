@@ -9,7 +9,7 @@ use super::preflight::Emptying;
 use super::safety::BRIEF;
 use super::survey::Survey;
 use super::{settings, watch};
-use crate::backup::{Error, Manifest, show};
+use crate::backup::{Error, Manifest, output};
 
 /// The question for a live restore.
 pub fn question(survey: &Survey, manifest: &Manifest, safety: bool) -> String {
@@ -58,7 +58,7 @@ pub fn concerns(survey: &Survey) -> Vec<(&'static str, String)> {
             0 => "none is connected, and no --proxy is named: those that come meanwhile are not held".into(),
             hosts => format!(
                 "from {} are NOT held: no --proxy is named. Their writes fail or are lost meanwhile",
-                show::count(hosts, "host")
+                output::count(hosts, "host")
             ),
         };
         concerns.push(("clients", concern));
@@ -125,7 +125,7 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Error> {
 fn content(databases: impl Iterator<Item = (u32, u64)>, libraries: u64) -> String {
     let mut each: Vec<String> = databases
         .filter(|(_, keys)| *keys > 0)
-        .map(|(db, keys)| format!("db{db}: {}", show::count(keys, "key")))
+        .map(|(db, keys)| format!("db{db}: {}", output::count(keys, "key")))
         .collect();
     if each.is_empty() {
         each.push("no keys".into());

@@ -12,7 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pattern;
 use crate::backup::rdb::{Crc64, Entry, Summary, Walker, dump_trailer};
-use crate::backup::{Error, show};
+use crate::backup::{Error, output};
+use crate::node::refusal;
+use crate::resp::request;
+use crate::size;
 use crate::wire::{Reply, Wire};
 
 /// Bytes of the file that are read at once, and of a value that are sent at once.
@@ -82,7 +85,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Outcome { restored, existing, expired, others, libraries, failed, failures } = self;
-        write!(f, "{} restored", show::count(*restored, "key"))?;
+        write!(f, "{} restored", output::count(*restored, "key"))?;
         for (count, what) in [
             (libraries, "function libraries"),
             (existing, "exist already and were left (--replace replaces them)"),
@@ -108,7 +111,7 @@ pub async fn restore(file: &File, wire: Wire, choice: &Choice) -> Result<Outcome
     let Outcome { restored, .. } = sender.outcome;
     match walked {
         Ok(()) => Ok(sender.outcome),
-        Err(error) => Err(Error::Restore(format!("{error}; {} restored until then", show::count(restored, "key")))),
+        Err(error) => Err(Error::Restore(format!("{error}; {} restored until then", output::count(restored, "key")))),
     }
 }
 
@@ -206,7 +209,7 @@ impl<'a> Sender<'a> {
                 .fail(format!("{}: its value of {payload} bytes is more than a server takes at once", key.shown()));
         }
         if payload > LONG_VALUE {
-            let size = show::size(payload);
+            let size = size::rounded(payload);
             tracing::warn!("{}: a value of {size}; the server answers nobody while it loads it", key.shown());
         }
         if self.db != Some(key.db) {
@@ -229,7 +232,7 @@ impl<'a> Sender<'a> {
         self.payload(key.kind, key.value).await?;
         self.requests.extend_from_slice(b"\r\n");
         for option in &options {
-            bulk(&mut self.requests, option);
+            request::argument(&mut self.requests, option);
         }
         if self.owed.len() >= BATCH || self.requests.len() >= BATCH_BYTES {
             self.settle().await?;
@@ -290,7 +293,7 @@ impl<'a> Sender<'a> {
         }
         self.requests.extend_from_slice(&dump_trailer(self.version, crc));
         self.requests.extend_from_slice(b"\r\n");
-        bulk(&mut self.requests, policy);
+        request::argument(&mut self.requests, policy);
         self.send().await?;
         match self.wire.receive().await.map_err(broken)? {
             Reply::Error(text) => {
@@ -313,7 +316,7 @@ impl<'a> Sender<'a> {
                     return Err(Error::Restore(format!("the target answers SELECT with -{text}")));
                 }
                 (Reply::Error(text), Some(_)) if text.starts_with("BUSYKEY") => self.outcome.existing += 1,
-                (Reply::Error(text), Some(_)) if takes_no_writes(&text) => {
+                (Reply::Error(text), Some(_)) if refusal::is_of_every_write(&text) => {
                     return Err(Error::Restore(format!("the target takes no writes: -{text}")));
                 }
                 (Reply::Error(text), Some(key)) => self.fail(format!("{key}: {text}"))?,
@@ -332,8 +335,8 @@ impl<'a> Sender<'a> {
 
     /// A request of `count` arguments, of which these are the first.
     fn begin(&mut self, count: usize, arguments: &[&[u8]]) {
-        self.requests.extend_from_slice(format!("*{count}\r\n").as_bytes());
-        arguments.iter().for_each(|argument| bulk(&mut self.requests, argument));
+        request::begin(&mut self.requests, count);
+        arguments.iter().for_each(|argument| request::argument(&mut self.requests, argument));
     }
 
     fn fail(&mut self, what: String) -> Result<(), Error> {
@@ -351,18 +354,6 @@ fn version(file: &File) -> Result<u32, Error> {
     file.read_exact_at(&mut header, 0).map_err(unreadable)?;
     let digits: String = header[5..].iter().map(|byte| char::from(*byte)).filter(char::is_ascii_digit).collect();
     digits.parse().map_err(|_| Error::Unsound("the RDB has no version in its header".into()))
-}
-
-fn bulk(out: &mut Vec<u8>, argument: &[u8]) {
-    out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-    out.extend_from_slice(argument);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Errors after which every other key would fail too.
-fn takes_no_writes(error: &str) -> bool {
-    let fatal = ["NOAUTH", "NOPERM", "READONLY", "MISCONF", "OOM", "MASTERDOWN", "LOADING", "NOREPLICAS"];
-    fatal.contains(&error.split(' ').next().unwrap_or_default())
 }
 
 fn now_ms() -> u64 {

@@ -4,28 +4,30 @@
 //! says what is in it then.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::node::{Facts, Node, Role};
+use super::node::{Facts, Node};
 use super::primary::{Primary, Rdb, Stage};
 use super::proxies::Proxies;
 use super::safety::Safety;
 use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
-use crate::backup::interrupt::interruption;
-use crate::backup::{Counts, Error, show};
+use crate::backup::{Counts, Error, output};
 use crate::config::Config;
+use crate::interrupt::interruption;
+use crate::node::info::InfoText;
+use crate::node::role::Role;
 
 /// How long the target may take to connect to us: it tries at once.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long clients are held while something is undone, or backed up once more: where it takes longer, their proxies hold
 /// by themselves as in any outage.
-const KEPT: Duration = Duration::from_secs(20);
+const HOLD_RENEWAL_LIMIT: Duration = Duration::from_secs(20);
 /// How long clients wait for the replicas to follow, and how long we do.
 const REPLICAS_HELD: Duration = Duration::from_secs(10);
 const REPLICAS: Duration = Duration::from_secs(60);
@@ -78,12 +80,12 @@ pub async fn replace(
     };
     let budget = survey.monitored.as_ref().map(|monitored| sentinels::budget(monitored.down_after));
     let proxies = &survey.proxies;
-    let interrupted = interruption()?;
+    let interrupted = interruption().map_err(Error::Internal)?;
     tokio::pin!(interrupted);
     proxies.hold().await?;
     let held = Instant::now();
     let lacking = match &mut safety {
-        Some(safety) => kept(proxies, safety.close(node, proxies.count() > 0)).await,
+        Some(safety) => while_clients_held(proxies, safety.close(node, proxies.count() > 0)).await,
         None => Ok(None),
     };
     let lacking = match lacking {
@@ -115,9 +117,9 @@ pub async fn replace(
     let safety = safety.map(|safety| (safety.id().to_owned(), lacking));
     if let Err(error) = promoted {
         let asked = survey.monitored.is_some().then_some(config);
-        let state = kept(proxies, undo::undo(node, primary.addr(), &survey.facts, asked)).await;
+        let state = while_clients_held(proxies, undo::undo(node, primary.addr(), &survey.facts, asked)).await;
         let mut text = undo::failure(&error, node.addr(), &state, &survey.facts, safety);
-        for what in proxies.release().await.into_iter().map(untold) {
+        for what in proxies.release().await.into_iter().map(release_failed_warning) {
             text += &format!("\nwarning: {what}");
         }
         return Err(Error::Restore(text));
@@ -127,7 +129,7 @@ pub async fn replace(
         outcome.safety = Some(id);
         outcome.warnings.extend(lacking);
     }
-    let followed = kept(proxies, async {
+    let followed = while_clients_held(proxies, async {
         for admin in proxies.seen().await {
             outcome.warnings.push(format!("the proxy at {admin} has not noticed the new data yet"));
         }
@@ -138,7 +140,7 @@ pub async fn replace(
         () = interrupted => None,
     };
     node.hang_up();
-    outcome.warnings.extend(proxies.release().await.into_iter().map(untold));
+    outcome.warnings.extend(proxies.release().await.into_iter().map(release_failed_warning));
     outcome.held = held.elapsed();
     outcome.replicas = match followed {
         Some(Ok(replicas)) => replicas,
@@ -150,7 +152,7 @@ pub async fn replace(
             outcome.interrupted = true;
             outcome.warnings.push(format!(
                 "interrupted before {} followed: one that does not yet has the old data, and a failover would bring it back",
-                show::count(survey.facts.replicas, "replica")
+                output::count(survey.facts.replicas, "replica")
             ));
             0
         }
@@ -221,7 +223,7 @@ async fn promote(node: &mut Node, ours: SocketAddr, watch: &mut Option<Watch>) -
         return Err(Error::Restore(what));
     }
     match node.role().await? {
-        Role::Replica { host, port } if is_ours(&host, port, ours) => node.replicaof(None).await?,
+        role if role.is_replica_of(ours) => node.replicaof(None).await?,
         other => return Err(Error::Restore(format!("it is not our replica any more: {other:?}"))),
     }
     match node.role().await? {
@@ -238,7 +240,7 @@ async fn follow(node: &mut Node, expected: u64, limit: Duration) -> Result<u64, 
         let said = match node.role().await {
             Ok(Role::Master { offset, replicas }) => {
                 let goal = *goal.get_or_insert(offset);
-                let there = replicas.iter().filter(|(_, acknowledged)| *acknowledged >= goal).count() as u64;
+                let there = replicas.iter().filter(|replica| replica.offset >= goal).count() as u64;
                 if there >= expected {
                     return Ok(there);
                 }
@@ -259,7 +261,8 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     let started = Instant::now();
     loop {
         let info = node.text(&["INFO", "persistence"]).await.map_err(|error| error.to_string())?;
-        let is = |key: &str, value: &str| info.lines().any(|line| line.trim_end() == format!("{key}:{value}"));
+        let info = InfoText::new(&info);
+        let is = |field: &str, value: &str| info.text(field) == Some(value);
         if is("aof_enabled", "1") && is("aof_rewrite_in_progress", "0") && is("aof_rewrite_scheduled", "0") {
             let good = is("aof_last_bgrewrite_status", "ok") && is("aof_last_write_status", "ok");
             return if good { Ok(()) } else { Err("the AOF was not written anew: see the log of the server".into()) };
@@ -271,20 +274,15 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     }
 }
 
-fn untold(admin: SocketAddr) -> String {
+fn release_failed_warning(admin: SocketAddr) -> String {
     format!("the proxy at {admin} could not be told to release its clients: it does so by itself")
-}
-
-/// Whether a replica of `host` and `port` is one of `ours`.
-pub(super) fn is_ours(host: &str, port: u16, ours: SocketAddr) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == ours.ip().to_canonical()) && port == ours.port()
 }
 
 /// Does `work` while the holds are renewed, for a time; they run out by themselves. A proxy that cannot be held is no
 /// reason to stop what ends the hold; one that follows another master is released at once.
-async fn kept<T>(proxies: &Proxies, work: impl Future<Output = T>) -> T {
+async fn while_clients_held<T>(proxies: &Proxies, work: impl Future<Output = T>) -> T {
     let keep = async {
-        let _ = tokio::time::timeout(KEPT, proxies.keep_each()).await;
+        let _ = tokio::time::timeout(HOLD_RENEWAL_LIMIT, proxies.keep_each()).await;
         std::future::pending().await
     };
     tokio::select! {

@@ -45,7 +45,7 @@ use super::follow::replay::{Goal, Replay};
 use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
-use super::{Error, Manifest, Progress, catalog, rdb, show};
+use super::{Error, Manifest, Progress, catalog, output, rdb};
 use crate::cli::RestoreArgs;
 use crate::config::Config;
 
@@ -73,7 +73,7 @@ pub async fn restore(
         None if args.keys => by_key(args, store, backup.usable()?, identities, config, json).await?,
         None => live(args, store, backup.usable()?, None, identities, config, json).await?,
     };
-    show::line(out, &text)
+    output::line(out, &text)
 }
 
 async fn live(
@@ -115,12 +115,21 @@ async fn live(
         None => survey.node.facing().await?,
     };
     let primary = Primary::bind(ip).await?;
-    let settings = Settings::plan(&mut survey, config.sentinel.redis_auth.as_ref()).await;
+    let (replicas, size, auth) = (survey.replicas(), survey.size, config.sentinel.redis_auth.as_ref());
+    let settings = Settings::plan(&mut survey.node, &survey.facts, replicas, size, auth).await;
     let mut note = Note::new(&survey, primary.addr(), &settings);
     note.leave(store, &manifest.master_name).await;
     settings.make().await;
-    let outcome =
-        insured(args, store, manifest, Ready { survey, primary, note: &mut note }, &proxies, content, config).await;
+    let outcome = with_safety_backup(
+        args,
+        store,
+        manifest,
+        Ready { survey, primary, note: &mut note },
+        &proxies,
+        content,
+        config,
+    )
+    .await;
     let left = settings.put_back().await;
     left.iter().for_each(|left| tracing::warn!("{left}"));
     if left.is_empty() {
@@ -132,7 +141,7 @@ async fn live(
     let mut text = format!(
         "{target} holds {} now: {}, {}, done in {held:.1} s",
         manifest.id,
-        show::count(keys, "key"),
+        output::count(keys, "key"),
         match replicas {
             1 => "1 replica follows".into(),
             _ => format!("{replicas} replicas follow"),
@@ -166,7 +175,7 @@ struct Ready<'a> {
 }
 
 /// Backs up what is there, if anything is, and replaces it with `content`.
-async fn insured(
+async fn with_safety_backup(
     args: &RestoreArgs,
     store: &Store,
     manifest: &Manifest,
@@ -244,7 +253,7 @@ async fn by_key(
         return Err(Error::NotFound(format!(
             "backup {} has no {choice}, of {}; nothing was restored",
             manifest.id,
-            show::count(outcome.others, "key")
+            output::count(outcome.others, "key")
         )));
     }
     Ok(text)

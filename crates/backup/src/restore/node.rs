@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::backup::Error;
 use crate::backup::source::dial;
+use crate::node::info::{InfoRole, InfoText};
+use crate::node::refusal;
+use crate::node::role::Role;
 use crate::secret::Credentials;
 use crate::wire::{Reply, Wire};
 
@@ -20,27 +23,6 @@ pub struct Node {
     addr: SocketAddr,
     auth: Option<Credentials>,
     wire: Option<Wire>,
-}
-
-/// What ROLE said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A master, with its offset and its replicas' offsets.
-    Master {
-        /// `master_repl_offset`.
-        offset: u64,
-        /// The replicas that are connected, with what they acknowledged.
-        replicas: Vec<(String, u64)>,
-    },
-    /// A replica of this host and port.
-    Replica {
-        /// Host as it was given to REPLICAOF.
-        host: String,
-        /// Its port.
-        port: u16,
-    },
-    /// Something else, such as a Sentinel.
-    Other(String),
 }
 
 /// What a node says of the master that it follows.
@@ -167,10 +149,7 @@ impl Node {
     /// ROLE.
     pub async fn role(&mut self) -> Result<Role, Error> {
         let reply = self.ask(&["ROLE"]).await?;
-        if let Reply::Error(_) = reply {
-            return Err(self.refused("ROLE", &reply));
-        }
-        Ok(role(&reply))
+        Role::parse(&reply).ok_or_else(|| self.refused("ROLE", &reply))
     }
 
     /// A setting, where it has this one and lets us read and change it.
@@ -207,13 +186,13 @@ impl Node {
 
     /// Keys of each database, with how many of them expire.
     pub async fn keyspace(&mut self) -> Result<BTreeMap<u32, (u64, u64)>, Error> {
-        Ok(keyspace(&self.text(&["INFO", "keyspace"]).await?))
+        Ok(InfoText::new(&self.text(&["INFO", "keyspace"]).await?).keyspace())
     }
 
     /// Everything that matters before it is overwritten.
     pub async fn facts(&mut self) -> Result<Facts, Error> {
         let mut facts = self.info().await?;
-        facts.cluster |= field(&self.text(&["INFO", "cluster"]).await?, "cluster_enabled") == Some("1");
+        facts.cluster |= InfoText::new(&self.text(&["INFO", "cluster"]).await?).is_set("cluster_enabled");
         facts.rdb_version = match self.ask(&["FUNCTION", "DUMP"]).await? {
             Reply::Bulk(payload) => trailer_version(&payload),
             // Before Redis 7 there are no functions.
@@ -244,9 +223,9 @@ impl Node {
 
     fn refused(&self, command: &str, reply: &Reply) -> Error {
         let words = reply.to_string();
-        let hint = match words.split([' ', '-']).nth(1) {
-            Some("NOAUTH") => "; it wants a password: set redis_password",
-            Some("NOPERM") => "; the ACL user needs this command (README, Permissions)",
+        let hint = match refusal::code(&words) {
+            b"NOAUTH" => "; it wants a password: set redis_password",
+            b"NOPERM" => "; the ACL user needs this command (README, Permissions)",
             _ if command == "REPLICAOF" => "; where REPLICAOF is not to be had, --keys restores key by key",
             _ => "",
         };
@@ -270,16 +249,16 @@ impl Facts {
     }
 
     fn parse(info: &str) -> Facts {
-        let number = |key: &str| field(info, key).and_then(|value| value.parse().ok()).unwrap_or_default();
-        let set = |key: &str| number(key) != 0_u64;
-        let text = |key: &str| field(info, key).unwrap_or_default().to_owned();
+        let info = InfoText::new(info);
+        let number = |field: &str| info.number(field).unwrap_or_default();
+        let text = |field: &str| info.text(field).unwrap_or_default().to_owned();
         Facts {
             run_id: text("run_id"),
-            version: field(info, "valkey_version").or(field(info, "redis_version")).unwrap_or_default().to_owned(),
-            valkey: field(info, "valkey_version").is_some(),
-            master: field(info, "role") == Some("master"),
-            cluster: set("cluster_enabled"),
-            loading: set("loading") || set("async_loading"),
+            version: info.version().unwrap_or_default().to_owned(),
+            valkey: info.is_valkey(),
+            master: info.role() == Some(InfoRole::Master),
+            cluster: info.is_set("cluster_enabled"),
+            loading: info.is_set("loading") || info.is_set("async_loading"),
             rdb_version: None,
             replid: text("master_replid"),
             replid2: text("master_replid2"),
@@ -287,10 +266,10 @@ impl Facts {
             lazily_freed: number("lazyfree_pending_objects"),
             maxmemory: number("maxmemory"),
             system_memory: number("total_system_memory"),
-            keyspace: keyspace(info).into_iter().map(|(db, (keys, _))| (db, keys)).collect(),
+            keyspace: info.keyspace().into_iter().map(|(db, (keys, _))| (db, keys)).collect(),
             databases: None,
             libraries: number("number_of_libraries"),
-            aof: set("aof_enabled"),
+            aof: info.is_set("aof_enabled"),
             replicas: number("connected_slaves"),
             watched: None,
             clients: BTreeSet::new(),
@@ -298,52 +277,13 @@ impl Facts {
     }
 }
 
-fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim_end)
-}
-
 fn link(info: &str) -> Link {
-    let host = field(info, "master_host").filter(|_| field(info, "role") == Some("slave"));
-    let port = field(info, "master_port").and_then(|port| port.parse().ok());
+    let info = InfoText::new(info);
+    let host = info.text("master_host").filter(|_| matches!(info.role(), Some(InfoRole::Replica { .. })));
     Link {
-        master: host.map(str::to_owned).zip(port),
-        synchronising: field(info, "master_sync_in_progress") == Some("1"),
-        up: field(info, "master_link_status") == Some("up"),
-    }
-}
-
-/// `db0:keys=3,expires=1,avg_ttl=0`
-pub(crate) fn keyspace(info: &str) -> BTreeMap<u32, (u64, u64)> {
-    let parse = |line: &str| {
-        let (db, rest) = line.strip_prefix("db")?.split_once(':')?;
-        let number = |key: &str| rest.trim_end().split(',').find_map(|part| part.strip_prefix(key)?.parse().ok());
-        Some((db.parse().ok()?, (number("keys=")?, number("expires=")?)))
-    };
-    info.lines().filter_map(parse).collect()
-}
-
-fn role(reply: &Reply) -> Role {
-    let number = |reply: &Reply| match reply {
-        Reply::Integer(number) => u64::try_from(*number).ok(),
-        other => other.text()?.parse().ok(),
-    };
-    match reply.items() {
-        [kind, offset, replicas] if kind.text() == Some("master") => Role::Master {
-            offset: number(offset).unwrap_or_default(),
-            replicas: replicas
-                .items()
-                .iter()
-                .filter_map(|replica| match replica.items() {
-                    [host, port, offset] => Some((format!("{}:{}", host.text()?, port.text()?), number(offset)?)),
-                    _ => None,
-                })
-                .collect(),
-        },
-        [kind, host, port, ..] if kind.text() == Some("slave") => Role::Replica {
-            host: host.text().unwrap_or_default().to_owned(),
-            port: number(port).and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
-        },
-        _ => Role::Other(reply.to_string()),
+        master: host.map(str::to_owned).zip(info.number("master_port")),
+        synchronising: info.is_set("master_sync_in_progress"),
+        up: info.text("master_link_status") == Some("up"),
     }
 }
 

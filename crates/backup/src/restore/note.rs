@@ -14,14 +14,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::confirm;
-use super::live::is_ours;
-use super::node::{Facts, Node, Role};
+use super::node::{Facts, Node};
 use super::settings::{Change, Settings};
 use super::survey::Survey;
 use super::undo::{self, State};
 use crate::backup::process::{self, Process};
 use crate::backup::store::Store;
-use crate::backup::{Error, show, source};
+use crate::backup::{Error, output, source};
 use crate::config::Config;
 
 /// How long whoever restores may take to accept a connection.
@@ -103,7 +102,7 @@ impl Note {
     /// What it left, for people.
     fn story(&self) -> String {
         let Note { owner, began, target, .. } = self;
-        format!("the restore to {target} that {owner} began at {} was killed", show::seconds(*began))
+        format!("the restore to {target} that {owner} began at {} was killed", output::seconds(*began))
     }
 
     /// Undoes what its restore left. Returns what could not be undone.
@@ -113,18 +112,16 @@ impl Note {
         let mut node = Node::new(*target, auth.cloned());
         let mut left = Vec::new();
         let mut replaced = self.monitored;
-        if let Ok(Role::Replica { host, port }) = node.role().await
-            && is_ours(&host, port, *serving)
-        {
+        if node.role().await.is_ok_and(|role| role.is_replica_of(*serving)) {
             let before = Facts { replid: replid.clone(), keyspace: keyspace.clone(), ..Facts::default() };
             let state = undo::undo(&mut node, *serving, &before, self.monitored.then_some(config)).await;
-            let had = show::count(before.keys(), "key");
+            let had = output::count(before.keys(), "key");
             match &state {
                 State::Master { untouched: true, .. } => {
                     tracing::warn!("{target} is a master again, with the data that it had ({had})");
                 }
                 State::Master { keys, .. } => {
-                    let keys = show::count(*keys, "key");
+                    let keys = output::count(*keys, "key");
                     tracing::warn!("{target} is a master again, with {keys} ({had} before)");
                 }
                 State::Replaced { by, .. } => tracing::warn!("Sentinel has replaced {target} by {by}"),

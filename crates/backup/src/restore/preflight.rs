@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::node::Facts;
 use crate::backup::rdb::Summary;
-use crate::backup::{Error, Manifest, show};
+use crate::backup::{Error, Manifest};
+use crate::size;
 
 /// What a server takes to free one key, and what is in it: measured between 2 and 4 µs.
 const FREED: Duration = Duration::from_micros(3);
@@ -98,7 +99,7 @@ pub fn room_for_both(facts: &Facts, size: u64) -> Result<(), String> {
     let of_host = facts.system_memory / 4 * 3;
     for (limit, whose) in [(facts.maxmemory, "its maxmemory"), (of_host, "three quarters of its host's memory")] {
         if limit > 0 && both > limit {
-            let (both, limit) = (show::size(both), show::size(limit));
+            let (both, limit) = (size::rounded(both), size::rounded(limit));
             return Err(format!("the old and the new data, {both}, exceed {whose} ({limit})"));
         }
     }
@@ -116,13 +117,13 @@ pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), Strin
     if facts.loading {
         return Err("it is loading its data: try again in a moment".into());
     }
-    let takes = format!("the backup's data takes {}, more than", show::size(size));
+    let takes = format!("the backup's data takes {}, more than", size::rounded(size));
     if facts.maxmemory > 0 && size > facts.maxmemory {
-        let limit = show::size(facts.maxmemory);
+        let limit = size::rounded(facts.maxmemory);
         return Err(format!("{takes} its maxmemory ({limit}): as a master again it would evict keys at once"));
     }
     if facts.system_memory > 0 && size > facts.system_memory {
-        return Err(format!("{takes} the memory of its host ({})", show::size(facts.system_memory)));
+        return Err(format!("{takes} the memory of its host ({})", size::rounded(facts.system_memory)));
     }
     has_databases(facts, manifest, None)?;
     loads(facts, manifest)

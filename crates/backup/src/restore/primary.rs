@@ -7,7 +7,6 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -24,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::conversation::{Conversation, Said};
 use super::node::{Link, Node};
 use crate::backup::Error;
+use crate::random;
 use crate::wire;
 
 /// Bytes of the file that are read and sent at once.
@@ -86,7 +86,8 @@ impl Primary {
         };
         let listener = TcpListener::bind(SocketAddr::new(ip, 0)).await.map_err(refused)?;
         let addr = listener.local_addr().map_err(refused)?;
-        Ok(Primary { listener, addr, replid: fresh_replid(), refused: Mutex::default() })
+        // One that no history has: nothing may take our stream for a continuation of its own.
+        Ok(Primary { listener, addr, replid: random::hex(40), refused: Mutex::default() })
     }
 
     /// Where the target is to find it: the arguments of its REPLICAOF.
@@ -298,10 +299,4 @@ async fn hear(mut reader: ReadHalf<'_>, told: watch::Sender<Option<u64>>) -> Res
 
 fn lost(error: std::io::Error) -> Error {
     Error::Restore(format!("the connection to the target broke: {error}"))
-}
-
-/// 40 hexadecimal digits that no history has: nothing may take our stream for a continuation of its own.
-fn fresh_replid() -> String {
-    let random = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}{:08x}", random(), random(), random() as u32)
 }

@@ -16,8 +16,9 @@ use crate::backup::follow::commands::{Commands, Next};
 use crate::backup::follow::position::Backlog;
 use crate::backup::replica::{Begin, Replica, Want};
 use crate::backup::store::Store;
-use crate::backup::{Error, Manifest, catalog, show, source};
+use crate::backup::{Error, Manifest, catalog, output, source};
 use crate::config::Config;
+use crate::size;
 
 /// A backup that took no longer is made again while clients wait.
 pub const BRIEF: Duration = Duration::from_secs(2);
@@ -156,8 +157,8 @@ impl Safety<'_> {
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Gap::Writes(writes) => f.write_str(&show::count(*writes, "write")),
-            Gap::Bytes(bytes) => write!(f, "the writes in {} of the replication stream", show::size(*bytes)),
+            Gap::Writes(writes) => f.write_str(&output::count(*writes, "write")),
+            Gap::Bytes(bytes) => write!(f, "the writes in {} of the replication stream", size::rounded(*bytes)),
             Gap::Unknown => f.write_str("an unknown number of writes (the master is another one since)"),
         }
     }

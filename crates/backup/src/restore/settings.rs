@@ -13,9 +13,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::node::Node;
+use super::node::{Facts, Node};
 use super::preflight;
-use super::survey::Survey;
 use crate::backup::Error;
 use crate::secret::Credentials;
 
@@ -47,24 +46,26 @@ pub struct Change {
 }
 
 impl Settings {
-    /// Those of the target and of its replicas that are to be others; nothing is changed yet. What a node does not let us
-    /// change stays: a restore goes without, and the survey has told what that costs.
-    pub async fn plan(survey: &mut Survey, auth: Option<&Credentials>) -> Settings {
+    /// Those of the target and of its `replicas` that are to be others, for data of `size` bytes; nothing is changed yet.
+    /// What a node does not let us change stays: a restore goes without, and the survey has told what that costs.
+    pub async fn plan(
+        target: &mut Node,
+        facts: &Facts,
+        replicas: impl IntoIterator<Item = SocketAddr>,
+        size: u64,
+        auth: Option<&Credentials>,
+    ) -> Settings {
         let mut settings = Settings { auth: auth.cloned(), changes: Vec::new() };
-        let replicas = survey.facts.replicas.max(1).to_string();
-        let node = &mut survey.node;
-        settings.add(node, AT_ONCE, &replicas).await;
-        if preflight::room_for_both(&survey.facts, survey.size).is_ok() {
-            settings.add(node, LAZY, "yes").await;
-            settings.add(node, LOAD, "swapdb").await;
+        settings.add(target, AT_ONCE, &facts.replicas.max(1).to_string()).await;
+        if preflight::room_for_both(facts, size).is_ok() {
+            settings.add(target, LAZY, "yes").await;
+            settings.add(target, LOAD, "swapdb").await;
         }
-        let master = node.addr();
-        let others = survey.monitored.iter().flat_map(|topology| &topology.candidates);
-        for addr in others.map(|candidate| candidate.addr).filter(|addr| *addr != master) {
+        for addr in replicas {
             let mut replica = Node::new(addr, settings.auth.clone());
             // The safety backup.
             settings.add(&mut replica, AT_ONCE, "1").await;
-            if replica.info().await.is_ok_and(|facts| preflight::room_for_both(&facts, survey.size).is_ok()) {
+            if replica.info().await.is_ok_and(|facts| preflight::room_for_both(&facts, size).is_ok()) {
                 settings.add(&mut replica, LAZY, "yes").await;
             }
         }

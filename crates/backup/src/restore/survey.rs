@@ -76,6 +76,12 @@ impl Survey {
         Ok(Survey { node, facts, lazy, size, monitored, proxies })
     }
 
+    /// The other nodes that the Sentinels know.
+    pub fn replicas(&self) -> Vec<SocketAddr> {
+        let nodes = self.monitored.iter().flat_map(|topology| &topology.candidates);
+        nodes.map(|candidate| candidate.addr).filter(|addr| *addr != self.node.addr()).collect()
+    }
+
     /// How the target lets go of its old data.
     pub fn emptying(&self) -> Emptying {
         preflight::emptying(&self.facts, &self.lazy, self.size)

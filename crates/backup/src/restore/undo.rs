@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::live::is_ours;
-use super::node::{Facts, Node, Role};
-use crate::backup::{Error, show, source};
+use super::node::{Facts, Node};
+use crate::backup::{Error, output, source};
 use crate::config::Config;
+use crate::node::role::Role;
 
 /// How long the target may take to be a master again: it refuses REPLICAOF while it loads.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -86,17 +86,17 @@ async fn back(node: &mut Node, ours: SocketAddr, before: &Facts, sentinels: Opti
                 }
                 Err(error) => last = error.to_string(),
             },
-            Ok(Role::Replica { host, port }) if is_ours(&host, port, ours) => {
-                match may_be_master(node.addr(), sentinels, started).await {
-                    Ok(()) => match node.replicaof(None).await {
-                        Ok(()) => continue,
-                        Err(error) => last = error.to_string(),
-                    },
-                    Err(why) => last = why,
-                }
-            }
+            Ok(role) if role.is_replica_of(ours) => match may_be_master(node.addr(), sentinels, started).await {
+                Ok(()) => match node.replicaof(None).await {
+                    Ok(()) => continue,
+                    Err(error) => last = error.to_string(),
+                },
+                Err(why) => last = why,
+            },
             // Sentinel's own doing is seen by `replaced` within moments.
-            Ok(Role::Replica { host, port }) if sentinels.is_none() => return State::Replica(format!("{host}:{port}")),
+            Ok(Role::Replica { host, port, .. }) if sentinels.is_none() => {
+                return State::Replica(format!("{host}:{port}"));
+            }
             Ok(other) => last = format!("it is {other:?}"),
             Err(_) if node.is_gone().await => return State::Gone,
             Err(error) => last = error.to_string(),
@@ -131,7 +131,7 @@ pub fn failure(
     before: &Facts,
     safety: Option<(String, Option<String>)>,
 ) -> String {
-    let keys = show::count(before.keys(), "key");
+    let keys = output::count(before.keys(), "key");
     let mut needed = true;
     let mut text = format!("given up: {error}\n");
     text += &match state {
@@ -140,15 +140,15 @@ pub fn failure(
             format!("{target} is a master again, with the data that it had ({keys})")
         }
         State::Master { keys: now, .. } => {
-            format!("{target} is a master again, with {} ({} before)", show::count(*now, "key"), before.keys())
+            format!("{target} is a master again, with {} ({} before)", output::count(*now, "key"), before.keys())
         }
         State::Replaced { by, holds } => {
             let has = match holds {
                 Some((now, true)) => {
                     needed = false;
-                    format!("with the data from before, {}", show::count(*now, "key"))
+                    format!("with the data from before, {}", output::count(*now, "key"))
                 }
-                Some((now, false)) => format!("with {}, not those from before ({keys})", show::count(*now, "key")),
+                Some((now, false)) => format!("with {}, not those from before ({keys})", output::count(*now, "key")),
                 None => format!("but does not say what it holds ({keys} before)"),
             };
             format!(

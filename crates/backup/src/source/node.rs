@@ -2,11 +2,12 @@
 //!
 //! Needs nothing but `+info` of the ACL, and of nodes without any password not even AUTH.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::node::info::{InfoRole, InfoText};
+use crate::node::{auth, refusal};
 use crate::secret::Credentials;
 use crate::wire::{Reply, Wire};
 
@@ -16,7 +17,7 @@ pub struct Node {
     /// Where it was asked.
     pub addr: SocketAddr,
     /// `role`.
-    pub role: Role,
+    pub role: InfoRole,
     /// `valkey_version`, else `redis_version`.
     pub version: String,
     /// It is a Valkey, which is told our version.
@@ -43,28 +44,6 @@ pub struct Node {
     pub keys: u64,
 }
 
-/// `role` of INFO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `master`.
-    Master,
-    /// `slave`.
-    Replica {
-        /// `master_link_status`: up.
-        link_up: bool,
-    },
-}
-
-impl Role {
-    /// As in a manifest: `master` or `replica`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Master => "master",
-            Role::Replica { .. } => "replica",
-        }
-    }
-}
-
 /// Why a node could not be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AskError {
@@ -76,10 +55,7 @@ pub struct AskError {
 
 impl AskError {
     fn refused(command: &str, text: &str) -> AskError {
-        let code = text.split(' ').next().unwrap_or_default();
-        // Before Redis 6 a wrong password had no code of its own.
-        let denied = matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || text.starts_with("ERR invalid password");
-        AskError { reason: refused(command, text), denied }
+        AskError { reason: refused(command, text), denied: auth::is_refused(text) }
     }
 }
 
@@ -123,41 +99,32 @@ impl Node {
 
     /// Reads the text of INFO; `None`: it is not one.
     pub fn parse(addr: SocketAddr, text: &str) -> Option<Node> {
-        let fields: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
-        let number = |key: &str| fields.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
-        let set = |key: &str| number(key) != 0;
-        let role = match *fields.get("role")? {
-            "master" => Role::Master,
-            "slave" | "replica" => Role::Replica { link_up: fields.get("master_link_status") == Some(&"up") },
-            _ => return None,
-        };
+        let info = InfoText::new(text);
+        let number = |field: &str| info.number(field).unwrap_or_default();
+        let role = info.role()?;
         let offset = match role {
-            Role::Master => number("master_repl_offset"),
-            Role::Replica { .. } => number("slave_repl_offset"),
+            InfoRole::Master => number("master_repl_offset"),
+            InfoRole::Replica { .. } => number("slave_repl_offset"),
         };
-        let keys = fields
-            .iter()
-            .filter(|(key, _)| key.starts_with("db"))
-            .filter_map(|(_, value)| value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok()));
         Some(Node {
             addr,
             role,
-            version: (*fields.get("valkey_version").or(fields.get("redis_version"))?).to_owned(),
-            valkey: fields.contains_key("valkey_version"),
-            run_id: (*fields.get("run_id")?).to_owned(),
-            replid: (*fields.get("master_replid")?).to_owned(),
+            version: info.version()?.to_owned(),
+            valkey: info.is_valkey(),
+            run_id: info.text("run_id")?.to_owned(),
+            replid: info.text("master_replid")?.to_owned(),
             offset,
-            priority: fields.get("slave_priority").and_then(|value| value.parse().ok()).unwrap_or(100),
-            loading: set("loading") || set("async_loading"),
+            priority: info.number("slave_priority").unwrap_or(100),
+            loading: info.is_set("loading") || info.is_set("async_loading"),
             child: match () {
-                () if set("rdb_bgsave_in_progress") => Some("save (or a replica's first sync)"),
-                () if set("aof_rewrite_in_progress") => Some("rewrite of its AOF"),
+                () if info.is_set("rdb_bgsave_in_progress") => Some("save (or a replica's first sync)"),
+                () if info.is_set("aof_rewrite_in_progress") => Some("rewrite of its AOF"),
                 () => None,
             },
             used_memory: number("used_memory"),
             dataset: number("used_memory_dataset"),
             maxmemory: number("maxmemory"),
-            keys: keys.fold(0, u64::saturating_add),
+            keys: info.keys(),
         })
     }
 }
@@ -174,7 +141,7 @@ async fn connect(addr: SocketAddr, credentials: Option<&Credentials>) -> Result<
     let mut wire = Wire::connect(addr).await.map_err(|error| format!("cannot be reached: {error}"))?;
     if let Some(credentials) = credentials {
         match wire.ask(&credentials.auth()).await.map_err(|error| format!("does not answer AUTH: {error}"))? {
-            Reply::Error(text) if text.contains("without any password") => {}
+            Reply::Error(text) if auth::is_not_needed(&text) => {}
             Reply::Error(text) => return Err(AskError::refused("AUTH", &text)),
             _ => {}
         }
@@ -184,10 +151,10 @@ async fn connect(addr: SocketAddr, credentials: Option<&Credentials>) -> Result<
 
 /// What an error reply means and what to do about it.
 pub(crate) fn refused(command: &str, text: &str) -> String {
-    let what_to_do = match text.split(' ').next().unwrap_or_default() {
-        "NOAUTH" => ": it wants a password, set redis_password",
-        "WRONGPASS" => ": it does not take redis_password (with redis_username)",
-        "NOPERM" => ": its ACL must allow our user +psync +replconf +info",
+    let what_to_do = match refusal::code(text) {
+        b"NOAUTH" => ": it wants a password, set redis_password",
+        b"WRONGPASS" => ": it does not take redis_password (with redis_username)",
+        b"NOPERM" => ": its ACL must allow our user +psync +replconf +info",
         _ => "",
     };
     format!("refuses {command} (-{text}){what_to_do}")

@@ -74,8 +74,8 @@ fn every_refusal_says_why() {
     let cases = [
         (Node { loading: true, ..replica(2, 0) }, "loading"),
         (Node { child: Some("save"), ..replica(2, 0) }, "save"),
-        (Node { role: Role::Replica { link_up: false }, ..replica(2, 0) }, "link"),
-        (Node { role: Role::Master, ..replica(2, 0) }, "Sentinels do not"),
+        (Node { role: InfoRole::Replica { link_up: false }, ..replica(2, 0) }, "link"),
+        (Node { role: InfoRole::Master, ..replica(2, 0) }, "Sentinels do not"),
         (Node { replid: "other".into(), ..replica(2, 0) }, "another history"),
     ];
     for (node, word) in cases {
@@ -106,7 +106,7 @@ fn children_and_sizes_are_read_from_info() {
     assert_eq!((node.version.as_str(), node.valkey), ("8.0.1", true));
     assert!(node.child.is_some_and(|child| child.contains("save")) && node.loading);
     assert_eq!((node.keys, node.used_memory, node.maxmemory, node.priority), (7, 5, 9, 100));
-    assert_eq!(node.role, Role::Replica { link_up: false });
+    assert_eq!(node.role, InfoRole::Replica { link_up: false });
     assert_eq!(Node::parse(addr(2), "role:master\r\n"), None);
 }
 

@@ -96,13 +96,26 @@ pub fn expects_reply(request: &[u8]) -> bool {
 pub fn encode(args: &[&[u8]]) -> Vec<u8> {
     let bodies: usize = args.iter().map(|arg| arg.len() + 16).sum();
     let mut out = Vec::with_capacity(16 + bodies);
-    out.extend(format!("*{}\r\n", args.len()).bytes());
-    for arg in args {
-        out.extend(format!("${}\r\n", arg.len()).bytes());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
-    }
+    encode_into(&mut out, args);
     out
+}
+
+/// Appends a multibulk request of these arguments.
+pub fn encode_into<A: AsRef<[u8]>>(out: &mut Vec<u8>, args: &[A]) {
+    begin(out, args.len());
+    args.iter().for_each(|arg| argument(out, arg.as_ref()));
+}
+
+/// Appends the head of a multibulk request of so many arguments, which follow.
+pub fn begin(out: &mut Vec<u8>, count: usize) {
+    out.extend(format!("*{count}\r\n").bytes());
+}
+
+/// Appends one argument of a request that was begun.
+pub fn argument(out: &mut Vec<u8>, arg: &[u8]) {
+    out.extend(format!("${}\r\n", arg.len()).bytes());
+    out.extend_from_slice(arg);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// `request` as a multibulk request with another argument at `index` (0 is the command's name).

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::HostPort;
+use crate::node::auth as node_auth;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
@@ -340,7 +341,7 @@ impl Sentinel {
         if let Some(credentials) = credentials.filter(|credentials| credentials.username.is_none()) {
             let reply = connection.ask(&[auth(credentials)], limit).await?;
             if let Some(Value::ServerError(error)) = reply.first()
-                && error.details().is_some_and(|text| text.contains("without any password"))
+                && error.details().is_some_and(node_auth::is_not_needed)
             {
                 notice = Some(format!("{} needs no password, but one is configured for Sentinels", connection.peer));
             }
@@ -502,9 +503,7 @@ impl Node {
         if let Some(credentials) = &login.credentials {
             let replies = node.connection.ask(&[auth(credentials)], limit).await?;
             match replies.first() {
-                Some(Value::ServerError(error))
-                    if error.details().is_some_and(|text| text.contains("without any password")) =>
-                {
+                Some(Value::ServerError(error)) if error.details().is_some_and(node_auth::is_not_needed) => {
                     node.notice = Some(format!("{} needs no password, but one is configured", node.connection.peer));
                 }
                 Some(Value::ServerError(error)) => {

@@ -11,6 +11,10 @@ use redis::Value;
 
 use super::{AddressMap, Error};
 use crate::config::HostPort;
+use crate::node::info::InfoText;
+use crate::node::role::{self, ConnectedReplica};
+use crate::node::{auth, refusal};
+use crate::resp::reply::Reply;
 use crate::sentinel::report::{Claim, Info, NamedReplica, Peer, ReplicaFact, Role};
 
 /// Entries of a list, and fields of an entry. A Sentinel's have about 45 fields; nobody has a hundred replicas.
@@ -95,36 +99,30 @@ pub(super) fn role(peer: &str, reply: Option<&Value>, map: &AddressMap) -> Resul
     let reply = reply.ok_or_else(|| Error::Reply(format!("{peer}: no reply to ROLE")))?;
     if let Value::ServerError(error) = reply {
         let words = format!("-{} {}", words(error.code()), words(error.details().unwrap_or_default()));
-        return match error.code() {
-            "LOADING" | "BUSY" | "MASTERDOWN" => Ok(Role::Occupied(words)),
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Ok(Role::Unreadable(words)),
-            _ => Err(Error::Reply(format!("{peer}: {words}"))),
+        return match () {
+            () if refusal::is_occupied(&words) => Ok(Role::Occupied(words)),
+            () if auth::is_refused(&words) => Ok(Role::Unreadable(words)),
+            () => Err(Error::Reply(format!("{peer}: {words}"))),
         };
     }
-    let strange = || Error::Reply(format!("{peer}: not an answer to ROLE"));
-    let parts = items(reply);
-    let kind = parts.first().and_then(text).ok_or_else(strange)?;
-    match (kind.as_str(), parts) {
-        ("master", [_, offset, replicas, ..]) => {
-            Ok(Role::Master { offset: number(offset), replicas: replicas_of(replicas, map) })
+    match role::Role::parse(&plain(reply)) {
+        Some(role::Role::Master { offset, replicas }) => {
+            Ok(Role::Master { offset, replicas: replicas_of(replicas, map) })
         }
-        ("slave" | "replica", [_, host, port, state, offset, ..]) => Ok(Role::Replica {
-            master: literal(map, host, port),
-            link_up: text(state).as_deref() == Some("connected"),
-            offset: number(offset),
-        }),
-        _ => Err(strange()),
+        Some(role::Role::Replica { host, port, link_up, offset }) => {
+            let master = (port > 0).then(|| map.literal(&HostPort { host, port })).flatten();
+            Ok(Role::Replica { master, link_up, offset })
+        }
+        None => Err(Error::Reply(format!("{peer}: not an answer to ROLE"))),
     }
 }
 
 /// A client that says PSYNC and not where it listens is listed at port 0: nobody to be promoted. One that poses as a
 /// replica is listed at that one's address beside it, with offset 0.
-fn replicas_of(list: &Value, map: &AddressMap) -> Vec<(SocketAddr, u64)> {
+fn replicas_of(list: Vec<ConnectedReplica>, map: &AddressMap) -> Vec<(SocketAddr, u64)> {
     let mut found: Vec<(SocketAddr, u64)> = Vec::new();
-    for entry in entries(list) {
-        let [host, port, offset, ..] = items(entry) else { continue };
-        let Some(addr) = literal(map, host, port) else { continue };
-        let offset = number(offset);
+    for ConnectedReplica { host, port, offset } in list.into_iter().filter(|replica| replica.port > 0) {
+        let Some(addr) = map.literal(&HostPort { host, port }) else { continue };
         match found.iter_mut().find(|(known, _)| *known == addr) {
             Some((_, known)) => *known = offset.max(*known),
             None => found.push((addr, offset)),
@@ -133,57 +131,39 @@ fn replicas_of(list: &Value, map: &AddressMap) -> Vec<(SocketAddr, u64)> {
     found
 }
 
-pub(super) fn literal(map: &AddressMap, host: &Value, port: &Value) -> Option<SocketAddr> {
-    let port = u16::try_from(number(port)).ok().filter(|port| *port > 0)?;
-    map.literal(&HostPort { host: text(host)?, port })
+/// The same reply to those who know no redis crate, its lists cut short.
+fn plain(value: &Value) -> Reply {
+    match value {
+        Value::Int(number) => Reply::Integer(*number),
+        Value::Array(_) | Value::Set(_) => Reply::Array(entries(value).map(plain).collect()),
+        value => text(value).map_or(Reply::Nil, Reply::Simple),
+    }
 }
 
 pub(super) fn parse_info(replies: &[Value], map: &AddressMap) -> Option<Info> {
-    let mut info = Info::default();
-    for section in replies {
-        let section = text(section)?;
-        for line in section.lines() {
-            let Some((key, value)) = line.split_once(':') else { continue };
-            match key {
-                "run_id" => info.run_id = words(value),
-                "master_replid" => info.replid = words(value),
-                "master_replid2" if value.bytes().any(|byte| byte != b'0') => info.replid2 = Some(words(value)),
-                "second_repl_offset" => info.second_offset = value.parse().ok(),
-                "loading" => info.loading = value != "0",
-                _ if key.starts_with("slave") && value.starts_with("ip=") && info.lags.len() < MOST_ENTRIES => {
-                    match lag(value, map) {
-                        Some(Ok(known)) => info.lags.push(known),
-                        Some(Err(named)) if info.named.len() < MOST_ENTRIES => info.named.push(named),
-                        _ => {}
-                    }
-                }
-                _ if key.starts_with("db") => {
-                    let keys = value.split(',').find_map(|part| part.strip_prefix("keys=")?.parse::<u64>().ok());
-                    info.keys += keys.unwrap_or_default();
-                }
-                _ => {}
+    let sections: Vec<String> = replies.iter().map(text).collect::<Option<_>>()?;
+    let said = InfoText::of(sections.iter().map(String::as_str));
+    let mut info = Info {
+        run_id: said.text("run_id").map(words).filter(|id| !id.is_empty())?,
+        replid: said.text("master_replid").map(words).filter(|id| !id.is_empty())?,
+        replid2: said.earlier_replid().map(words),
+        second_offset: said.number("second_repl_offset"),
+        loading: said.text("loading").is_some_and(|loading| loading != "0"),
+        keys: said.keys(),
+        ..Info::default()
+    };
+    for replica in said.replicas().filter(|replica| replica.online && replica.port > 0) {
+        let Some(lag) = replica.lag else { continue };
+        let at = HostPort { host: replica.host.to_owned(), port: replica.port };
+        match map.literal(&at) {
+            Some(addr) if info.lags.len() < MOST_ENTRIES => info.lags.push((addr, lag)),
+            None if info.named.len() < MOST_ENTRIES => {
+                info.named.push(NamedReplica { addr: map.remembered(&at), offset: replica.offset, lag });
             }
+            _ => {}
         }
     }
-    (!info.run_id.is_empty() && !info.replid.is_empty()).then_some(info)
-}
-
-/// `ip=…,port=…,state=online,offset=…,lag=0`
-fn lag(value: &str, map: &AddressMap) -> Option<Result<(SocketAddr, u64), NamedReplica>> {
-    let parts: HashMap<&str, &str> = value.split(',').filter_map(|part| part.split_once('=')).collect();
-    if parts.get("state") != Some(&"online") {
-        return None;
-    }
-    let at = HostPort { host: (*parts.get("ip")?).to_owned(), port: parts.get("port")?.parse().ok()? };
-    let lag = parts.get("lag")?.parse().ok()?;
-    Some(match map.literal(&at) {
-        _ if at.port == 0 => return None,
-        Some(addr) => Ok((addr, lag)),
-        None => {
-            let offset = parts.get("offset").and_then(|offset| offset.parse().ok()).unwrap_or_default();
-            Err(NamedReplica { addr: map.remembered(&at), offset, lag })
-        }
-    })
+    Some(info)
 }
 
 /// The words of a NOPERM.
@@ -211,11 +191,6 @@ pub(super) fn text(value: &Value) -> Option<String> {
         Value::Okay => Some("OK".into()),
         _ => None,
     }
-}
-
-/// A number; what is none, or is negative, is 0.
-pub(super) fn number(value: &Value) -> u64 {
-    text(value).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 pub(super) fn items(value: &Value) -> &[Value] {
@@ -267,11 +242,7 @@ pub(super) fn reply_error(peer: &str, code: &str, detail: &str) -> Error {
         }
         _ => format!("{peer}: -{code} {detail}"),
     };
-    if matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM") || detail.starts_with("Client sent AUTH") {
-        Error::Auth(text)
-    } else {
-        Error::Reply(text)
-    }
+    if auth::is_refused(&format!("{code} {detail}")) { Error::Auth(text) } else { Error::Reply(text) }
 }
 
 #[cfg(test)]

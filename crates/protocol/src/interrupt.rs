@@ -1,23 +1,20 @@
-//! Ctrl-C, SIGTERM and the end of the terminal (SIGHUP), for verbs that clean up before they end.
+//! Ctrl-C, SIGTERM and the end of the terminal (SIGHUP), for verbs that clean up before they end. `serve` has its own:
+//! there SIGHUP ends nothing, and a second signal hurries.
 //!
 //! From the first call on, these signals end nothing by themselves. SIGHUP stays ignored where it was before, as under
 //! `nohup`: whoever started this wants it to outlive the terminal.
 
 use std::fs;
 use std::future::pending;
-use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
-
-use crate::backup::Error;
 
 /// Ends with the first of these signals from now on.
 ///
 /// # Errors
 /// The operating system lets no handler be set.
-pub fn interruption() -> Result<impl Future<Output = ()>, Error> {
-    let handle =
-        |kind| signal(kind).map_err(|error: io::Error| Error::Internal(format!("signals cannot be handled: {error}")));
+pub fn interruption() -> Result<impl Future<Output = ()>, String> {
+    let handle = |kind| signal(kind).map_err(|error| format!("signals cannot be handled: {error}"));
     let (mut interrupt, mut terminate) = (handle(SignalKind::interrupt())?, handle(SignalKind::terminate())?);
     let mut hangup = match is_ignored(SignalKind::hangup()) {
         true => None,

@@ -1,34 +1,34 @@
-//! The replica where the stream goes on: found through Sentinel, asked first whether it can.
+//! The replica that the stream is taken from: found through Sentinel, asked first whether it can continue.
 //!
-//! Never a master: a Sentinel would take this host for a replica. Waits as long as there is hope, and says when there
-//! is none.
+//! Never a master: a Sentinel would take this host for a replica. Retries while a replica may still be able to continue
+//! the stream, and says when none can.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use super::calm::Calm;
 use super::position::{Backlog, Fate, Position, Verdict};
+use super::rate_limited_log::RateLimitedLog;
+use crate::backup::Error;
+use crate::backup::replica::{Begin, Replica, Want};
+use crate::backup::source::{self, Node, Topology, dial};
 use crate::config::Config;
-use crate::replica::{Begin, Replica, Want};
-use crate::source::{self, Node, Role, Topology, dial};
+use crate::node::info::InfoRole;
 use crate::wire::{Reply, Wire};
-use crate::{Error, lock};
 
 /// Between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(500);
 /// Replicas that cannot go on, and none that can, for this long: the one that could may be on its way.
-const HOPE: Duration = Duration::from_secs(10);
+const RESUME_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same with a replica that has not come as far: it should catch up in moments.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// For each question to a node.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A connection on which the stream follows.
+/// A connection on which the stream continues.
 #[derive(Debug)]
-pub struct Junction {
+pub struct StreamSource {
     /// The next bytes come from it.
     pub replica: Replica,
     /// Another connection to the same node, for questions.
@@ -51,15 +51,15 @@ pub struct Gone {
 }
 
 /// Joins the stream at `from`, or where it is now. Returns only when it did, or when `from` cannot be continued.
-pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, Gone> {
+pub async fn join(config: &Config, from: Option<&Position>) -> Result<StreamSource, Gone> {
     let lost = |why| Gone { why, survives: None };
-    let mut calm = Calm::default();
+    let mut log = RateLimitedLog::default();
     let mut from = from.cloned();
     let mut hopeless_since: Option<Instant> = None;
     let mut refused = 0;
     loop {
         match round(config, &mut from).await {
-            Round::Joined(junction) => return Ok(*junction),
+            Round::Joined(source) => return Ok(*source),
             Round::Gone(gone) => return Err(gone),
             Round::Refused(why) => {
                 // It said that it could, and began a full synchronisation: once is bad luck.
@@ -72,11 +72,11 @@ pub async fn join(config: &Config, from: Option<&Position>) -> Result<Junction, 
                 if hopeless_since.get_or_insert_with(Instant::now).elapsed() >= limit {
                     return Err(lost(why));
                 }
-                calm.say(|| tracing::warn!("{why}"));
+                log.log(|| tracing::warn!("{why}"));
             }
             Round::Wait(why) => {
                 hopeless_since = None;
-                calm.say(|| tracing::warn!("waiting for a replica to follow: {why}"));
+                log.log(|| tracing::warn!("waiting for a replica to follow: {why}"));
             }
         }
         sleep(ROUND).await;
@@ -93,26 +93,13 @@ pub async fn backlog(questions: &mut Wire) -> Result<Backlog, String> {
     }
 }
 
-/// Dials the master, which keeps the lock where the store cannot. It is asked for nothing else.
-pub fn master(config: &Config) -> lock::Master {
-    let config = Arc::new(config.clone());
-    Arc::new(move || {
-        let config = config.clone();
-        Box::pin(async move {
-            let master = source::find(&config).await?.master;
-            let dialled = dial(master, config.sentinel.redis_auth.as_ref()).await;
-            dialled.map_err(|why| Error::Unavailable(format!("the master {master} {why}")))
-        })
-    })
-}
-
 enum Round {
-    Joined(Box<Junction>),
+    Joined(Box<StreamSource>),
     /// The place is in no history any more.
     Gone(Gone),
     /// A node did not do what its INFO promised.
     Refused(String),
-    /// No node can go on; how long to hope.
+    /// No node can continue; how long to retry.
     Lost(Duration, String),
     Wait(String),
 }
@@ -134,26 +121,26 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
         }
     }
     let mut reasons = Vec::new();
-    let (mut lost, mut behind, mut waiting) = (false, false, false);
+    // How long to retry; `None`: as long as it takes, for all that is known a node can continue.
+    let mut limit = None;
     for node in in_order(&topology) {
         match ask(config, node, from.as_ref()).await {
             Ok((mut questions, at)) => match psync(config, node, at, &mut questions).await {
                 Ok((replica, at)) => {
                     let (addr, version) = (node.addr, node.version.clone());
-                    return Round::Joined(Box::new(Junction { replica, questions, addr, version, at }));
+                    return Round::Joined(Box::new(StreamSource { replica, questions, addr, version, at }));
                 }
                 Err(Refused::Full(why)) => return Round::Refused(why),
-                Err(Refused::Other(why)) => {
-                    waiting = true;
-                    reasons.push(why);
-                }
+                Err(Refused::Other(why)) => reasons.push(why),
             },
             Err((verdict, why)) => {
-                match verdict {
-                    Some(Verdict::Lost(_)) => lost = true,
-                    Some(Verdict::NotYet(_)) if matches!(node.role, Role::Replica { link_up: true }) => behind = true,
-                    _ => waiting = true,
-                }
+                limit = limit.max(match verdict {
+                    Some(Verdict::Lost(_)) => Some(RESUME_TIMEOUT),
+                    Some(Verdict::NotYet(_)) if node.role == (InfoRole::Replica { link_up: true }) => {
+                        Some(CATCH_UP_TIMEOUT)
+                    }
+                    _ => None,
+                });
                 reasons.push(format!("{} {why}", node.addr));
             }
         }
@@ -163,10 +150,9 @@ async fn round(config: &Config, from: &mut Option<Position>) -> Round {
         [] => "the Sentinels know no replica that answers".to_owned(),
         reasons => format!("no replica can go on{place}: {}", reasons.join("; ")),
     };
-    match (lost, behind, waiting) {
-        (_, true, _) => Round::Lost(PATIENCE, why),
-        (true, ..) => Round::Lost(HOPE, why),
-        _ => Round::Wait(why),
+    match limit {
+        Some(limit) => Round::Lost(limit, why),
+        None => Round::Wait(why),
     }
 }
 
@@ -186,7 +172,7 @@ async fn fate(config: &Config, topology: &Topology, from: &Position) -> Fate {
 fn in_order(topology: &Topology) -> Vec<&Node> {
     let nodes = topology.candidates.iter().filter(|candidate| candidate.addr != topology.master);
     let mut nodes: Vec<&Node> = nodes.filter_map(|candidate| candidate.node.as_ref().ok()).collect();
-    nodes.retain(|node| matches!(node.role, Role::Replica { .. }));
+    nodes.retain(|node| matches!(node.role, InfoRole::Replica { .. }));
     let head = topology.master_node().map_or(0, |master| master.offset);
     nodes.sort_by_key(|node| (node.priority != 0, head.saturating_sub(node.offset), node.addr));
     nodes
