@@ -11,20 +11,26 @@
 //!                           admin ◀───┘ view                      └── +switch-master … every Sentinel
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
-//! Beside the proxy, in the same binary: [`backup`] (streams from a replica, restores), [`demo`] (real servers, also for
-//! the tests). Both speak to Redis through [`wire`].
+//! Beside the proxy, in the same binary, and each a member of the workspace of its own: `backup` (crates/backup: streams
+//! from a replica, restores) and `demo` (crates/testkit: real servers, also for the tests). Neither knows the proxy: what
+//! all three need of Redis, of Sentinel and of one another is crates/protocol ([`resp`], [`wire`], [`secret`], [`status`],
+//! [`control`], [`remote`] …), whose rooms have their old names here. Without the features of their names the binary is the
+//! proxy alone.
 //!
 //! # The two flows
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
-//! replies mirror it. All calls go down from one loop in [`session`].
+//! replies mirror it. One loop in [`session`] drives both directions.
 //!
 //! **A failover**: a Sentinel's event → `sentinel::view` → [`topology::Topology::publish`] → each session, on its next
 //! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → Moving (dial, restore, send again what
-//! may be) → Flowing. What control must learn from sessions goes through [`topology::Report`]; nothing else calls back.
+//! may be) → Flowing.
+//!
+//! Control learns from sessions in three ways and no other: a [`topology::Report`]; the newest credentials that let a client
+//! in, which the topology keeps until control looks; and the workers' counts, of which that of replies is a sign of life.
 //!
 //! # Invariants
 //! - Control plane ([`sentinel`], [`admin`]) and data plane ([`listener`], [`session`]) never import each other; both
-//!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` checks this.
+//!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` has the rooms in their order, with what each may import.
 //! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
 //!   so; a blocking pop excepted (`on_lost_pop`).
 //! - Nothing grows without bound, no error of the network ends the process, a panic in a session ends that session.

@@ -3,31 +3,18 @@
 //! A request is sent once; whatever becomes of it goes to the client's log.
 
 use std::io;
-use std::sync::{Arc, MutexGuard};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::load::{Halt, Shared, lock};
 use super::log::Log;
 use super::report::Outcome;
+use super::workload::{Keys, Kind, LoadSpec};
 use crate::wire::{Reply, Wire, encode};
-
-/// What a client does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// SETs a new key each time.
-    Writer,
-    /// Writes a new key each time by a script that first keeps the server busy.
-    Script,
-    /// INCRs its counter.
-    Counter,
-    /// GETs what a writer wrote shortly before.
-    Reader,
-    /// Connects and waits.
-    Idle,
-}
 
 /// Keeps the server busy for ARGV[2] microseconds, then writes. TIME stands still in a script from 7.2 on, and 7.0 has
 /// no clock.
@@ -38,8 +25,31 @@ const SLOW_WRITE: &str = "local has, clock = pcall(function() return os.clock en
     while now() < ends do end \
     redis.call('SET', KEYS[1], ARGV[1]) return ARGV[1]";
 
+/// How far the clients are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// Go on.
+    No,
+    /// Send nothing more; what is outstanding is still waited for.
+    Finish,
+    /// Stop where you are.
+    Abort,
+}
+
+/// The clients of one load: what they are to do, and what came of it.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) addr: SocketAddr,
+    pub(super) spec: LoadSpec,
+    pub(super) keys: Keys,
+    pub(super) started: Instant,
+    pub(super) logs: Vec<Mutex<Log>>,
+    /// All of them have ended.
+    pub(super) finished: AtomicBool,
+}
+
 pub(super) struct Client {
-    shared: Arc<Shared>,
+    group: Arc<Group>,
     index: usize,
     told: watch::Receiver<Halt>,
     kind: Kind,
@@ -55,32 +65,20 @@ enum Due {
     Value(Option<String>),
 }
 
-impl Kind {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Kind::Writer => "writer",
-            Kind::Script => "script",
-            Kind::Counter => "counter",
-            Kind::Reader => "reader",
-            Kind::Idle => "idle",
-        }
-    }
-}
-
 impl Client {
-    pub(super) fn new(shared: Arc<Shared>, index: usize, told: watch::Receiver<Halt>) -> Client {
-        let kind = lock(&shared.logs[index]).kind();
-        Client { shared, index, told, kind, set_out: None, random: 0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1) }
+    pub(super) fn new(group: Arc<Group>, index: usize, told: watch::Receiver<Halt>) -> Client {
+        let kind = lock(&group.logs[index]).kind();
+        Client { group, index, told, kind, set_out: None, random: 0x9e37_79b9_7f4a_7c15 ^ (index as u64 + 1) }
     }
 
     pub(super) async fn run(mut self) {
-        let (rate, depth) = (self.shared.spec.rate.max(0.01), self.depth());
+        let (rate, depth) = (self.group.spec.rate.max(0.01), self.depth());
         let mut pace = interval(Duration::from_secs_f64(depth as f64 / rate));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wire = None;
         let mut had_one = false;
         while !self.is_over() {
-            if wire.is_none() && had_one && self.shared.spec.connect_each_time && self.set_out.is_none() {
+            if wire.is_none() && had_one && self.group.spec.connect_each_time && self.set_out.is_none() {
                 tokio::select! {
                     _ = pace.tick() => {}
                     _ = self.told.changed() => continue,
@@ -101,7 +99,7 @@ impl Client {
                 }
                 continue;
             }
-            if !self.shared.spec.connect_each_time {
+            if !self.group.spec.connect_each_time {
                 tokio::select! {
                     _ = pace.tick() => {}
                     _ = self.told.changed() => continue,
@@ -111,7 +109,7 @@ impl Client {
             if self.exchange(open, depth).await.is_err() {
                 self.log().lost_connection(Some(since));
                 wire = None;
-            } else if self.shared.spec.connect_each_time {
+            } else if self.group.spec.connect_each_time {
                 wire = None;
             }
         }
@@ -119,23 +117,23 @@ impl Client {
 
     fn is_over(&self) -> bool {
         *self.told.borrow() != Halt::No
-            || self.shared.started.elapsed() > self.shared.spec.time_limit
+            || self.group.started.elapsed() > self.group.spec.time_limit
             || self.log().is_full()
     }
 
     /// A counter's requests must not overlap: each value is judged by the one before.
     fn depth(&self) -> usize {
-        if self.kind == Kind::Counter { 1 } else { self.shared.spec.pipeline.max(1) }
+        if self.kind == Kind::Counter { 1 } else { self.group.spec.pipeline.max(1) }
     }
 
     async fn connect(&mut self, again: bool) -> Option<Wire> {
-        let spec = &self.shared.spec;
+        let spec = &self.group.spec;
         let db = self.log().db();
         if spec.connect_each_time {
             let set_out = *self.set_out.get_or_insert_with(Instant::now);
             self.log().sent(set_out);
         }
-        let attempt = timeout(spec.reply_limit, Wire::open(self.shared.addr, spec.auth.as_ref(), db)).await;
+        let attempt = timeout(spec.reply_limit, Wire::open(self.group.addr, spec.auth.as_ref(), db)).await;
         match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(wire) => {
                 let mut log = self.log();
@@ -160,7 +158,7 @@ impl Client {
     async fn exchange(&mut self, wire: &mut Wire, depth: usize) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(256 * depth);
         let due: Vec<Due> = (0..depth).map(|_| self.request(&mut bytes)).collect();
-        let limit = self.shared.spec.reply_limit;
+        let limit = self.group.spec.reply_limit;
         let sent = self.set_out.take().unwrap_or_else(Instant::now);
         self.log().sent(sent);
         let mut failed = self.bounded(limit, wire.send(&bytes)).await.err();
@@ -187,30 +185,30 @@ impl Client {
     }
 
     fn request(&mut self, bytes: &mut Vec<u8>) -> Due {
-        let shared = self.shared.clone();
+        let group = self.group.clone();
         match self.kind {
             Kind::Writer | Kind::Script => {
                 let mut log = self.log();
                 let number = log.next_write();
-                let key = shared.key(self.kind, log.number(), number);
+                let key = group.keys.key(self.kind, log.number(), number);
                 drop(log);
-                let value = shared.value(&key);
+                let value = group.keys.value(&key);
                 if self.kind == Kind::Writer {
                     encode(bytes, &["SET", &key, &value]);
                     return Due::Write { number, value: None };
                 }
-                let busy = shared.spec.script_time.as_micros().to_string();
+                let busy = group.spec.script_time.as_micros().to_string();
                 encode(bytes, &["EVAL", SLOW_WRITE, "1", &key, &value, &busy]);
                 Due::Write { number, value: Some(value) }
             }
             Kind::Counter => {
-                let key = shared.counter(self.log().number());
+                let key = group.keys.counter(self.log().number());
                 encode(bytes, &["INCR", &key]);
                 Due::Increment
             }
             Kind::Reader | Kind::Idle => {
                 let key = self.a_written_key();
-                let value = key.as_ref().map(|key| shared.value(key));
+                let value = key.as_ref().map(|key| group.keys.value(key));
                 encode(bytes, &["GET", key.as_deref().unwrap_or("never-written")]);
                 Due::Value(value)
             }
@@ -263,11 +261,11 @@ impl Client {
     fn a_written_key(&mut self) -> Option<String> {
         let db = self.log().db();
         let start = self.random() as usize;
-        let logs = &self.shared.logs;
+        let logs = &self.group.logs;
         (0..logs.len()).find_map(|step| {
             let log = lock(&logs[start.wrapping_add(step) % logs.len()]);
             let last = log.last().filter(|_| matches!(log.kind(), Kind::Writer | Kind::Script) && log.db() == db)?;
-            Some(self.shared.key(log.kind(), log.number(), last))
+            Some(self.group.keys.key(log.kind(), log.number(), last))
         })
     }
 
@@ -279,23 +277,10 @@ impl Client {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        lock(&self.shared.logs[self.index])
+        lock(&self.group.logs[self.index])
     }
 }
 
-impl Shared {
-    /// The key of a client's write.
-    pub(super) fn key(&self, kind: Kind, client: usize, write: u64) -> String {
-        format!("{}:{}-{client}:{write}", self.prefix, kind.name())
-    }
-
-    /// The key of a client's counter.
-    pub(super) fn counter(&self, client: usize) -> String {
-        format!("{}:counter-{client}", self.prefix)
-    }
-
-    /// The value that belongs to a key and to no other.
-    pub(super) fn value(&self, key: &str) -> String {
-        format!("{key}={:x<1$}", "", self.spec.value_size.saturating_sub(key.len() + 1))
-    }
+pub(super) fn lock(log: &Mutex<Log>) -> std::sync::MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -16,6 +16,7 @@ pub mod server;
 mod spec;
 mod table;
 mod verify;
+mod workload;
 
 pub use demo::{DemoError, DemoOptions, Ending, run};
 pub use switchmaster_protocol::wire;

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::client::Kind;
 use super::report::{ClientReport, Outcome, Report, Stall, longer};
 use super::verify::Written;
+use super::workload::Kind;
 
 /// Requests that one client may send.
 pub(super) const MOST_SAMPLES: usize = 4_000_000;

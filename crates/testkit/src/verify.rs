@@ -5,9 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::client::Kind;
-use super::load::Shared;
 use super::report::Verdict;
+use super::workload::{Keys, Kind};
 use crate::secret::Credentials;
 use crate::wire::{Reply, Wire};
 
@@ -24,7 +23,7 @@ pub(super) enum Written {
 pub(super) async fn verify(
     addr: SocketAddr,
     auth: Option<&Credentials>,
-    shared: &Shared,
+    keys: &Keys,
     written: &[Written],
     settled: bool,
 ) -> io::Result<Verdict> {
@@ -35,20 +34,20 @@ pub(super) async fn verify(
                 let mut wire = Wire::open(addr, auth, *db).await?;
                 for (batch, flags) in acknowledged.chunks(BATCH).enumerate() {
                     let first = (batch * BATCH) as u64;
-                    let keys = (first..).take(flags.len()).map(|write| shared.key(*kind, *number, write));
-                    let keys: Vec<String> = keys.collect();
-                    let request: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
+                    let asked = (first..).take(flags.len()).map(|write| keys.key(*kind, *number, write));
+                    let asked: Vec<String> = asked.collect();
+                    let request: Vec<&str> = std::iter::once("MGET").chain(asked.iter().map(String::as_str)).collect();
                     let Reply::Array(values) = wire.ask(&request).await? else {
                         return Err(io::Error::other("MGET was not answered with an array"));
                     };
-                    for ((key, &acknowledged), value) in keys.iter().zip(flags).zip(values) {
-                        judge(&mut verdict, shared, key, acknowledged, &value);
+                    for ((key, &acknowledged), value) in asked.iter().zip(flags).zip(values) {
+                        judge(&mut verdict, keys, key, acknowledged, &value);
                     }
                 }
             }
             Written::Counter { number, db, last, unknown } => {
                 let mut wire = Wire::open(addr, auth, *db).await?;
-                let key = shared.counter(*number);
+                let key = keys.counter(*number);
                 let reply = wire.ask(&["GET", &key]).await?;
                 let value = reply.text().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
                 verdict.acknowledged += last;
@@ -70,14 +69,14 @@ pub(super) async fn verify(
     Ok(verdict)
 }
 
-fn judge(verdict: &mut Verdict, shared: &Shared, key: &str, acknowledged: bool, value: &Reply) {
+fn judge(verdict: &mut Verdict, keys: &Keys, key: &str, acknowledged: bool, value: &Reply) {
     if acknowledged {
         verdict.acknowledged += 1;
     } else {
         verdict.unacknowledged += 1;
     }
     match value {
-        Reply::Bulk(bytes) if bytes == shared.value(key).as_bytes() => {
+        Reply::Bulk(bytes) if bytes == keys.value(key).as_bytes() => {
             verdict.unacknowledged_ran += u64::from(!acknowledged);
         }
         Reply::Nil => {
