@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::net::Conn;
 use crate::resp::scanner::{ReplyScanner, Scan};
 use crate::session::state::{Expect, Restore};
 use crate::session::{Worker, pool};
@@ -39,7 +39,7 @@ pub enum AttachError {
 #[derive(Debug)]
 pub struct Attached {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Conn,
     /// What the server said unasked meanwhile: messages of restored subscriptions. For the client.
     pub unasked: Vec<u8>,
 }
@@ -101,7 +101,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Refusal> {
+async fn replay(mut stream: Conn, restore: &Restore) -> Result<Attached, Refusal> {
     let mut unasked = Vec::new();
     if restore.requests.is_empty() {
         return Ok(Attached { stream, unasked });

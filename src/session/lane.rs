@@ -7,10 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use super::backend::{self, AttachError, Attached};
 use super::{CloseReason, Gate, ReplyMode, Session, pool};
+use crate::net::Conn;
 use crate::resp::scanner::ReplyScanner;
 use crate::topology::Report;
 
@@ -23,7 +22,7 @@ pub(super) enum Lane {
     /// None yet, or given back: made at the next request.
     None,
     Attaching(Attaching),
-    Up(TcpStream),
+    Up(Conn),
     /// The node closed it: what that means is not known yet.
     Lost {
         at: Instant,
@@ -159,7 +158,7 @@ impl Session {
 
     /// Gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing is owed there, and
     /// nothing was done that would stay.
-    pub(super) fn end_lane(&mut self) -> Option<(TcpStream, u64)> {
+    pub(super) fn end_lane(&mut self) -> Option<(Conn, u64)> {
         let is_clean = self.worker.reuse_backends && !self.flags.lasting && self.is_settled();
         let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
         if is_clean {
@@ -168,7 +167,7 @@ impl Session {
         if self.is_owed_nothing() {
             // The server has answered everything, so there is nothing that a reset could lose. A FIN would keep one of
             // this host's ports for a minute each time.
-            let _ = stream.set_zero_linger();
+            stream.set_zero_linger();
         }
         None
     }

@@ -16,23 +16,20 @@
 //! of what cannot be passed on only a little is read ahead.
 
 pub mod backend;
-pub mod client;
 mod close;
 mod drain;
 mod finish;
+mod forwarded;
 mod held;
 mod lane;
 mod leaving;
 pub mod ledger;
-pub mod pipe;
 mod pool;
 mod refused;
 pub mod registry;
 mod replies;
 mod requests;
 pub mod scripts;
-pub mod spare;
-pub mod splice;
 pub mod state;
 mod unblock;
 
@@ -47,21 +44,19 @@ use tokio::sync::Semaphore;
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
 use crate::metrics;
+use crate::net::{Conn, Scratch, Spare, Unsent};
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
 use crate::secret::Credentials;
 use crate::topology::{Entry, Phase, Topology};
 
 pub use close::CloseReason;
 
-use client::Client;
 use finish::Finish;
 use held::{Held, held_by_thread};
 use lane::Lane;
 use ledger::{Judgement, Ledger, no_master};
-use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
 use scripts::Scripts;
-use spare::Spare;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
@@ -116,7 +111,7 @@ pub struct Worker {
 /// Serves one client until its session ends, and counts why it did; then drops `held`.
 ///
 /// The future is the session itself and little more: it is what an idle client costs.
-pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
+pub fn serve<H: Send + 'static>(client: Conn, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
     let mut session = Session::new(client, worker);
     async move {
         let _held = &held;
@@ -126,7 +121,7 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         session.lane = Lane::None;
         // A client that said QUIT may have sent more behind it: unread, that would make of our FIN a reset.
         if !(reason == CloseReason::ClientClosed && session.flags.client_left) {
-            session.discard_unread();
+            session.client.discard_unread();
             let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
             Box::pin(linger(&mut session.client, limit)).await;
         }
@@ -140,13 +135,9 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request. What the client still sends is
 /// read until it closes too, for at most `limit`.
-pub async fn linger(client: &mut Client, limit: Duration) {
+pub async fn linger(client: &mut Conn, limit: Duration) {
     let mut rest = [0; 512];
-    poll_fn(|cx| {
-        client.shutdown(cx);
-        Poll::Ready(())
-    })
-    .await;
+    client.shutdown();
     let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(limit, gone).await;
 }
@@ -154,7 +145,7 @@ pub async fn linger(client: &mut Client, limit: Duration) {
 /// The task's state. What pumps the bytes is in `requests` and `replies`.
 #[derive(Debug)]
 struct Session {
-    client: Client,
+    client: Conn,
     worker: Arc<Worker>,
     ticket: Option<Ticket>,
     /// The generation of the entry that `gate` and `term` are from.
@@ -220,8 +211,6 @@ struct Round {
 struct Flags {
     /// The client has closed its side, perhaps behind bytes that are not read yet.
     client_left: bool,
-    /// Its end was looked for: bytes of the client may wait of which the reactor knows nothing.
-    unread: bool,
     /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.
@@ -300,7 +289,7 @@ impl Gate {
 }
 
 impl Session {
-    fn new(client: Client, worker: Arc<Worker>) -> Session {
+    fn new(client: Conn, worker: Arc<Worker>) -> Session {
         let entry = worker.topology.current();
         Session {
             client,
@@ -352,7 +341,7 @@ impl Session {
             match self.turn(cx, &mut round) {
                 Ok(true) => {}
                 Ok(false) => {
-                    if let Err(reason) = self.drain(cx, &round) {
+                    if let Err(reason) = self.drain(&round) {
                         return Poll::Ready(reason);
                     }
                     self.set_urgency();

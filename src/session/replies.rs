@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::forwarded::Forwarded;
 use super::lane::Lane;
 use super::ledger::{Front, nothing};
-use super::pipe::{Passed, Socket};
-use super::splice::{LEAST, Pipe};
 use super::{CloseReason, Gate, LITTLE, OK, Round, Session, backend, pool, refused};
+use crate::net::{LEAST_SPLICED, Pipe};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::request::Args;
 use crate::resp::scanner::Scan;
@@ -89,7 +89,7 @@ impl Session {
     fn splices(&self) -> Option<usize> {
         let most = self.replies.body_remaining() as usize;
         let is_passed = self.flags.partly_delivered && !self.is_tunnel && self.reply_tail.is_empty();
-        (most > LEAST && is_passed).then(|| most - 1)
+        (most > LEAST_SPLICED && is_passed).then(|| most - 1)
     }
 
     /// Moves the body of a large value without a look at it.
@@ -101,7 +101,7 @@ impl Session {
         most: usize,
     ) -> Result<bool, CloseReason> {
         let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
-        match pipe.poll_fill(cx, backend, most) {
+        match backend.poll_fill(cx, &mut pipe, most) {
             Poll::Pending => {
                 pipe.give_back();
                 round.backend_drained = true;
@@ -198,7 +198,7 @@ impl Session {
     /// scanned before.
     fn tap_replies(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) -> Result<(), CloseReason> {
         let (mut start, mut at) = (0, scanned);
-        let mut out = Passed::default();
+        let mut out = Forwarded::default();
         let mut replies = 0;
         // Ordinary replies at hand that the ledger was not told of yet.
         let mut ordinary = 0;
@@ -324,7 +324,7 @@ impl Session {
     }
 
     /// One of the confirmations of a SUBSCRIBE or UNSUBSCRIBE.
-    fn confirm(&mut self, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Passed) {
+    fn confirm(&mut self, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Forwarded) {
         let frame = &data[start..end];
         let count = self.state.confirmations(duty);
         if self.ledger.has_answers() {
@@ -386,7 +386,15 @@ impl Session {
     }
 
     /// A reply that is an error, changes the session's state, or comes while a failover is under way.
-    fn judge_reply(&mut self, effect: Effect, queued: bool, data: &[u8], start: usize, end: usize, out: &mut Passed) {
+    fn judge_reply(
+        &mut self,
+        effect: Effect,
+        queued: bool,
+        data: &[u8],
+        start: usize,
+        end: usize,
+        out: &mut Forwarded,
+    ) {
         let reply = &data[start..end];
         if !self.flags.partly_delivered {
             self.flags.too_few_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas();
@@ -441,7 +449,7 @@ impl Session {
         }
         let logs_in = matches!(effect.duty, Duty::Auth | Duty::Hello);
         if logs_in && (reply.starts_with(b"-WRONGPASS") || (effect.duty == Duty::Auth && reply.starts_with(b"-"))) {
-            refused::note(self.client.addr());
+            refused::note(self.client.peer_addr());
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         let proved = self.state.delivered(effect, queued, request, reply);

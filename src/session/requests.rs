@@ -6,10 +6,10 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::forwarded::Forwarded;
 use super::held::held_by_thread;
 use super::lane::Lane;
 use super::ledger::no_replica;
-use super::pipe::{Passed, Socket};
 use super::pool::RESET;
 use super::{CloseReason, Gate, LITTLE, OK, ReplyMode, Round, Session, registry};
 use crate::drain::Stage;
@@ -68,7 +68,7 @@ impl Session {
             return Ok(true);
         }
         if self.flags.client_eof {
-            return self.pass_eof(cx);
+            return self.pass_eof();
         }
         match self.poll_client(cx, round, usize::MAX) {
             Poll::Pending => return Ok(false),
@@ -98,12 +98,6 @@ impl Session {
             return Poll::Pending;
         }
         let most = most.min(if self.is_exhausted() { LITTLE } else { round.scratch.len() });
-        if self.flags.unread {
-            if let Some(read) = self.client.read_unread(&mut round.scratch[..most]) {
-                return Poll::Ready(read);
-            }
-            self.flags.unread = false;
-        }
         let read = self.client.poll_read(cx, &mut round.scratch[..most]);
         round.client_drained = read.is_pending();
         read
@@ -126,15 +120,14 @@ impl Session {
     /// Nothing can be sent now: reads a little ahead, and notices when the client goes away.
     fn read_ahead(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
-            return self.await_end(cx);
+            return self.await_end();
         }
         // One that does not take its replies is not waited on with a full inbox.
         let most = if self.is_exhausted() || !self.to_client.is_empty() { LITTLE } else { HELD_BYTES };
         if self.inbox.len() >= most || self.flags.streaming {
-            self.flags.unread = true;
             return match self.client.poll_left(cx) {
                 Poll::Pending => Ok(false),
-                Poll::Ready(()) => self.client_left(cx),
+                Poll::Ready(()) => self.client_left(),
             };
         }
         match self.poll_client(cx, round, most) {
@@ -142,7 +135,7 @@ impl Session {
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
-                self.client_left(cx)
+                self.client_left()
             }
             Poll::Ready(Ok(read)) => {
                 self.worker.relay.bytes_up.add(read as u64);
@@ -182,7 +175,7 @@ impl Session {
             self.renew(data, small);
         }
         let (mut start, mut at) = (0, scanned);
-        let mut out = Passed::default();
+        let mut out = Forwarded::default();
         let mut requests = 0;
         while at < data.len() && !self.is_tunnel {
             if start == at && !self.flags.streaming {
