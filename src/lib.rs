@@ -20,11 +20,12 @@
 //!
 //! **A failover**: a Sentinel's event → `sentinel::view` → [`topology::Topology::publish`] → each session, on its next
 //! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → Moving (dial, restore, send again what
-//! may be) → Flowing. What control must learn from sessions goes through [`topology::Report`]; nothing else calls back.
+//! may be) → Flowing. What control must learn from sessions goes through [`topology::Report`]; the
+//! credentials with which clients log in are offered to [`upstream`], and replies are counted.
 //!
 //! # Invariants
 //! - Control plane ([`sentinel`], [`admin`]) and data plane ([`listener`], [`session`]) never import each other; both
-//!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` checks this.
+//!   know [`topology`], and the [`upstream`] that it is of. `serve` composes them. `tests/it/tidy.rs` checks this.
 //! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
 //!   so; a blocking pop excepted (`on_lost_pop`).
 //! - Sockets of the runtime and of the standard library are named in [`net`] alone.
@@ -54,4 +55,5 @@ pub mod sentinel;
 pub mod serve;
 pub mod session;
 pub mod topology;
+pub mod upstream;
 pub mod wire;

@@ -7,8 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,13 +21,12 @@ use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::drain::{self, Stage};
 use crate::listener;
-use crate::metrics::{self, Relay};
+use crate::metrics::{self, WorkerCounters};
 use crate::net::{self, Bound, ListenAddr, SocketFile, Spare};
-use crate::secret::Credentials;
 use crate::sentinel;
-use crate::session::scripts::Scripts;
 use crate::session::{CloseReason, Worker, registry};
 use crate::topology::{Report, Topology};
+use crate::upstream::Upstream;
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
 const DIALS: usize = 128;
@@ -149,23 +148,22 @@ impl Server {
             _ => None,
         };
 
-        let (topology, reports) = Topology::new();
+        let following = &config.sentinel;
+        let name = following.master_name.as_deref();
+        let (upstream, reports) = Upstream::new(name, following.redis_auth.as_ref(), following.learn_credentials);
         let (end, ended) = watch::channel(());
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
-        let scripts = Arc::new(Scripts::default());
-        topology.use_credentials(config.sentinel.redis_auth.as_ref());
-        let credentials = topology.credentials();
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut relays = Vec::new();
+        let mut workers = Vec::new();
         for (index, listeners) in queues.into_iter().enumerate() {
-            let relay = Arc::new(Relay::default());
-            relays.push(relay.clone());
+            let counters = Arc::new(WorkerCounters::default());
+            workers.push(counters.clone());
             let dials = Arc::new(Semaphore::new(DIALS));
             let worker = |listen: &Listen| Worker {
-                topology: topology.clone(),
-                relay: relay.clone(),
+                upstream: upstream.clone(),
+                counters: counters.clone(),
                 on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
                 on_lost_pop: config.failover.on_lost_pop,
                 hold_timeout: listen.hold_timeout,
@@ -174,15 +172,12 @@ impl Server {
                 warm_backends: config.backends.warm,
                 reuse_backends: config.backends.reuse,
                 dials: dials.clone(),
-                scripts: scripts.clone(),
                 open: open.clone(),
                 spare: spare.clone(),
-                credentials: credentials.clone(),
-                learn_credentials: config.sentinel.learn_credentials,
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
             let detach_after = config.backends.detach_idle_after;
-            let work = work(topology.clone(), listeners, max_clients, detach_after, drain_watch.clone());
+            let work = work(upstream.clone(), listeners, max_clients, detach_after, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -190,11 +185,10 @@ impl Server {
         let control = Control {
             config: config.clone(),
             own: clients.clone(),
-            topology: topology.clone(),
-            relays: relays.into(),
+            upstream: upstream.clone(),
+            workers: workers.into(),
             draining: draining.clone(),
             admin_listener,
-            credentials,
             reread,
             reports,
             drain: drain_watch,
@@ -211,7 +205,7 @@ impl Server {
         Ok(Server {
             clients,
             admin,
-            topology,
+            topology: upstream.topology.clone(),
             open,
             draining,
             drain: Some(drain),
@@ -277,7 +271,7 @@ impl Drop for Server {
 
 /// Everything on one worker thread.
 async fn work(
-    topology: Arc<Topology>,
+    upstream: Arc<Upstream>,
     listeners: Vec<(Arc<Worker>, Bound)>,
     max_clients: usize,
     detach_after: Duration,
@@ -290,18 +284,17 @@ async fn work(
     }
     tokio::spawn(registry::rounds(detach_after, drain.news()));
     drop(drain);
-    registry::herald(&topology).await;
+    registry::herald(&upstream.topology).await;
 }
 
 /// Everything on the control thread.
 struct Control {
     config: Config,
     own: Vec<ListenAddr>,
-    topology: Arc<Topology>,
-    relays: Arc<[Arc<Relay>]>,
+    upstream: Arc<Upstream>,
+    workers: Arc<[Arc<WorkerCounters>]>,
     draining: Arc<AtomicBool>,
     admin_listener: Option<Bound>,
-    credentials: Arc<Mutex<Option<Credentials>>>,
     reread: Option<Reread>,
     reports: mpsc::Receiver<Report>,
     drain: drain::Watch,
@@ -314,17 +307,15 @@ impl Control {
         let passwords = commands.clone();
         let (status, shown) = watch::channel(admin::View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| listener.listen().ok()) {
-            let credentials = self.credentials;
             let admin = Admin {
-                topology: self.topology.clone(),
-                relays: self.relays.clone(),
+                upstream: self.upstream.clone(),
+                workers: self.workers.clone(),
                 close_reasons: &CloseReason::NAMES,
                 view: Arc::new(move || shown.borrow().clone()),
                 commands: translate(commands),
                 draining: self.draining,
                 prometheus: metrics::install(),
                 proxy: self.own[0].clone(),
-                credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
                 options: admin::Options {
                     token: self.config.admin_token.clone(),
                     state_dir: self.config.state_dir.clone(),
@@ -336,11 +327,11 @@ impl Control {
         if let Some(reread) = self.reread {
             tokio::spawn(follow_passwords(reread, self.config.clone(), passwords));
         }
-        let relays = self.relays;
-        let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
+        let workers = self.workers;
+        let replies = move || workers.iter().map(|counters| counters.replies.get()).sum();
         let own = self.own.iter().filter_map(|own| if let ListenAddr::Tcp(addr) = own { Some(*addr) } else { None });
         let parts = sentinel::Parts::new(&self.config, own.collect());
-        let ended = sentinel::run(parts, self.topology, self.reports, replies, orders, status, self.drain).await;
+        let ended = sentinel::run(parts, self.upstream, self.reports, replies, orders, status, self.drain).await;
         if let Err(error) = ended {
             let _ = self.failure.send(error);
         }

@@ -37,18 +37,19 @@ pub use control::{Command, Commands, Control, hold_length};
 pub use health::OnGlobalOutage;
 pub use view::View;
 
-use crate::metrics::Relay;
+use crate::metrics::WorkerCounters;
 use crate::net::{Conn, ListenAddr, Listener};
-use crate::secret::{Credentials, Secret};
-use crate::topology::{Phase, Topology};
+use crate::secret::Secret;
+use crate::topology::Phase;
+use crate::upstream::Upstream;
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
 pub struct Admin {
-    /// Phase, reason, outage and master come from here.
-    pub topology: Arc<Topology>,
+    /// Phase, reason, outage and master come from here, and the credentials for `/health`.
+    pub upstream: Arc<Upstream>,
     /// The workers' counters.
-    pub relays: Arc<[Arc<Relay>]>,
-    /// The names of the slots of [`Relay::closed_by`], in order.
+    pub workers: Arc<[Arc<WorkerCounters>]>,
+    /// The names of the slots of [`WorkerCounters::closed_by`], in order.
     pub close_reasons: &'static [&'static str],
     /// What the control plane knows; the fields that [`View`] calls the admin server's are overwritten.
     pub view: Arc<dyn Fn() -> View + Send + Sync>,
@@ -60,8 +61,6 @@ pub struct Admin {
     pub prometheus: PrometheusHandle,
     /// The proxy's own listener, which `/health` goes through.
     pub proxy: ListenAddr,
-    /// The Redis credentials known now, for `/health`.
-    pub credentials: Arc<dyn Fn() -> Option<Credentials> + Send + Sync>,
     /// Limits and choices.
     pub options: Options,
 }
@@ -265,7 +264,7 @@ impl Server {
     }
 
     async fn health(&self) -> Reply {
-        let probed = self.probe.run((self.admin.credentials)(), self.admin.options.health_budget).await;
+        let probed = self.probe.run(self.admin.upstream.credentials.current(), self.admin.options.health_budget).await;
         let (view, phase) = self.look();
         let readiness = self.assess(&view, phase);
         let held = phase != Phase::Stable && readiness.ready;
@@ -326,7 +325,7 @@ impl Server {
     /// The control plane's view under the topology's own word on phase and master.
     fn look(&self) -> (View, Phase) {
         let mut view = (self.admin.view)();
-        let entry = self.admin.topology.current();
+        let entry = self.admin.upstream.topology.current();
         view.version = env!("CARGO_PKG_VERSION").into();
         view.pid = std::process::id();
         view.uptime_ms = millis(self.started);
@@ -352,7 +351,7 @@ impl Server {
     }
 
     fn traffic(&self) -> view::Traffic {
-        scrape::traffic(&self.admin.relays, self.admin.close_reasons)
+        scrape::traffic(&self.admin.workers, self.admin.close_reasons)
     }
 
     fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {

@@ -57,20 +57,20 @@ pub async fn attach(
         // Held until the node has answered: a connection that it has not accepted yet fills its backlog.
         let turn = worker.dials.acquire().await;
         let error = match pool::dial(&worker, addr).await {
-            Ok(stream) => match timeout_at(deadline, replay(stream, &restore)).await {
+            Ok(stream) => match timeout_at(deadline, replay(stream, &restore, worker.upstream.label())).await {
                 Ok(Ok(attached)) => {
                     if restore.loads_scripts() {
-                        worker.scripts.loaded(term);
+                        worker.upstream.scripts.loaded(term);
                     }
                     return Ok(attached);
                 }
                 Ok(Err(Refusal::Broken(error))) => error,
                 Ok(Err(Refusal::NotNow(line))) => {
-                    worker.topology.report(Report::Refused { term, prefix: line.clone() });
+                    worker.upstream.topology.report(Report::Refused { term, prefix: line.clone() });
                     io::Error::other(line)
                 }
                 Ok(Err(Refusal::Auth(error))) => {
-                    worker.topology.report(Report::AuthRefused { term, error: error.clone() });
+                    worker.upstream.topology.report(Report::AuthRefused { term, error: error.clone() });
                     return Err(AttachError::AuthRefused(error));
                 }
                 Ok(Err(Refusal::Other(line))) => return Err(AttachError::NotRestored(line)),
@@ -79,7 +79,7 @@ pub async fn attach(
             Err(error) => error,
         };
         drop(turn);
-        worker.topology.report(Report::DialFailed { term, error: error.to_string() });
+        worker.upstream.topology.report(Report::DialFailed { term, error: error.to_string() });
         if Instant::now() + pause > deadline {
             return Err(AttachError::Unreachable(error));
         }
@@ -101,7 +101,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-async fn replay(mut stream: Conn, restore: &Restore) -> Result<Attached, Refusal> {
+async fn replay(mut stream: Conn, restore: &Restore, master: &str) -> Result<Attached, Refusal> {
     let mut unasked = Vec::new();
     if restore.requests.is_empty() {
         return Ok(Attached { stream, unasked });
@@ -121,7 +121,7 @@ async fn replay(mut stream: Conn, restore: &Restore) -> Result<Attached, Refusal
                         unasked.extend_from_slice(reply);
                     }
                     _ => {
-                        check(*expect, reply)?;
+                        check(*expect, reply, master)?;
                         expected.next();
                     }
                 }
@@ -165,7 +165,7 @@ pub fn element(frame: &[u8], index: usize) -> Option<&[u8]> {
     None
 }
 
-fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
+fn check(expect: Expect, reply: &[u8], master: &str) -> Result<(), Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
     if is_error && [&b"-LOADING"[..], b"-MASTERDOWN", b"-READONLY"].iter().any(|word| reply.starts_with(word)) {
@@ -176,7 +176,7 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(()),
         Expect::Queued => Err(Refusal::Other(line())),
         Expect::Authenticated if has_no_password(reply) => {
-            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
+            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED, "master" => master.to_owned()).increment(1);
             Ok(())
         }
         Expect::Authenticated if is_error => Err(Refusal::Auth(line())),

@@ -43,7 +43,7 @@ impl CloseReason {
         CloseReason::Drained,
     ];
 
-    /// The labels of [`CloseReason::ALL`], in its order: the slots of `metrics::Relay::closed_by`.
+    /// The labels of [`CloseReason::ALL`], in its order: the slots of `metrics::WorkerCounters::closed_by`.
     pub const NAMES: [&str; 11] = {
         let mut names = [""; 11];
         let mut at = 0;

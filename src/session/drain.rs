@@ -49,7 +49,7 @@ impl Session {
     fn is_blocked(&self) -> bool {
         matches!(self.lane, Lane::Up(_))
             && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
+            && self.worker.upstream.topology.generation() == self.generation
             && self.refused_at.is_none()
             && self.to_client.is_empty()
             && self.to_backend.is_empty()

@@ -29,13 +29,12 @@ mod refused;
 pub mod registry;
 mod replies;
 mod requests;
-pub mod scripts;
 pub mod state;
 mod unblock;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -46,8 +45,8 @@ use crate::drain::Stage;
 use crate::metrics;
 use crate::net::{Conn, Scratch, Spare, Unsent};
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
-use crate::secret::Credentials;
-use crate::topology::{Entry, Phase, Topology};
+use crate::topology::{Entry, Phase};
+use crate::upstream::Upstream;
 
 pub use close::CloseReason;
 
@@ -56,7 +55,6 @@ use held::{Held, held_by_thread};
 use lane::Lane;
 use ledger::{Judgement, Ledger, no_master};
 use registry::{Ticket, Urgency};
-use scripts::Scripts;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
@@ -76,10 +74,10 @@ const DRAIN_LINGER: Duration = Duration::from_millis(250);
 /// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
 pub struct Worker {
-    /// Where the master is.
-    pub topology: Arc<Topology>,
+    /// Whose master its clients are to reach.
+    pub upstream: Arc<Upstream>,
     /// This thread's counters.
-    pub relay: Arc<metrics::Relay>,
+    pub counters: Arc<metrics::WorkerCounters>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
     /// How a blocking pop ends whose reply was lost.
@@ -96,16 +94,10 @@ pub struct Worker {
     pub reuse_backends: bool,
     /// Dials under way: kept below the master's backlog.
     pub dials: Arc<Semaphore>,
-    /// The scripts that clients have loaded; shared by all threads.
-    pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
     /// Descriptors of the whole process beyond those of its clients and of the control plane.
     pub spare: Arc<Spare>,
-    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
-    pub credentials: Arc<Mutex<Option<Credentials>>>,
-    /// Whether control wants the credentials with which clients authenticate.
-    pub learn_credentials: bool,
 }
 
 /// Serves one client until its session ends, and counts why it did; then drops `held`.
@@ -127,9 +119,9 @@ pub fn serve<H: Send + 'static>(client: Conn, worker: Arc<Worker>, held: H) -> i
         }
         drop(session);
         if let Some((stream, term)) = lane {
-            Box::pin(pool::give_back(&worker.spare, stream, term)).await;
+            Box::pin(pool::give_back(&worker, stream, term)).await;
         }
-        worker.relay.close(reason as usize);
+        worker.counters.close(reason as usize);
     }
 }
 
@@ -290,7 +282,7 @@ impl Gate {
 
 impl Session {
     fn new(client: Conn, worker: Arc<Worker>) -> Session {
-        let entry = worker.topology.current();
+        let entry = worker.upstream.topology.current();
         Session {
             client,
             ticket: None,
@@ -326,7 +318,7 @@ impl Session {
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
-        let unwatched = self.worker.topology.is_unwatched();
+        let unwatched = self.worker.upstream.topology.is_unwatched();
         if unwatched != std::mem::replace(&mut self.flags.unwatched, unwatched) {
             self.generation = UNSEEN;
         }
@@ -396,7 +388,7 @@ impl Session {
         match (self.outage().held_since, held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(Instant::now());
-                self.worker.relay.held.add(1);
+                self.worker.counters.held.add(1);
             }
             (Some(_), false) => self.end_hold(),
             _ => {}
@@ -413,8 +405,9 @@ impl Session {
 
     fn end_hold(&mut self) {
         if let Some(since) = self.outage.as_mut().and_then(|outage| outage.held_since.take()) {
-            self.worker.relay.released.add(1);
-            ::metrics::histogram!(metrics::HOLD_SECONDS).record(since.elapsed());
+            self.worker.counters.released.add(1);
+            let master = self.worker.upstream.label().to_owned();
+            ::metrics::histogram!(metrics::HOLD_SECONDS, "master" => master).record(since.elapsed());
         }
     }
 
@@ -424,10 +417,10 @@ impl Session {
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
             || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
-        if self.worker.topology.generation() == self.generation && !unsettled {
+        if self.worker.upstream.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
-        let entry = self.worker.topology.current();
+        let entry = self.worker.upstream.topology.current();
         let looks = self.ledger.has_more_behind_a_block()
             || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
         if entry.term != self.term && entry.replicated_until.is_some() && looks {
@@ -459,7 +452,7 @@ impl Session {
 
     /// The gate is open in the term of the lane: the node is the master that it was.
     fn settle_doubts(&mut self) {
-        let topology = &self.worker.topology;
+        let topology = &self.worker.upstream.topology;
         if self.flags.too_few_replicas && self.refused_at.is_some_and(|at| topology.proven_since(at)) {
             self.flags.too_few_replicas = false;
             if let Some(again) = self.ledger.retry_refused() {
@@ -525,10 +518,10 @@ impl Session {
         self.flags.resending = true;
         self.flags.nothing_written = verdict.replayed == 0;
         self.outage_mut().moved_at = Some(Instant::now());
-        let relay = &self.worker.relay;
-        relay.moved.add(1);
-        relay.replayed.add(verdict.replayed);
-        relay.lost.add(verdict.lost);
+        let counters = &self.worker.counters;
+        counters.moved.add(1);
+        counters.replayed.add(verdict.replayed);
+        counters.lost.add(verdict.lost);
         Ok(())
     }
 
@@ -551,7 +544,7 @@ impl Session {
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
         let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
         let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
-        self.worker.relay.lost.add(lost);
+        self.worker.counters.lost.add(lost);
     }
 }
 

@@ -3,7 +3,6 @@
 //! The hot path sends from the scratch what it has read. What is not plain (errors, replies that change the session's
 //! state, anything while a failover is under way) is judged whole; nothing overtakes what is held back.
 
-use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -74,7 +73,7 @@ impl Session {
                 return Ok(moved);
             }
             Poll::Ready(Ok(read)) if read > 0 => {
-                self.worker.relay.bytes_down.add(read as u64);
+                self.worker.counters.bytes_down.add(read as u64);
                 self.pass_replies(cx, &round.scratch[..read])?;
             }
             Poll::Ready(_) => self.lose_lane()?,
@@ -108,7 +107,7 @@ impl Session {
                 return Ok(false);
             }
             Poll::Ready(Ok(filled)) if filled > 0 => {
-                self.worker.relay.bytes_down.add(filled as u64);
+                self.worker.counters.bytes_down.add(filled as u64);
                 self.replies.skip_body(filled as u64);
                 self.note_progress();
                 self.to_client.push_pipe(pipe);
@@ -183,7 +182,7 @@ impl Session {
         let more = fresh.len().min(pool::RESET_DONE.len() - seen);
         self.reply_tail.extend_from_slice(&fresh[..more]);
         if !pool::RESET_DONE.starts_with(&self.reply_tail) {
-            pool::note_reset(self.term, false);
+            pool::refuses_reset(&self.worker.upstream, self.term);
             self.closing.get_or_insert(CloseReason::UpstreamClosed);
             return &[];
         }
@@ -264,7 +263,7 @@ impl Session {
             out.pass(&mut self.to_client, data, start, data.len()); // the tunnel
         }
         replies += self.settle_ordinary(&mut ordinary);
-        self.worker.relay.replies.add(replies);
+        self.worker.counters.replies.add(replies);
         if self.ledger.is_empty() {
             self.flags.barrier = false;
         }
@@ -402,7 +401,7 @@ impl Session {
             if refused || self.ledger.has_answers() || self.withholds(effect, queued) {
                 let now = Instant::now();
                 self.ledger.withhold(reply, now, refused);
-                self.worker.relay.withheld.add(1);
+                self.worker.counters.withheld.add(1);
                 if refused && self.refused_at.is_none() {
                     self.refused_at = Some(now);
                     if self.flags.too_few_replicas {
@@ -410,7 +409,7 @@ impl Session {
                     }
                     let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
                     let prefix = String::from_utf8_lossy(prefix).into_owned();
-                    self.worker.topology.report(Report::Refused { term: self.term, prefix });
+                    self.worker.upstream.topology.report(Report::Refused { term: self.term, prefix });
                 }
                 return;
             }
@@ -440,7 +439,8 @@ impl Session {
         }
         if effect.duty == Duty::Auth && backend::has_no_password(reply) && self.is_known_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
-            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
+            let master = self.worker.upstream.label().to_owned();
+            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED, "master" => master).increment(1);
             self.state.delivered(effect, queued, request, OK);
             return Some(OK.to_vec());
         }
@@ -449,20 +449,14 @@ impl Session {
         }
         let logs_in = matches!(effect.duty, Duty::Auth | Duty::Hello);
         if logs_in && (reply.starts_with(b"-WRONGPASS") || (effect.duty == Duty::Auth && reply.starts_with(b"-"))) {
-            refused::note(self.client.peer_addr());
+            refused::note(&self.worker.upstream, self.client.peer_addr());
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         let proved = self.state.delivered(effect, queued, request, reply);
         // The server has just looked, as it would have on a fresh connection.
         self.flags.stale &= proved.is_none();
-        if let Some(credentials) = proved
-            && self.worker.learn_credentials
-        {
-            let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.as_ref() != Some(&credentials) {
-                drop(known);
-                self.worker.topology.report(Report::Credentials(credentials));
-            }
+        if let Some(credentials) = proved {
+            self.worker.upstream.credentials.offer(credentials);
         }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.state.in_transaction() => {
@@ -476,9 +470,7 @@ impl Session {
     }
 
     fn is_known_password(&self, request: &[u8]) -> bool {
-        let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = known.as_ref() else { return false };
-        Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
+        Args::new(request).last().is_some_and(|password| self.worker.upstream.credentials.is_password(&password))
     }
 }
 

@@ -61,7 +61,7 @@ impl Session {
             let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
             self.begin_requests(cx, &data, scanned);
             let nothing_begun = self.inbox.len() == data.len();
-            if nothing_begun && self.worker.topology.generation() == self.generation {
+            if nothing_begun && self.worker.upstream.topology.generation() == self.generation {
                 // AUTH or HELLO waits for the replies before it, and those wake this session.
                 return self.read_ahead(cx, round);
             }
@@ -78,7 +78,7 @@ impl Session {
                 return Ok(true);
             }
             Poll::Ready(Ok(read)) => {
-                self.worker.relay.bytes_up.add(read as u64);
+                self.worker.counters.bytes_up.add(read as u64);
                 if self.inbox.is_empty() {
                     self.begin_requests(cx, &round.scratch[..read], 0);
                 } else {
@@ -138,7 +138,7 @@ impl Session {
                 self.client_left()
             }
             Poll::Ready(Ok(read)) => {
-                self.worker.relay.bytes_up.add(read as u64);
+                self.worker.counters.bytes_up.add(read as u64);
                 self.inbox.extend_from_slice(&round.scratch[..read]);
                 Ok(true)
             }
@@ -165,7 +165,7 @@ impl Session {
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
     /// the rest becomes the inbox.
     fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) {
-        if self.worker.topology.generation() != self.generation {
+        if self.worker.upstream.topology.generation() != self.generation {
             self.inbox = data.to_vec();
             self.inbox_scanned = scanned as u32;
             return;
@@ -237,8 +237,8 @@ impl Session {
             (start, at) = (data.len(), data.len());
         }
         self.flags.active = true;
-        self.worker.relay.requests.add(requests);
-        self.ledger.sent_after(self.worker.topology.samples());
+        self.worker.counters.requests.add(requests);
+        self.ledger.sent_after(self.worker.upstream.topology.samples());
         if start < data.len() {
             self.inbox = data[start..].to_vec();
             self.inbox_scanned = (at.max(start) - start) as u32;
@@ -409,7 +409,7 @@ impl Session {
 
     /// Keeps what a client loads into the script cache, for the next master.
     fn learn_script(&self, effect: Effect, bytes: &[u8]) {
-        let scripts = &self.worker.scripts;
+        let scripts = &self.worker.upstream.scripts;
         match (effect.duty, effect.command.name) {
             (Duty::Eval, _) => _ = Args::new(bytes).nth(1).map(|body| scripts.learn(&body, self.term)),
             (_, "SCRIPT|LOAD") => _ = Args::new(bytes).nth(2).map(|body| scripts.learn(&body, self.term)),
@@ -501,7 +501,7 @@ impl Session {
         self.requests = RequestScanner::default();
         self.inbox = data[start..].to_vec();
         if start > 0 {
-            let entry = self.worker.topology.current();
+            let entry = self.worker.upstream.topology.current();
             self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0
