@@ -2,8 +2,9 @@
 //! and, where the user wants it, those of sessions that have ended, after a RESET.
 //!
 //! Thread-local, as sessions are. Only idle, fresh connections of just the [`Key`] that is asked for are lent: none of
-//! another upstream, term, address or identity. What is lent is still as the server took it when it came: a RESET goes in front of its first request (see [`RESET`]), so only a
-//! server that knows RESET gets connections ahead. Each takes a spare descriptor while it is nobody's.
+//! another upstream, term, address or identity. What is lent is still as the server took it when it came: a RESET goes in
+//! front of its first request (see [`RESET`]), so only a server that knows RESET gets connections ahead. Each takes a spare
+//! descriptor while it is nobody's.
 
 use std::cell::RefCell;
 use std::io;
