@@ -26,13 +26,15 @@
 //! may be) → Flowing.
 //!
 //! Control learns from sessions in three ways and no other: a [`topology::Report`]; the newest credentials that let a client
-//! in, which the topology keeps until control looks; and the workers' counts, of which that of replies is a sign of life.
+//! in, which the [`upstream`] keeps until control looks; and the workers' counts, of which that of replies is a sign of life.
 //!
 //! # Invariants
 //! - Control plane ([`sentinel`], [`admin`]) and data plane ([`listener`], [`session`]) never import each other; both
-//!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` has the rooms in their order, with what each may import.
+//!   know [`topology`], and the [`upstream`] that it is of. `serve` composes them. `tests/it/tidy.rs` has the rooms in their
+//!   order, with what each may import.
 //! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
 //!   so; a blocking pop excepted (`on_lost_pop`).
+//! - Sockets of the runtime and of the standard library are named in [`net`] alone.
 //! - Nothing grows without bound, no error of the network ends the process, a panic in a session ends that session.
 //!
 //! # Words
@@ -53,14 +55,14 @@ pub mod metrics;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
-pub mod socket;
 pub mod topology;
+pub mod upstream;
 pub mod verbs;
 
 #[cfg(feature = "backup")]
 pub use switchmaster_backup as backup;
 pub use switchmaster_protocol::{
-    address, control, duration, location, node, remote, resp, secret, settings, size, status, wire,
+    address, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
 };
 #[cfg(feature = "demo")]
 pub use switchmaster_testkit as demo;

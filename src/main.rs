@@ -122,7 +122,7 @@ fn backup(args: BackupArgs, config: Config) -> ExitCode {
 #[cfg(feature = "demo")]
 fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
     use switchmaster::config::Origin;
-    use switchmaster::socket::ListenAddr;
+    use switchmaster::net::ListenAddr;
 
     // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
     let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));

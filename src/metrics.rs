@@ -1,8 +1,8 @@
 //! Every metric: its name, its help, and the counters that the data path may touch.
 //!
 //! Rare events go through the `metrics` macros with the names below; without [`install`] they cost nothing. What
-//! happens for each request is counted in [`Relay`], one per worker thread, with plain relaxed loads and stores; it
-//! is read when somebody scrapes. Nobody else writes a metric's name as a string.
+//! happens for each request is counted in [`WorkerCounters`], one per worker thread, with plain relaxed loads and stores; it
+//! is read when somebody scrapes. What is of one upstream has the label `master`, its name. Nobody else writes a metric's name as a string.
 
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -73,8 +73,8 @@ pub const FAILOVER_PHASES: [&str; 4] = ["hold", "promotion", "attach", "confirm"
 const BUCKETS: [f64; 20] =
     [0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
 
-/// Makes the `metrics` macros record, describes every metric and gives each a first value of zero, so that the first
-/// scrape shows them all. Later calls return the same handle.
+/// Makes the `metrics` macros record, describes every metric and gives those of the process their first value; see
+/// [`start_at_zero`] for the others. Later calls return the same handle.
 ///
 /// # Panics
 /// When another recorder was installed in this process.
@@ -88,7 +88,7 @@ pub fn install() -> PrometheusHandle {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).expect("no other recorder is installed");
         describe();
-        start_at_zero();
+        start_process();
         handle
     };
     HANDLE.get_or_init(install).clone()
@@ -110,31 +110,25 @@ pub fn describe() {
     }
 }
 
-/// Registers every metric whose labels are known beforehand.
-fn start_at_zero() {
-    for &(name, kind, _) in ALL {
-        match (name, kind) {
-            // Its only labels are those of the master; `admin::scrape` writes it out.
-            (MASTER_INFO, _) => {}
-            // Their labels are known only to the scraper.
-            (SESSIONS_CLOSED | PHASE | BYTES, _) => {}
-            (BUILD_INFO, _) => gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0),
-            (FAILOVERS, _) => FAILOVER_KINDS.iter().for_each(|kind| counter!(FAILOVERS, "kind" => *kind).increment(0)),
-            (FAILOVER_PHASE_SECONDS, _) => {
-                for phase in FAILOVER_PHASES {
-                    let _registered = histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase);
-                }
-            }
-            (PROCESS_START_TIME, _) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-                gauge!(PROCESS_START_TIME).set(now.as_secs_f64());
-            }
-            (_, "counter") => counter!(name).increment(0),
-            (_, "gauge") => gauge!(name).set(0.0),
-            _ => {
-                let _registered = histogram!(name);
-            }
-        }
+/// Gives what is of the whole process its first value.
+fn start_process() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    gauge!(PROCESS_START_TIME).set(now.as_secs_f64());
+}
+
+/// Gives what is recorded of an upstream as it happens a first value of zero, once its name is known.
+pub fn start_at_zero(master: &str) {
+    if master.is_empty() {
+        return;
+    }
+    for name in [AUTH_NOT_NEEDED, CLIENT_AUTH_FAILURES] {
+        counter!(name, "master" => master.to_owned()).increment(0);
+    }
+    gauge!(OFFSET_GAP_BYTES, "master" => master.to_owned()).increment(0.0);
+    let _registered = histogram!(HOLD_SECONDS, "master" => master.to_owned());
+    for phase in FAILOVER_PHASES {
+        let _registered = histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase, "master" => master.to_owned());
     }
 }
 
@@ -151,12 +145,12 @@ pub fn escape_label(label: &str) -> String {
 
 /// The counters of one worker thread. Only that thread writes, so a load and a store suffice.
 #[derive(Debug, Default)]
-pub struct Relay {
+pub struct WorkerCounters {
     /// Client connections accepted.
     pub accepted: Counter,
     /// Client connections refused because `max_clients` were open.
     pub refused: Counter,
-    /// Sessions that ended; see [`Relay::close`].
+    /// Sessions that ended; see [`WorkerCounters::close`].
     pub closed: Counter,
     /// The same by reason, in the order of [`CloseReason::ALL`].
     closed_by: [Counter; CloseReason::ALL.len()],
@@ -190,7 +184,7 @@ pub struct Relay {
     pub dial_failures: Counter,
 }
 
-impl Relay {
+impl WorkerCounters {
     /// Counts the end of a session.
     pub fn close(&self, reason: CloseReason) {
         self.closed.add(1);
@@ -235,9 +229,9 @@ mod tests {
 
     #[test]
     fn each_close_reason_has_a_counter_of_its_own() {
-        let relay = Relay::default();
-        CloseReason::ALL.iter().for_each(|reason| relay.close(*reason));
-        assert_eq!(relay.closed.get(), CloseReason::ALL.len() as u64);
-        assert!(CloseReason::ALL.iter().all(|reason| relay.closed_for(*reason) == 1));
+        let counters = WorkerCounters::default();
+        CloseReason::ALL.iter().for_each(|reason| counters.close(*reason));
+        assert_eq!(counters.closed.get(), CloseReason::ALL.len() as u64);
+        assert!(CloseReason::ALL.iter().all(|reason| counters.closed_for(*reason) == 1));
     }
 }

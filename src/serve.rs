@@ -6,15 +6,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -26,16 +24,14 @@ use crate::backup;
 use crate::config::{Config, Listen};
 use crate::control::{self, ControlRequest};
 use crate::drain::{self, Stage};
-use crate::listener::{self, Listener};
-use crate::metrics::{self, Relay};
-use crate::secret::Credentials;
+use crate::listener;
+use crate::metrics::{self, WorkerCounters};
+use crate::net::{self, Bound, ListenAddr, SocketFile, Spare};
 use crate::sentinel;
-use crate::session::scripts::Scripts;
-use crate::session::spare::Spare;
 use crate::session::{Worker, registry};
-use crate::socket::{self, ListenAddr, SocketFile};
 use crate::status::View;
 use crate::topology::{Report, Topology};
+use crate::upstream::Upstream;
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
 const DIALS: usize = 128;
@@ -128,12 +124,6 @@ pub struct Server {
     files: Vec<SocketFile>,
 }
 
-/// A listener of one worker, not yet on its thread.
-enum Bound {
-    Tcp(StdListener),
-    Unix(UnixListener),
-}
-
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
     pub fn start(config: &Config, reread: Option<Reread>) -> Result<Server, Error> {
@@ -142,45 +132,43 @@ impl Server {
         let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
         let (mut clients, mut files) = (Vec::new(), Vec::new());
         for listen in &config.listen {
-            let bound: Vec<Bound> = match &listen.addr {
-                ListenAddr::Tcp(addr) => {
-                    let listeners = socket::bind(*addr, config.workers)?;
-                    clients.push(ListenAddr::Tcp(listeners[0].local_addr()?));
-                    listeners.into_iter().map(Bound::Tcp).collect()
-                }
+            let bound = match &listen.addr {
+                ListenAddr::Tcp(addr) => net::bind(*addr, config.workers)?,
                 ListenAddr::Unix(path) => {
                     let group = listen.group.as_deref();
-                    let (listeners, file) = socket::bind_unix(path, listen.mode, group, config.workers)?;
-                    clients.push(listen.addr.clone());
+                    let (bound, file) = net::bind_unix(path, listen.mode, group, config.workers)?;
                     files.push(file);
-                    listeners.into_iter().map(Bound::Unix).collect()
+                    bound
                 }
             };
+            clients.push(bound[0].addr()?);
             queues.iter_mut().zip(bound).for_each(|(queue, listener)| queue.push(listener));
         }
         let admin_listener = match config.admin {
-            Some(addr) => socket::bind(addr, 1)?.pop(),
+            Some(addr) => net::bind(addr, 1)?.pop(),
             None => None,
         };
-        let admin = admin_listener.as_ref().map(StdListener::local_addr).transpose()?;
+        let admin = match admin_listener.as_ref().map(Bound::addr).transpose()? {
+            Some(ListenAddr::Tcp(addr)) => Some(addr),
+            _ => None,
+        };
 
-        let (topology, reports) = Topology::new();
+        let following = &config.sentinel;
+        let name = following.master_name.as_deref();
+        let (upstream, reports) = Upstream::new(name, following.redis_auth.as_ref(), following.learn_credentials);
         let (end, ended) = watch::channel(());
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
-        let scripts = Arc::new(Scripts::default());
-        topology.use_credentials(config.sentinel.redis_auth.as_ref());
-        let credentials = topology.credentials();
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut relays = Vec::new();
+        let mut workers = Vec::new();
         for (index, listeners) in queues.into_iter().enumerate() {
-            let relay = Arc::new(Relay::default());
-            relays.push(relay.clone());
+            let counters = Arc::new(WorkerCounters::default());
+            workers.push(counters.clone());
             let dials = Arc::new(Semaphore::new(DIALS));
             let worker = |listen: &Listen| Worker {
-                topology: topology.clone(),
-                relay: relay.clone(),
+                upstream: upstream.clone(),
+                counters: counters.clone(),
                 on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
                 on_lost_pop: config.failover.on_lost_pop,
                 hold_timeout: listen.hold_timeout,
@@ -189,15 +177,12 @@ impl Server {
                 warm_backends: config.backends.warm,
                 reuse_backends: config.backends.reuse,
                 dials: dials.clone(),
-                scripts: scripts.clone(),
                 open: open.clone(),
                 spare: spare.clone(),
-                credentials: credentials.clone(),
-                learn_credentials: config.sentinel.learn_credentials,
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
             let detach_after = config.backends.detach_idle_after;
-            let work = work(topology.clone(), listeners, max_clients, detach_after, drain_watch.clone());
+            let work = work(upstream.clone(), listeners, max_clients, detach_after, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -205,11 +190,10 @@ impl Server {
         let control = Control {
             config: config.clone(),
             own: clients.clone(),
-            topology: topology.clone(),
-            relays: relays.into(),
+            upstream: upstream.clone(),
+            workers: workers.into(),
             draining: draining.clone(),
             admin_listener,
-            credentials,
             reread,
             reports,
             drain: drain_watch,
@@ -226,7 +210,7 @@ impl Server {
         Ok(Server {
             clients,
             admin,
-            topology,
+            topology: upstream.topology.clone(),
             open,
             draining,
             drain: Some(drain),
@@ -292,35 +276,30 @@ impl Drop for Server {
 
 /// Everything on one worker thread.
 async fn work(
-    topology: Arc<Topology>,
+    upstream: Arc<Upstream>,
     listeners: Vec<(Arc<Worker>, Bound)>,
     max_clients: usize,
     detach_after: Duration,
     drain: drain::Watch,
 ) {
     for (worker, listener) in listeners {
-        let listener = match listener {
-            Bound::Tcp(listener) => Listener::tcp(listener),
-            Bound::Unix(listener) => Listener::unix(listener),
-        };
-        if let Ok(listener) = listener {
+        if let Ok(listener) = listener.listen() {
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
     tokio::spawn(registry::rounds(detach_after, drain.news()));
     drop(drain);
-    registry::herald(&topology).await;
+    registry::herald(&upstream.topology).await;
 }
 
 /// Everything on the control thread.
 struct Control {
     config: Config,
     own: Vec<ListenAddr>,
-    topology: Arc<Topology>,
-    relays: Arc<[Arc<Relay>]>,
+    upstream: Arc<Upstream>,
+    workers: Arc<[Arc<WorkerCounters>]>,
     draining: Arc<AtomicBool>,
-    admin_listener: Option<StdListener>,
-    credentials: Arc<Mutex<Option<Credentials>>>,
+    admin_listener: Option<Bound>,
     reread: Option<Reread>,
     reports: mpsc::Receiver<Report>,
     drain: drain::Watch,
@@ -332,18 +311,16 @@ impl Control {
         let (commands, orders) = mpsc::channel(16);
         let passwords = commands.clone();
         let (status, shown) = watch::channel(View::default());
-        if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
-            let credentials = self.credentials;
+        if let Some(listener) = self.admin_listener.and_then(|listener| listener.listen().ok()) {
             let admin = Admin {
-                topology: self.topology.clone(),
-                relays: self.relays.clone(),
+                upstream: self.upstream.clone(),
+                workers: self.workers.clone(),
                 view: Arc::new(move || shown.borrow().clone()),
                 backups: Arc::new(backups(self.config.state_dir.clone())),
                 commands,
                 draining: self.draining,
                 prometheus: metrics::install(),
                 proxy: self.own[0].clone(),
-                credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
                 options: admin::Options { token: self.config.admin_token.clone(), ..admin::Options::default() },
             };
             tokio::spawn(admin::serve(admin, listener));
@@ -351,11 +328,11 @@ impl Control {
         if let Some(reread) = self.reread {
             tokio::spawn(follow_passwords(reread, self.config.clone(), passwords));
         }
-        let relays = self.relays;
-        let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
+        let workers = self.workers;
+        let replies = move || workers.iter().map(|counters| counters.replies.get()).sum();
         let own = self.own.iter().filter_map(|own| if let ListenAddr::Tcp(addr) = own { Some(*addr) } else { None });
         let parts = sentinel::Parts::new(&self.config, own.collect());
-        let ended = sentinel::run(parts, self.topology, self.reports, replies, orders, status, self.drain).await;
+        let ended = sentinel::run(parts, self.upstream, self.reports, replies, orders, status, self.drain).await;
         if let Err(error) = ended {
             let _ = self.failure.send(error);
         }
@@ -399,7 +376,7 @@ fn backups(_: Option<PathBuf>) -> impl Fn(&str) -> String {
 
 /// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.
 fn share_descriptors(config: &Config) -> (usize, usize) {
-    let limit = socket::raise_descriptor_limit();
+    let limit = net::raise_descriptor_limit();
     let (share, wanted) = Share::of(limit, config);
     if limit < wanted {
         tracing::warn!(

@@ -26,7 +26,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -34,18 +33,19 @@ pub use control::Commands;
 pub use health::OnGlobalOutage;
 
 use crate::control::Control;
-use crate::metrics::Relay;
-use crate::secret::{Credentials, Secret};
-use crate::socket::ListenAddr;
+use crate::metrics::WorkerCounters;
+use crate::net::{Conn, ListenAddr, Listener};
+use crate::secret::Secret;
 use crate::status::{MasterView, Readiness, Traffic, View};
-use crate::topology::{Phase, Topology};
+use crate::topology::Phase;
+use crate::upstream::Upstream;
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
 pub struct Admin {
-    /// Phase, reason, outage and master come from here.
-    pub topology: Arc<Topology>,
+    /// Phase, reason, outage and master come from here, and the credentials for `/health`.
+    pub upstream: Arc<Upstream>,
     /// The workers' counters.
-    pub relays: Arc<[Arc<Relay>]>,
+    pub workers: Arc<[Arc<WorkerCounters>]>,
     /// What the control plane knows; the fields that [`View`] calls the admin server's are overwritten.
     pub view: Arc<dyn Fn() -> View + Send + Sync>,
     /// The samples of the backups of the master of this name, for `/metrics`.
@@ -58,8 +58,6 @@ pub struct Admin {
     pub prometheus: PrometheusHandle,
     /// The proxy's own listener, which `/health` goes through.
     pub proxy: ListenAddr,
-    /// The Redis credentials known now, for `/health`.
-    pub credentials: Arc<dyn Fn() -> Option<Credentials> + Send + Sync>,
     /// Limits and choices.
     pub options: Options,
 }
@@ -108,7 +106,7 @@ impl fmt::Debug for Admin {
 }
 
 /// Serves on `listener` for ever; dropping the future ends every connection.
-pub async fn serve(admin: Admin, listener: TcpListener) {
+pub async fn serve(admin: Admin, listener: Listener) {
     let server = Arc::new(Server {
         probe: probe::Probe::new(admin.proxy.clone()),
         probes: Mutex::default(),
@@ -125,11 +123,11 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match places.clone().try_acquire_owned() {
+                Ok(conn) => match places.clone().try_acquire_owned() {
                     Ok(place) => {
                         let server = server.clone();
                         connections.spawn(async move {
-                            server.converse(stream, peer).await;
+                            server.converse(conn).await;
                             drop(place);
                         });
                     }
@@ -141,7 +139,7 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
                         let server = server.clone();
-                        waiting.push_back(connections.spawn(async move { server.answer_briefly(stream, peer).await }));
+                        waiting.push_back(connections.spawn(async move { server.answer_briefly(conn).await }));
                     }
                 },
                 // Out of descriptors, or the client has gone: neither ends the server.
@@ -163,10 +161,10 @@ const WAITING_LIMIT: Duration = Duration::from_millis(300);
 const CROWDED: &str = "too many connections\n";
 
 /// Best effort: the kernel takes these few bytes, or the client learns less.
-fn turn_away(stream: &TcpStream) {
+async fn turn_away(conn: &mut Conn) {
     let head =
         format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", CROWDED.len());
-    let _ = stream.try_write(&[head.as_bytes(), CROWDED.as_bytes()].concat());
+    let _ = tokio::time::timeout(WAITING_LIMIT, conn.write_all(&[head.as_bytes(), CROWDED.as_bytes()].concat())).await;
 }
 
 struct Server {
@@ -185,19 +183,21 @@ const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
 
 impl Server {
     /// One request per connection: a silent client keeps its place no longer than the head's time-out.
-    async fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn converse(&self, conn: Conn) {
+        let Some(peer) = conn.peer_addr() else { return };
         let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, peer).await) });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.admin.options.header_timeout);
         http.keep_alive(false).half_close(true).max_buf_size(16 * 1024);
-        let mut stream = TokioIo::new(stream);
+        let mut stream = TokioIo::new(conn);
         let served = http.serve_connection(&mut stream, service);
         let _ = tokio::time::timeout(self.admin.options.connection_limit, served).await;
-        let _ = stream.inner_mut().shutdown().await;
+        stream.inner_mut().shutdown();
     }
 
     /// With every place taken: what a load balancer asks is answered from memory, and all else is turned away.
-    async fn answer_briefly(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn answer_briefly(&self, conn: Conn) {
+        let Some(peer) = conn.peer_addr() else { return };
         let asked = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| async {
             asked.store(true, Ordering::Relaxed);
@@ -209,12 +209,12 @@ impl Server {
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).keep_alive(false).half_close(true).max_buf_size(16 * 1024);
-        let mut stream = TokioIo::new(stream);
+        let mut stream = TokioIo::new(conn);
         let _ = tokio::time::timeout(WAITING_LIMIT, http.serve_connection(&mut stream, service)).await;
         if !asked.load(Ordering::Relaxed) {
-            turn_away(stream.inner());
+            turn_away(stream.inner_mut()).await;
         }
-        let _ = stream.inner_mut().shutdown().await;
+        stream.inner_mut().shutdown();
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
@@ -258,7 +258,7 @@ impl Server {
     }
 
     async fn health(&self) -> Reply {
-        let probed = self.probe.run((self.admin.credentials)(), self.admin.options.health_budget).await;
+        let probed = self.probe.run(self.admin.upstream.credentials.current(), self.admin.options.health_budget).await;
         let (view, phase) = self.look();
         let readiness = self.assess(&view, phase);
         let held = phase != Phase::Stable && readiness.ready;
@@ -319,7 +319,7 @@ impl Server {
     /// The control plane's view under the topology's own word on phase and master.
     fn look(&self) -> (View, Phase) {
         let mut view = (self.admin.view)();
-        let entry = self.admin.topology.current();
+        let entry = self.admin.upstream.topology.current();
         view.version = env!("CARGO_PKG_VERSION").into();
         view.pid = std::process::id();
         view.uptime_ms = millis(self.started);
@@ -345,7 +345,7 @@ impl Server {
     }
 
     fn traffic(&self) -> Traffic {
-        scrape::traffic(&self.admin.relays)
+        scrape::traffic(&self.admin.workers)
     }
 
     fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {

@@ -8,13 +8,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 
+use crate::net::ListenAddr;
 use crate::node::auth;
 use crate::node::refusal::code;
 use crate::secret::Credentials;
-use crate::socket::ListenAddr;
 use crate::wire::{Reply, Wire};
 
 /// How long a good answer is given to others who ask.
@@ -48,10 +47,6 @@ impl Found {
         }
     }
 }
-
-/// TCP or a Unix socket.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,14 +101,11 @@ impl Probe {
 
     async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
         let failed = |error: io::Error| format!("{}: {error}", self.target);
-        match &self.target {
-            ListenAddr::Tcp(addr) => self.ask_all(Wire::connect(*addr).await.map_err(failed)?, credentials).await,
-            ListenAddr::Unix(path) => self.ask_all(Wire::connect_unix(path).await.map_err(failed)?, credentials).await,
-        }
-    }
-
-    async fn ask_all<S: Stream>(&self, wire: Wire<S>, credentials: Option<Credentials>) -> Result<Found, String> {
-        let mut wire = wire.at_most(LONGEST_REPLY);
+        let wire = match &self.target {
+            ListenAddr::Tcp(addr) => Wire::connect(*addr).await,
+            ListenAddr::Unix(path) => Wire::connect_unix(path).await,
+        };
+        let mut wire = wire.map_err(failed)?.at_most(LONGEST_REPLY);
         if let Some(credentials) = &credentials {
             match ask(&mut wire, &credentials.auth()).await? {
                 // The guide's own replicas have no password and are served all the same.
@@ -150,7 +142,7 @@ fn expect(command: &str, reply: &Reply, expected: &str) -> Result<(), String> {
     }
 }
 
-async fn ask<S: Stream, A: AsRef<[u8]>>(wire: &mut Wire<S>, command: &[A]) -> Result<Reply, String> {
+async fn ask<A: AsRef<[u8]>>(wire: &mut Wire, command: &[A]) -> Result<Reply, String> {
     let name = String::from_utf8_lossy(command[0].as_ref());
     wire.ask(command).await.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => format!("{name}: the connection was closed"),

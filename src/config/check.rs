@@ -9,8 +9,8 @@ use super::keys::{Account, Draft};
 use super::origin::Origin;
 use super::problem::Problem;
 use super::{HoldTimeout, HostPort};
+use crate::net::ListenAddr;
 use crate::secret::Credentials;
-use crate::socket::ListenAddr;
 use crate::{duration, size};
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");

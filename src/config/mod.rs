@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address;
+use crate::net::ListenAddr;
 use crate::secret::{Credentials, Secret};
-use crate::socket::ListenAddr;
 
 pub use crate::address::HostPort;
 pub use crate::location::Location;

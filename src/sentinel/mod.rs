@@ -41,6 +41,7 @@ use crate::sentinel::report::Input;
 use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
 use crate::status;
 use crate::topology::{Report, Topology};
+use crate::upstream::Upstream;
 
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
@@ -99,7 +100,7 @@ impl std::error::Error for Error {}
 /// Only [`Error::SeveralMasters`]. Absent Sentinels, DNS and nodes never end it.
 pub async fn run(
     parts: Parts,
-    topology: Arc<Topology>,
+    upstream: Arc<Upstream>,
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
     commands: mpsc::Receiver<ControlRequest>,
@@ -145,7 +146,8 @@ pub async fn run(
     let task = Task {
         view,
         parts,
-        topology,
+        topology: upstream.topology.clone(),
+        upstream,
         status,
         shared,
         out,
@@ -182,6 +184,7 @@ fn file(parts: &Parts, name: &str) -> String {
 struct Task {
     view: View,
     parts: Parts,
+    upstream: Arc<Upstream>,
     topology: Arc<Topology>,
     status: watch::Sender<status::View>,
     shared: Arc<Shared>,
@@ -218,13 +221,13 @@ impl Task {
         let mut replies = relay_replies();
         let mut looked = Instant::now();
         loop {
-            if let Some(proved) = self.topology.take_proved() {
+            if let Some(proved) = self.upstream.credentials.take_offered() {
                 self.view.handle(Instant::now(), Input::Credentials(proved));
             }
             let before = self.topology.generation();
             self.carry_out();
             self.topology.look(looked);
-            self.topology.use_credentials(self.view.health_credentials());
+            self.upstream.credentials.set(self.view.health_credentials());
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -301,7 +304,10 @@ impl Task {
                     tracing::Level::WARN => tracing::warn!("{text}"),
                     _ => tracing::info!("{text}"),
                 },
-                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase).record(took),
+                Output::Phase(phase, took) => {
+                    let master = self.upstream.label().to_owned();
+                    histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase, "master" => master).record(took);
+                }
             }
         }
     }
@@ -363,6 +369,7 @@ impl Task {
                 tracing::info!("Sentinel monitors one master: {name}");
                 self.memory = remembered(&self.parts, &name);
                 self.view.recall(self.memory.clone(), file(&self.parts, &name));
+                self.upstream.found(&name);
                 self.name.send_replace(Some(name));
             }
             Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
@@ -467,7 +474,6 @@ fn from_session(report: Report) -> Input {
         Report::DialFailed { term, error } => Input::SessionDialFailed { term, error },
         Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
         Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
-        Report::Credentials(credentials) => Input::Credentials(credentials),
     }
 }
 
@@ -479,11 +485,11 @@ mod tests {
     fn the_watch_task_may_run_on_a_thread_of_its_own() {
         fn movable<T: Send>(_: T) {}
         let started = |parts: Parts| {
-            let (topology, reports) = Topology::new();
+            let (upstream, reports) = Upstream::new(None, None, true);
             let (_, commands) = mpsc::channel(1);
             let (status, _) = watch::channel(status::View::default());
             let (_, drain) = drain::channel();
-            movable(run(parts, topology, reports, || 0, commands, status, drain));
+            movable(run(parts, upstream, reports, || 0, commands, status, drain));
         };
         let _ = started;
     }

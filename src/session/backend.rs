@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::net::Conn;
 use crate::node::{auth, refusal};
 use crate::resp::buffer::ReplyBuffer;
 use crate::resp::reply::{NotAReply, announcement};
@@ -41,7 +41,7 @@ pub enum AttachError {
 #[derive(Debug)]
 pub struct Attached {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Conn,
     /// What the server said unasked meanwhile: messages of restored subscriptions. For the client.
     pub unasked: Vec<u8>,
 }
@@ -59,20 +59,20 @@ pub async fn attach(
         // Held until the node has answered: a connection that it has not accepted yet fills its backlog.
         let turn = worker.dials.acquire().await;
         let error = match pool::dial(&worker, addr).await {
-            Ok(stream) => match timeout_at(deadline, replay(stream, &restore)).await {
+            Ok(stream) => match timeout_at(deadline, replay(stream, &restore, worker.upstream.label())).await {
                 Ok(Ok(attached)) => {
                     if restore.loads_scripts() {
-                        worker.scripts.loaded(term);
+                        worker.upstream.scripts.loaded(term);
                     }
                     return Ok(attached);
                 }
                 Ok(Err(Refusal::Broken(error))) => error,
                 Ok(Err(Refusal::NotNow(line))) => {
-                    worker.topology.report(Report::Refused { term, prefix: line.clone() });
+                    worker.upstream.topology.report(Report::Refused { term, prefix: line.clone() });
                     io::Error::other(line)
                 }
                 Ok(Err(Refusal::Auth(error))) => {
-                    worker.topology.report(Report::AuthRefused { term, error: error.clone() });
+                    worker.upstream.topology.report(Report::AuthRefused { term, error: error.clone() });
                     return Err(AttachError::AuthRefused(error));
                 }
                 Ok(Err(Refusal::Other(line))) => return Err(AttachError::NotRestored(line)),
@@ -81,7 +81,7 @@ pub async fn attach(
             Err(error) => error,
         };
         drop(turn);
-        worker.topology.report(Report::DialFailed { term, error: error.to_string() });
+        worker.upstream.topology.report(Report::DialFailed { term, error: error.to_string() });
         if Instant::now() + pause > deadline {
             return Err(AttachError::Unreachable(error));
         }
@@ -109,7 +109,7 @@ impl From<NotAReply> for Refusal {
     }
 }
 
-async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Refusal> {
+async fn replay(mut stream: Conn, restore: &Restore, master: &str) -> Result<Attached, Refusal> {
     let mut unasked = Vec::new();
     if restore.requests.is_empty() {
         return Ok(Attached { stream, unasked });
@@ -124,7 +124,7 @@ async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Re
                     unasked.extend_from_slice(reply);
                 }
                 _ => {
-                    check(*expect, reply)?;
+                    check(*expect, reply, master)?;
                     expected.next();
                 }
             },
@@ -139,7 +139,7 @@ async fn replay(mut stream: TcpStream, restore: &Restore) -> Result<Attached, Re
     Ok(Attached { stream, unasked })
 }
 
-fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
+fn check(expect: Expect, reply: &[u8], master: &str) -> Result<(), Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
     if is_error && refusal::is_passing(reply) {
@@ -150,7 +150,7 @@ fn check(expect: Expect, reply: &[u8]) -> Result<(), Refusal> {
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(()),
         Expect::Queued => Err(Refusal::Other(line())),
         Expect::Authenticated if auth::is_not_needed(reply) => {
-            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
+            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED, "master" => master.to_owned()).increment(1);
             Ok(())
         }
         Expect::Authenticated if is_error => Err(Refusal::Auth(line())),

@@ -2,16 +2,13 @@
 //!
 //! No request ends unanswered that was sent on, but for those that still run when the time is over.
 
-use std::task::Context;
-
 use super::lane::Lane;
-use super::pipe::Socket;
 use super::{CloseReason, Gate, Round, Session, registry, unblock};
 use crate::drain::Stage;
 
 impl Session {
     /// Nothing moves at this moment.
-    pub(super) fn drain(&mut self, cx: &mut Context<'_>, round: &Round) -> Result<(), CloseReason> {
+    pub(super) fn drain(&mut self, round: &Round) -> Result<(), CloseReason> {
         let stage = registry::stage();
         if stage == Stage::Serving {
             return Ok(());
@@ -31,7 +28,7 @@ impl Session {
             // What is in the inbox was not begun.
             Stage::Stopping if self.is_tunnel || self.is_quiet() => return Err(CloseReason::Drained),
             Stage::Ending if is_blocked => self.ask_to_unblock(),
-            Stage::Stopping if is_blocked => self.unblock(cx),
+            Stage::Stopping if is_blocked => self.unblock(),
             Stage::Ending | Stage::Stopping => {}
             Stage::Cutting => return Err(CloseReason::Drained),
         }
@@ -52,7 +49,7 @@ impl Session {
     fn is_blocked(&self) -> bool {
         matches!(self.lane, Lane::Up(_))
             && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
+            && self.worker.upstream.topology.generation() == self.generation
             && self.refused_at.is_none()
             && self.to_client.is_empty()
             && self.to_backend.is_empty()
@@ -71,9 +68,9 @@ impl Session {
 
     /// Takes a blocking request off the master by a FIN, where asking did not help. What it has answered before it sees
     /// that comes before its own FIN.
-    fn unblock(&mut self, cx: &mut Context<'_>) {
+    fn unblock(&mut self) {
         if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.unblocking) {
-            backend.shutdown(cx);
+            backend.shutdown();
             self.flags.unblocking = true;
         }
     }

@@ -7,10 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::net::TcpStream;
-
 use super::backend::{self, AttachError, Attached};
 use super::{CloseReason, Gate, ReplyMode, Session, pool};
+use crate::net::Conn;
 use crate::resp::scanner::ReplyScanner;
 use crate::topology::Report;
 
@@ -23,7 +22,7 @@ pub(super) enum Lane {
     /// None yet, or given back: made at the next request.
     None,
     Attaching(Attaching),
-    Up(TcpStream),
+    Up(Conn),
     /// The node closed it: what that means is not known yet.
     Lost {
         at: Instant,
@@ -55,12 +54,12 @@ impl Session {
             if !self.gate.is_open() || self.closing.is_some() || !wanted || self.ledger.has_answers() {
                 return Ok(false);
             }
-            let entry = self.worker.topology.current();
+            let entry = self.worker.upstream.topology.current();
             let Some(master) = entry.master.as_ref().filter(|_| entry.generation == self.generation) else {
                 cx.waker().wake_by_ref(); // just changed: look again
                 return Ok(false);
             };
-            let mut restore = self.state.restore(&self.worker.scripts.missing(self.term));
+            let mut restore = self.state.restore(&self.worker.upstream.scripts.missing(self.term));
             if self.reply_mode == ReplyMode::SkipNext {
                 restore.requests.extend_from_slice(SKIP);
             }
@@ -68,7 +67,8 @@ impl Session {
             if restore.requests.is_empty()
                 && self.to_backend.is_empty()
                 && self.outage().moved_at.is_none()
-                && let Some(stream) = pool::take(&self.worker, self.term, master.addr)
+                && let Some(stream) =
+                    pool::take(&self.worker, pool::Key::fresh(&self.worker.upstream, self.term, master.addr))
             {
                 self.lane = Lane::Up(stream);
                 self.flags.stale = true;
@@ -109,7 +109,7 @@ impl Session {
             self.closing.get_or_insert(CloseReason::UpstreamClosed);
         }
         self.lane = Lane::Lost { at: Instant::now() };
-        self.worker.topology.report(Report::Eof { term: self.term });
+        self.worker.upstream.topology.report(Report::Eof { term: self.term });
         if let (Some(reason), true) = (self.closing, self.to_client.is_empty()) {
             return Err(reason);
         }
@@ -149,17 +149,17 @@ impl Session {
             return;
         }
         if let Some((stream, term)) = self.end_lane() {
-            let spare = self.worker.spare.clone();
-            tokio::spawn(async move { pool::give_back(&spare, stream, term).await });
+            let worker = self.worker.clone();
+            tokio::spawn(async move { pool::give_back(&worker, stream, term).await });
         }
         self.drop_lane();
         self.flags.nothing_written = true; // on the next one
-        self.worker.relay.detached.add(1);
+        self.worker.counters.detached.add(1);
     }
 
     /// Gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing is owed there, and
     /// nothing was done that would stay.
-    pub(super) fn end_lane(&mut self) -> Option<(TcpStream, u64)> {
+    pub(super) fn end_lane(&mut self) -> Option<(Conn, u64)> {
         let is_clean = self.worker.reuse_backends && !self.flags.lasting && self.is_settled();
         let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
         if is_clean {
@@ -168,7 +168,7 @@ impl Session {
         if self.is_owed_nothing() {
             // The server has answered everything, so there is nothing that a reset could lose. A FIN would keep one of
             // this host's ports for a minute each time.
-            let _ = stream.set_zero_linger();
+            stream.set_zero_linger();
         }
         None
     }
@@ -178,7 +178,7 @@ impl Session {
         self.is_owed_nothing()
             && !(self.flags.listening || self.flags.partly_delivered)
             && self.gate == Gate::Open
-            && self.worker.topology.generation() == self.generation
+            && self.worker.upstream.topology.generation() == self.generation
             && self.refused_at.is_none()
             && self.reply_mode == ReplyMode::On
             && self.state.untracked().is_none()

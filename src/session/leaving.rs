@@ -3,11 +3,9 @@
 //! A client that has left is not waited for: what blocks for it ends as it does on a direct connection, and what it had
 //! given up does not run.
 
-use std::task::Context;
 use std::time::Duration;
 
 use super::lane::Lane;
-use super::pipe::Socket;
 use super::{CloseReason, Session};
 
 /// A client that says FIN sooner after its request has not given up: it has asked everything.
@@ -17,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// The client has said FIN behind what cannot be sent now.
-    pub(super) fn client_left(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    pub(super) fn client_left(&mut self) -> Result<bool, CloseReason> {
         let just_left = !std::mem::replace(&mut self.flags.client_left, true);
         if just_left && self.outage().held_since.is_some_and(|since| since.elapsed() > PATIENCE) {
             // It has given up: what it had not sent on must not run late.
@@ -26,12 +24,12 @@ impl Session {
             }
             self.abandon_unread();
         }
-        self.await_end(cx)
+        self.await_end()
     }
 
     /// The client has left, and something is still to be sent or answered. A server lets go of what blocks when its
     /// client leaves, and runs nothing behind it (measured on 7.0.15: BLPOP and WAIT; networking.c, freeClient).
-    pub(super) fn await_end(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    pub(super) fn await_end(&mut self) -> Result<bool, CloseReason> {
         let all_read = self.flags.client_eof && self.inbox.is_empty();
         if all_read && self.ledger.is_empty() && self.to_client.is_empty() {
             return Err(CloseReason::ClientClosed);
@@ -43,9 +41,9 @@ impl Session {
         let blocked_for = self.ledger.blocked_since().map(|since| since.elapsed());
         match &mut self.lane {
             Lane::Up(backend) if !self.is_tunnel => match blocked_for {
-                _ if all_sent => backend.shutdown(cx),
+                _ if all_sent => backend.shutdown(),
                 Some(blocked) if blocked >= AT_ONCE => {
-                    backend.shutdown(cx);
+                    backend.shutdown();
                     self.to_backend.clear();
                     self.abandon_unread();
                 }
@@ -64,14 +62,6 @@ impl Session {
         Ok(false)
     }
 
-    /// Reads what the reactor does not know of, so that closing says FIN and not RST; no more than sockets hold.
-    pub(super) fn discard_unread(&mut self) {
-        let mut rest = [0; 4096];
-        for _ in 0..2048 {
-            self.flags.unread = self.flags.unread && matches!(self.client.read_unread(&mut rest), Some(Ok(1..)));
-        }
-    }
-
     /// What was not begun, and what is not read, will not be.
     fn abandon_unread(&mut self) {
         self.inbox = Vec::new();
@@ -80,13 +70,13 @@ impl Session {
     }
 
     /// The client has sent everything and all of it was passed on: pass on its FIN too.
-    pub(super) fn pass_eof(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    pub(super) fn pass_eof(&mut self) -> Result<bool, CloseReason> {
         if self.ledger.is_empty() && !self.is_tunnel && self.to_client.is_empty() {
             return Err(CloseReason::ClientClosed);
         }
         if let (Lane::Up(backend), false) = (&mut self.lane, self.flags.half_closed) {
             self.flags.half_closed = true;
-            backend.shutdown(cx);
+            backend.shutdown();
         }
         Ok(false)
     }

@@ -16,28 +16,24 @@
 //! of what cannot be passed on only a little is read ahead.
 
 pub mod backend;
-pub mod client;
 mod drain;
 mod finish;
+mod forwarded;
 mod held;
 mod lane;
 mod leaving;
 pub mod ledger;
-pub mod pipe;
 mod pool;
 mod refused;
 pub mod registry;
 mod replies;
 mod requests;
-pub mod scripts;
-pub mod spare;
-pub mod splice;
 pub mod state;
 mod unblock;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -46,21 +42,18 @@ use tokio::sync::Semaphore;
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
 use crate::metrics;
+use crate::net::{Conn, Scratch, Spare, Unsent};
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
-use crate::secret::Credentials;
-use crate::topology::{Entry, Phase, Topology};
+use crate::topology::{Entry, Phase};
+use crate::upstream::Upstream;
 
 pub use crate::close_reason::CloseReason;
 
-use client::Client;
 use finish::Finish;
 use held::{Held, held_by_thread};
 use lane::Lane;
 use ledger::{Judgement, Ledger, no_master};
-use pipe::{Scratch, Socket, Unsent};
 use registry::{Ticket, Urgency};
-use scripts::Scripts;
-use spare::Spare;
 use state::State;
 
 /// Turns of the pumps before other sessions get one.
@@ -80,10 +73,10 @@ const DRAIN_LINGER: Duration = Duration::from_millis(250);
 /// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
 pub struct Worker {
-    /// Where the master is.
-    pub topology: Arc<Topology>,
+    /// Whose master its clients are to reach.
+    pub upstream: Arc<Upstream>,
     /// This thread's counters.
-    pub relay: Arc<metrics::Relay>,
+    pub counters: Arc<metrics::WorkerCounters>,
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
     /// How a blocking pop ends whose reply was lost.
@@ -100,22 +93,16 @@ pub struct Worker {
     pub reuse_backends: bool,
     /// Dials under way: kept below the master's backlog.
     pub dials: Arc<Semaphore>,
-    /// The scripts that clients have loaded; shared by all threads.
-    pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
     /// Descriptors of the whole process beyond those of its clients and of the control plane.
     pub spare: Arc<Spare>,
-    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
-    pub credentials: Arc<Mutex<Option<Credentials>>>,
-    /// Whether control wants the credentials with which clients authenticate.
-    pub learn_credentials: bool,
 }
 
 /// Serves one client until its session ends, and counts why it did; then drops `held`.
 ///
 /// The future is the session itself and little more: it is what an idle client costs.
-pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
+pub fn serve<H: Send + 'static>(client: Conn, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
     let mut session = Session::new(client, worker);
     async move {
         let _held = &held;
@@ -125,27 +112,23 @@ pub fn serve<H: Send + 'static>(client: Client, worker: Arc<Worker>, held: H) ->
         session.lane = Lane::None;
         // A client that said QUIT may have sent more behind it: unread, that would make of our FIN a reset.
         if !(reason == CloseReason::ClientClosed && session.flags.client_left) {
-            session.discard_unread();
+            session.client.discard_unread();
             let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
             Box::pin(linger(&mut session.client, limit)).await;
         }
         drop(session);
         if let Some((stream, term)) = lane {
-            Box::pin(pool::give_back(&worker.spare, stream, term)).await;
+            Box::pin(pool::give_back(&worker, stream, term)).await;
         }
-        worker.relay.close(reason);
+        worker.counters.close(reason);
     }
 }
 
 /// Closes with FIN, never RST: clients read a reset as a hung or half-written request. What the client still sends is
 /// read until it closes too, for at most `limit`.
-pub async fn linger(client: &mut Client, limit: Duration) {
+pub async fn linger(client: &mut Conn, limit: Duration) {
     let mut rest = [0; 512];
-    poll_fn(|cx| {
-        client.shutdown(cx);
-        Poll::Ready(())
-    })
-    .await;
+    client.shutdown();
     let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(limit, gone).await;
 }
@@ -153,7 +136,7 @@ pub async fn linger(client: &mut Client, limit: Duration) {
 /// The task's state. What pumps the bytes is in `requests` and `replies`.
 #[derive(Debug)]
 struct Session {
-    client: Client,
+    client: Conn,
     worker: Arc<Worker>,
     ticket: Option<Ticket>,
     /// The generation of the entry that `gate` and `term` are from.
@@ -219,8 +202,6 @@ struct Round {
 struct Flags {
     /// The client has closed its side, perhaps behind bytes that are not read yet.
     client_left: bool,
-    /// Its end was looked for: bytes of the client may wait of which the reactor knows nothing.
-    unread: bool,
     /// All that the client has sent before its FIN was read, or never will be.
     client_eof: bool,
     /// Its FIN was passed on.
@@ -299,8 +280,8 @@ impl Gate {
 }
 
 impl Session {
-    fn new(client: Client, worker: Arc<Worker>) -> Session {
-        let entry = worker.topology.current();
+    fn new(client: Conn, worker: Arc<Worker>) -> Session {
+        let entry = worker.upstream.topology.current();
         Session {
             client,
             ticket: None,
@@ -336,7 +317,7 @@ impl Session {
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
-        let unwatched = self.worker.topology.is_unwatched();
+        let unwatched = self.worker.upstream.topology.is_unwatched();
         if unwatched != std::mem::replace(&mut self.flags.unwatched, unwatched) {
             self.generation = UNSEEN;
         }
@@ -351,7 +332,7 @@ impl Session {
             match self.turn(cx, &mut round) {
                 Ok(true) => {}
                 Ok(false) => {
-                    if let Err(reason) = self.drain(cx, &round) {
+                    if let Err(reason) = self.drain(&round) {
                         return Poll::Ready(reason);
                     }
                     self.set_urgency();
@@ -406,7 +387,7 @@ impl Session {
         match (self.outage().held_since, held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(Instant::now());
-                self.worker.relay.held.add(1);
+                self.worker.counters.held.add(1);
             }
             (Some(_), false) => self.end_hold(),
             _ => {}
@@ -423,8 +404,9 @@ impl Session {
 
     fn end_hold(&mut self) {
         if let Some(since) = self.outage.as_mut().and_then(|outage| outage.held_since.take()) {
-            self.worker.relay.released.add(1);
-            ::metrics::histogram!(metrics::HOLD_SECONDS).record(since.elapsed());
+            self.worker.counters.released.add(1);
+            let master = self.worker.upstream.label().to_owned();
+            ::metrics::histogram!(metrics::HOLD_SECONDS, "master" => master).record(since.elapsed());
         }
     }
 
@@ -434,10 +416,10 @@ impl Session {
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
             || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
-        if self.worker.topology.generation() == self.generation && !unsettled {
+        if self.worker.upstream.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
-        let entry = self.worker.topology.current();
+        let entry = self.worker.upstream.topology.current();
         let looks = self.ledger.has_more_behind_a_block()
             || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
         if entry.term != self.term && entry.replicated_until.is_some() && looks {
@@ -469,7 +451,7 @@ impl Session {
 
     /// The gate is open in the term of the lane: the node is the master that it was.
     fn settle_doubts(&mut self) {
-        let topology = &self.worker.topology;
+        let topology = &self.worker.upstream.topology;
         if self.flags.too_few_replicas && self.refused_at.is_some_and(|at| topology.proven_since(at)) {
             self.flags.too_few_replicas = false;
             if let Some(again) = self.ledger.retry_refused() {
@@ -535,10 +517,10 @@ impl Session {
         self.flags.resending = true;
         self.flags.nothing_written = verdict.replayed == 0;
         self.outage_mut().moved_at = Some(Instant::now());
-        let relay = &self.worker.relay;
-        relay.moved.add(1);
-        relay.replayed.add(verdict.replayed);
-        relay.lost.add(verdict.lost);
+        let counters = &self.worker.counters;
+        counters.moved.add(1);
+        counters.replayed.add(verdict.replayed);
+        counters.lost.add(verdict.lost);
         Ok(())
     }
 
@@ -561,7 +543,7 @@ impl Session {
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
         let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
         let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
-        self.worker.relay.lost.add(lost);
+        self.worker.counters.lost.add(lost);
     }
 }
 

@@ -3,15 +3,14 @@
 //! The hot path sends from the scratch what it has read. What is not plain (errors, replies that change the session's
 //! state, anything while a failover is under way) is judged whole; nothing overtakes what is held back.
 
-use std::sync::PoisonError;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::forwarded::Forwarded;
 use super::lane::Lane;
 use super::ledger::{Front, nothing};
-use super::pipe::{Passed, Socket};
-use super::splice::{LEAST, Pipe};
 use super::{CloseReason, Gate, LITTLE, OK, Round, Session, pool, refused};
+use crate::net::{LEAST_SPLICED, Pipe};
 use crate::node::{auth, refusal};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::reply;
@@ -76,7 +75,7 @@ impl Session {
                 return Ok(moved);
             }
             Poll::Ready(Ok(read)) if read > 0 => {
-                self.worker.relay.bytes_down.add(read as u64);
+                self.worker.counters.bytes_down.add(read as u64);
                 self.pass_replies(cx, &round.scratch[..read])?;
             }
             Poll::Ready(_) => self.lose_lane()?,
@@ -91,7 +90,7 @@ impl Session {
     fn splices(&self) -> Option<usize> {
         let most = self.replies.body_remaining() as usize;
         let is_passed = self.flags.partly_delivered && !self.is_tunnel && self.reply_tail.is_empty();
-        (most > LEAST && is_passed).then(|| most - 1)
+        (most > LEAST_SPLICED && is_passed).then(|| most - 1)
     }
 
     /// Moves the body of a large value without a look at it.
@@ -103,14 +102,14 @@ impl Session {
         most: usize,
     ) -> Result<bool, CloseReason> {
         let Lane::Up(backend) = &mut self.lane else { return Ok(false) };
-        match pipe.poll_fill(cx, backend, most) {
+        match backend.poll_fill(cx, &mut pipe, most) {
             Poll::Pending => {
                 pipe.give_back();
                 round.backend_drained = true;
                 return Ok(false);
             }
             Poll::Ready(Ok(filled)) if filled > 0 => {
-                self.worker.relay.bytes_down.add(filled as u64);
+                self.worker.counters.bytes_down.add(filled as u64);
                 self.replies.skip_body(filled as u64);
                 self.note_progress();
                 self.to_client.push_pipe(pipe);
@@ -185,7 +184,7 @@ impl Session {
         let more = fresh.len().min(pool::RESET_DONE.len() - seen);
         self.reply_tail.extend_from_slice(&fresh[..more]);
         if !pool::RESET_DONE.starts_with(&self.reply_tail) {
-            pool::note_reset(self.term, false);
+            pool::refuses_reset(&self.worker.upstream, self.term);
             self.closing.get_or_insert(CloseReason::UpstreamClosed);
             return &[];
         }
@@ -200,7 +199,7 @@ impl Session {
     /// scanned before.
     fn tap_replies(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) -> Result<(), CloseReason> {
         let (mut start, mut at) = (0, scanned);
-        let mut out = Passed::default();
+        let mut out = Forwarded::default();
         let mut replies = 0;
         // Ordinary replies at hand that the ledger was not told of yet.
         let mut ordinary = 0;
@@ -266,7 +265,7 @@ impl Session {
             out.pass(&mut self.to_client, data, start, data.len()); // the tunnel
         }
         replies += self.settle_ordinary(&mut ordinary);
-        self.worker.relay.replies.add(replies);
+        self.worker.counters.replies.add(replies);
         if self.ledger.is_empty() {
             self.flags.barrier = false;
         }
@@ -326,7 +325,7 @@ impl Session {
     }
 
     /// One of the confirmations of a SUBSCRIBE or UNSUBSCRIBE.
-    fn confirm(&mut self, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Passed) {
+    fn confirm(&mut self, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Forwarded) {
         let frame = &data[start..end];
         let count = self.state.confirmations(duty);
         if self.ledger.has_answers() {
@@ -388,7 +387,15 @@ impl Session {
     }
 
     /// A reply that is an error, changes the session's state, or comes while a failover is under way.
-    fn judge_reply(&mut self, effect: Effect, queued: bool, data: &[u8], start: usize, end: usize, out: &mut Passed) {
+    fn judge_reply(
+        &mut self,
+        effect: Effect,
+        queued: bool,
+        data: &[u8],
+        start: usize,
+        end: usize,
+        out: &mut Forwarded,
+    ) {
         let reply = &data[start..end];
         if !self.flags.partly_delivered {
             self.flags.too_few_replicas = refusal::is_too_few_replicas(reply) && self.may_wait_for_replicas();
@@ -397,7 +404,7 @@ impl Session {
             if refused || self.ledger.has_answers() || self.withholds(effect, queued) {
                 let now = Instant::now();
                 self.ledger.withhold(reply, now, refused);
-                self.worker.relay.withheld.add(1);
+                self.worker.counters.withheld.add(1);
                 if refused && self.refused_at.is_none() {
                     self.refused_at = Some(now);
                     if self.flags.too_few_replicas {
@@ -405,7 +412,7 @@ impl Session {
                     }
                     let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
                     let prefix = String::from_utf8_lossy(prefix).into_owned();
-                    self.worker.topology.report(Report::Refused { term: self.term, prefix });
+                    self.worker.upstream.topology.report(Report::Refused { term: self.term, prefix });
                 }
                 return;
             }
@@ -435,7 +442,8 @@ impl Session {
         }
         if effect.duty == Duty::Auth && auth::is_not_needed(reply) && self.is_known_password(request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
-            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(1);
+            let master = self.worker.upstream.label().to_owned();
+            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED, "master" => master).increment(1);
             self.state.delivered(effect, queued, request, OK);
             return Some(OK.to_vec());
         }
@@ -444,20 +452,14 @@ impl Session {
         }
         let logs_in = matches!(effect.duty, Duty::Auth | Duty::Hello);
         if logs_in && (reply.starts_with(b"-WRONGPASS") || (effect.duty == Duty::Auth && reply.starts_with(b"-"))) {
-            refused::note(self.client.addr());
+            refused::note(&self.worker.upstream, self.client.peer_addr());
         }
         let instead = (effect.duty == Duty::Exec && reply == OK).then(|| nothing(self.state.is_resp3()));
         let proved = self.state.delivered(effect, queued, request, reply);
         // The server has just looked, as it would have on a fresh connection.
         self.flags.stale &= proved.is_none();
-        if let Some(credentials) = proved
-            && self.worker.learn_credentials
-        {
-            let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.as_ref() != Some(&credentials) {
-                drop(known);
-                self.worker.topology.report(Report::Credentials(credentials));
-            }
+        if let Some(credentials) = proved {
+            self.worker.upstream.credentials.offer(credentials);
         }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.state.in_transaction() => {
@@ -471,9 +473,7 @@ impl Session {
     }
 
     fn is_known_password(&self, request: &[u8]) -> bool {
-        let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = known.as_ref() else { return false };
-        Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
+        Args::new(request).last().is_some_and(|password| self.worker.upstream.credentials.is_password(&password))
     }
 }
 

@@ -6,10 +6,10 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::forwarded::Forwarded;
 use super::held::held_by_thread;
 use super::lane::Lane;
 use super::ledger::no_replica;
-use super::pipe::{Passed, Socket};
 use super::pool::RESET;
 use super::{CloseReason, Gate, LITTLE, OK, ReplyMode, Round, Session, registry};
 use crate::drain::Stage;
@@ -61,14 +61,14 @@ impl Session {
             let scanned = std::mem::take(&mut self.inbox_scanned) as usize;
             self.begin_requests(cx, &data, scanned);
             let nothing_begun = self.inbox.len() == data.len();
-            if nothing_begun && self.worker.topology.generation() == self.generation {
+            if nothing_begun && self.worker.upstream.topology.generation() == self.generation {
                 // AUTH or HELLO waits for the replies before it, and those wake this session.
                 return self.read_ahead(cx, round);
             }
             return Ok(true);
         }
         if self.flags.client_eof {
-            return self.pass_eof(cx);
+            return self.pass_eof();
         }
         match self.poll_client(cx, round, usize::MAX) {
             Poll::Pending => return Ok(false),
@@ -78,7 +78,7 @@ impl Session {
                 return Ok(true);
             }
             Poll::Ready(Ok(read)) => {
-                self.worker.relay.bytes_up.add(read as u64);
+                self.worker.counters.bytes_up.add(read as u64);
                 if self.inbox.is_empty() {
                     self.begin_requests(cx, &round.scratch[..read], 0);
                 } else {
@@ -98,12 +98,6 @@ impl Session {
             return Poll::Pending;
         }
         let most = most.min(if self.is_exhausted() { LITTLE } else { round.scratch.len() });
-        if self.flags.unread {
-            if let Some(read) = self.client.read_unread(&mut round.scratch[..most]) {
-                return Poll::Ready(read);
-            }
-            self.flags.unread = false;
-        }
         let read = self.client.poll_read(cx, &mut round.scratch[..most]);
         round.client_drained = read.is_pending();
         read
@@ -126,15 +120,14 @@ impl Session {
     /// Nothing can be sent now: reads a little ahead, and notices when the client goes away.
     fn read_ahead(&mut self, cx: &mut Context<'_>, round: &mut Round) -> Result<bool, CloseReason> {
         if self.flags.client_eof {
-            return self.await_end(cx);
+            return self.await_end();
         }
         // One that does not take its replies is not waited on with a full inbox.
         let most = if self.is_exhausted() || !self.to_client.is_empty() { LITTLE } else { HELD_BYTES };
         if self.inbox.len() >= most || self.flags.streaming {
-            self.flags.unread = true;
             return match self.client.poll_left(cx) {
                 Poll::Pending => Ok(false),
-                Poll::Ready(()) => self.client_left(cx),
+                Poll::Ready(()) => self.client_left(),
             };
         }
         match self.poll_client(cx, round, most) {
@@ -142,10 +135,10 @@ impl Session {
             Poll::Ready(Err(_)) => Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
                 self.flags.client_eof = true;
-                self.client_left(cx)
+                self.client_left()
             }
             Poll::Ready(Ok(read)) => {
-                self.worker.relay.bytes_up.add(read as u64);
+                self.worker.counters.bytes_up.add(read as u64);
                 self.inbox.extend_from_slice(&round.scratch[..read]);
                 Ok(true)
             }
@@ -172,7 +165,7 @@ impl Session {
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before, and sends on what may be sent;
     /// the rest becomes the inbox.
     fn begin_requests(&mut self, cx: &mut Context<'_>, data: &[u8], scanned: usize) {
-        if self.worker.topology.generation() != self.generation {
+        if self.worker.upstream.topology.generation() != self.generation {
             self.inbox = data.to_vec();
             self.inbox_scanned = scanned as u32;
             return;
@@ -182,7 +175,7 @@ impl Session {
             self.renew(data, small);
         }
         let (mut start, mut at) = (0, scanned);
-        let mut out = Passed::default();
+        let mut out = Forwarded::default();
         let mut requests = 0;
         while at < data.len() && !self.is_tunnel {
             if start == at && !self.flags.streaming {
@@ -244,8 +237,8 @@ impl Session {
             (start, at) = (data.len(), data.len());
         }
         self.flags.active = true;
-        self.worker.relay.requests.add(requests);
-        self.ledger.sent_after(self.worker.topology.samples());
+        self.worker.counters.requests.add(requests);
+        self.ledger.sent_after(self.worker.upstream.topology.samples());
         if start < data.len() {
             self.inbox = data[start..].to_vec();
             self.inbox_scanned = (at.max(start) - start) as u32;
@@ -416,7 +409,7 @@ impl Session {
 
     /// Keeps what a client loads into the script cache, for the next master.
     fn learn_script(&self, effect: Effect, bytes: &[u8]) {
-        let scripts = &self.worker.scripts;
+        let scripts = &self.worker.upstream.scripts;
         match (effect.duty, effect.command.name) {
             (Duty::Eval, _) => _ = Args::new(bytes).nth(1).map(|body| scripts.learn(&body, self.term)),
             (_, "SCRIPT|LOAD") => _ = Args::new(bytes).nth(2).map(|body| scripts.learn(&body, self.term)),
@@ -508,7 +501,7 @@ impl Session {
         self.requests = RequestScanner::default();
         self.inbox = data[start..].to_vec();
         if start > 0 {
-            let entry = self.worker.topology.current();
+            let entry = self.worker.upstream.topology.current();
             self.fail_outstanding(&entry.reason, start as u64);
         }
         start > 0

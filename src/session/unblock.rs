@@ -9,17 +9,18 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Worker, pool};
+use crate::net::Conn;
 use crate::resp::buffer::ReplyBuffer;
 use crate::resp::request::encode;
+use crate::upstream::UpstreamId;
 
 /// How long others may take to ask too.
 const GATHERING: Duration = Duration::from_millis(5);
@@ -32,14 +33,16 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 const WRITE: [&[u8]; 2] = [b"PERSIST", b"switchmaster:no-such-key"];
 
 thread_local! {
-    /// Our ends of the connections on which something blocks.
-    static BLOCKED: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
+    /// Our ends of the connections on which something blocks, by the upstream and its master.
+    static BLOCKED: RefCell<HashMap<(UpstreamId, SocketAddr), Vec<SocketAddr>>> = RefCell::default();
 }
 
 /// What blocks on this backend is to be let go. Its reply comes from there.
-pub fn ask(worker: &Arc<Worker>, backend: &TcpStream) {
-    let (Ok(own), Ok(master)) = (backend.local_addr(), backend.peer_addr()) else { return };
+pub fn ask(worker: &Arc<Worker>, backend: &Conn) {
+    let (Some(own), Some(master)) = (backend.local_addr(), backend.peer_addr()) else { return };
+    let at = (worker.upstream.id, master);
     let is_first = BLOCKED.with_borrow_mut(|blocked| {
+        let blocked = blocked.entry(at).or_default();
         blocked.push(own);
         blocked.len() == 1
     });
@@ -47,7 +50,7 @@ pub fn ask(worker: &Arc<Worker>, backend: &TcpStream) {
         let worker = worker.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GATHERING).await;
-            let blocked = BLOCKED.take();
+            let blocked = BLOCKED.with_borrow_mut(|blocked| blocked.remove(&at)).unwrap_or_default();
             match timeout(LIMIT, unblock(&worker, master, &blocked)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "CLIENT UNBLOCK"),
@@ -60,7 +63,7 @@ pub fn ask(worker: &Arc<Worker>, backend: &TcpStream) {
 async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) -> io::Result<()> {
     let mut stream = pool::dial(worker, master).await?;
     let mut requests = Zeroizing::new(Vec::new());
-    let credentials = worker.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let credentials = worker.upstream.credentials.current();
     if let Some(credentials) = &credentials {
         requests.extend_from_slice(&Zeroizing::new(encode(&credentials.auth())));
     }
@@ -87,7 +90,7 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
 }
 
 /// The last of so many replies.
-async fn last_reply(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+async fn last_reply(stream: &mut Conn, count: usize) -> io::Result<Vec<u8>> {
     let (mut replies, mut last, mut taken) = (ReplyBuffer::new(MOST_BYTES), Vec::new(), 0);
     while taken < count {
         match replies.take()? {

@@ -301,7 +301,7 @@ async fn moments_that_were_not_shipped_are_refused_with_the_limits() {
     scene
         .wait(&follower, "its metrics", async || {
             let text = fs::read_to_string(scene.textfile()).unwrap_or_default();
-            let there = text.contains("stream_shipped_timestamp_seconds{master_name=\"mymaster\"}");
+            let there = text.contains("stream_shipped_timestamp_seconds{master=\"mymaster\"}");
             if there { Ok(()) } else { Err(text) }
         })
         .await;

@@ -12,11 +12,12 @@ use switchmaster::backup;
 use switchmaster::backup::report::{self, Record, Records};
 use switchmaster::close_reason::CloseReason;
 use switchmaster::control::{Control, ControlRequest};
-use switchmaster::metrics::{self, Relay};
+use switchmaster::metrics::{self, WorkerCounters};
+use switchmaster::net::{self, ListenAddr};
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::socket::ListenAddr;
 use switchmaster::status::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView, View};
-use switchmaster::topology::{Master, Phase, Topology};
+use switchmaster::topology::{Master, Phase};
+use switchmaster::upstream::Upstream;
 use switchmaster::verbs as client;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,8 +27,8 @@ use tokio::task::JoinHandle;
 /// A running admin server and the strings it hangs on.
 struct Fixture {
     addr: SocketAddr,
-    topology: Arc<Topology>,
-    relay: Arc<Relay>,
+    upstream: Arc<Upstream>,
+    counters: Arc<WorkerCounters>,
     view: Arc<Mutex<View>>,
     draining: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<Control>>>,
@@ -46,25 +47,24 @@ impl Fixture {
     }
 
     async fn with(options: Options, proxy: SocketAddr, credentials: Option<Credentials>) -> Fixture {
-        let (topology, _reports) = Topology::new();
-        let relay = Arc::new(Relay::default());
+        let (upstream, _reports) = Upstream::new(Some("mymaster"), credentials.as_ref(), true);
+        let counters = Arc::new(WorkerCounters::default());
         let view = Arc::new(Mutex::new(healthy_view()));
         let draining = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (commands, mut orders) = mpsc::channel::<ControlRequest>(4);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        let bound = net::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let ListenAddr::Tcp(addr) = bound.addr().unwrap() else { unreachable!("bound to TCP") };
         let source = view.clone();
         let server = Admin {
-            topology: topology.clone(),
-            relays: Arc::from([relay.clone()]),
+            upstream: upstream.clone(),
+            workers: Arc::from([counters.clone()]),
             view: Arc::new(move || source.lock().unwrap().clone()),
             backups: Arc::new(|name| report::exposition(&Records::from([(name.into(), Record::default())]))),
             commands,
             draining: draining.clone(),
             prometheus: metrics::install(),
             proxy: ListenAddr::Tcp(proxy),
-            credentials: Arc::new(move || credentials.clone()),
             options,
         };
         let book = taken.clone();
@@ -77,15 +77,15 @@ impl Fixture {
                 });
             }
         });
-        let tasks = vec![tokio::spawn(admin::serve(server, listener)), control];
-        let fixture = Fixture { addr, topology, relay, view, draining, taken, tasks };
+        let tasks = vec![tokio::spawn(admin::serve(server, bound.listen().unwrap())), control];
+        let fixture = Fixture { addr, upstream, counters, view, draining, taken, tasks };
         fixture.publish(Phase::Stable, "10.0.0.1:6379");
         fixture
     }
 
     /// The topology moves to this phase and master.
     fn publish(&self, phase: Phase, master: &str) {
-        let mut entry = (*self.topology.current()).clone();
+        let mut entry = (*self.upstream.topology.current()).clone();
         entry.phase = phase;
         entry.outage_since = (phase != Phase::Stable).then(Instant::now);
         entry.reason = if phase == Phase::Stable { String::new() } else { "the test said so".into() };
@@ -96,7 +96,7 @@ impl Fixture {
             epoch: entry.term,
             provisional: false,
         });
-        self.topology.publish(entry).unwrap();
+        self.upstream.topology.publish(entry).unwrap();
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -200,8 +200,8 @@ async fn what_does_not_exist_is_told_with_what_does() {
 #[tokio::test]
 async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
     let fixture = Fixture::start().await;
-    fixture.relay.accepted.add(3);
-    fixture.relay.close(CloseReason::UpstreamClosed);
+    fixture.counters.accepted.add(3);
+    fixture.counters.close(CloseReason::UpstreamClosed);
     let text = fixture.get("/metrics").await.body;
     for (name, kind, help) in metrics::ALL.iter().chain(backup::metrics::ALL) {
         assert!(text.contains(&format!("# HELP {name} {help}\n")), "no help for {name}");
@@ -226,8 +226,10 @@ async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
             "{name} is not listed"
         );
     }
-    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"upstream_closed\"} "));
-    assert!(text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",le=\"0.005\"} "));
+    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"upstream_closed\",master=\"mymaster\"} "));
+    assert!(
+        text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",master=\"mymaster\",le=\"0.005\"} ")
+    );
     #[cfg(target_os = "linux")]
     for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
@@ -499,8 +501,8 @@ async fn the_page_shows_what_is_there_and_loads_nothing_else() {
 #[tokio::test]
 async fn the_status_verb_prints_what_the_server_sees() {
     let fixture = Fixture::start().await;
-    fixture.relay.accepted.add(5);
-    fixture.relay.closed.add(2);
+    fixture.counters.accepted.add(5);
+    fixture.counters.closed.add(2);
     fixture.view.lock().unwrap().last_failover = Some(FailoverView {
         kind: "planned".into(),
         from: "10.0.0.2:6379".into(),

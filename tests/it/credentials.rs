@@ -229,7 +229,10 @@ async fn clients_with_wrong_passwords_are_counted_and_logged_once_a_minute_witho
     }
     assert_eq!(wire.ask(&["AUTH", "secret"]).await.unwrap().text(), Some("OK"));
     let (_, metrics) = http(&proxy, "/metrics").await;
-    assert!(metrics.lines().any(|line| line == "switchmaster_client_auth_failures_total 3"), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line == "switchmaster_client_auth_failures_total{master=\"mymaster\"} 3"),
+        "{metrics}"
+    );
     wait_log(&proxy, &["WARN", "AUTH was refused", "1 times", &from]).await;
     let lines = proxy.log().lines().filter(|line| line.contains("AUTH was refused")).count();
     assert_eq!(lines, 1, "{}", proxy.log());

@@ -55,7 +55,8 @@ async fn moved(cluster: &Cluster, proxy: &Proxy, old: usize) -> usize {
 /// The value of a metric without labels.
 async fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = get(proxy, "/metrics").await;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit(' ').next()?.parse().ok());
     value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 

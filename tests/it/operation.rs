@@ -271,8 +271,8 @@ async fn an_operator_holds_releases_looks_and_fails_over() {
         .filter(|name| !present.contains(name))
         .collect();
     assert_eq!(missing, Vec::<&str>::new(), "{text}");
-    assert!(text.contains("switchmaster_failovers_total{kind=\"planned\"} 1"), "{text}");
-    assert!(text.contains("switchmaster_early_commits_total 1"), "{text}");
+    assert!(text.contains("switchmaster_failovers_total{kind=\"planned\",master=\"mymaster\"} 1"), "{text}");
+    assert!(text.contains("switchmaster_early_commits_total{master=\"mymaster\"} 1"), "{text}");
 
     let log = proxy.log();
     assert!(log.lines().count() >= 5, "{log}");

@@ -14,6 +14,7 @@ use switchmaster::secret::{Credentials, Secret};
 use switchmaster::sentinel::{self, Parts};
 use switchmaster::status::{CredentialsState, View};
 use switchmaster::topology::{Entry, Phase, Topology};
+use switchmaster::upstream::Upstream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -153,6 +154,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// The watch task on a thread of its own, with every entry it published.
 struct Following {
+    upstream: Arc<Upstream>,
     topology: Arc<Topology>,
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
     status: watch::Receiver<View>,
@@ -187,14 +189,16 @@ impl Following {
         };
         change(&mut parts);
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
-        let (topology, reports) = Topology::new();
+        let name = parts.sentinel.master_name.as_deref();
+        let (upstream, reports) = Upstream::new(name, parts.sentinel.redis_auth.as_ref(), true);
+        let topology = upstream.topology.clone();
         let (commands, command_receiver) = mpsc::channel(4);
         let (status_sender, status) = watch::channel(View::default());
         let (signal, drain) = drain::channel();
         let entries = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(Mutex::new(None));
         let end = ended.clone();
-        let (seen, watched, watching) = (entries.clone(), topology.clone(), topology.clone());
+        let (seen, watched, watching) = (entries.clone(), topology.clone(), upstream.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -214,7 +218,7 @@ impl Following {
                 *end.lock().expect("no panic") = Some(result);
             });
         });
-        Following { topology, entries, status, commands, ended, _signal: signal }
+        Following { upstream, topology, entries, status, commands, ended, _signal: signal }
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut(&Entry) -> bool) -> Arc<Entry> {
@@ -388,7 +392,7 @@ fn without_the_password_sentinel_is_followed_and_a_clients_password_is_learnt() 
     following.until("a new term by the epoch", |entry| entry.term > before.term && entry.phase == Phase::Stable);
     following.show("no password", from);
     let credentials = Credentials { username: None, password: Secret::new("secret") };
-    following.topology.report(switchmaster::topology::Report::Credentials(credentials));
+    following.upstream.credentials.offer(credentials);
     wait_for("the password is learnt", || {
         following.status.borrow().credentials == CredentialsState::Learnt
             && following.status.borrow().master.as_ref().is_some_and(|master| master.run_id.is_some())

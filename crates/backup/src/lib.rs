@@ -50,5 +50,5 @@ pub use verbs::run;
 use crate as backup;
 use args as cli;
 use switchmaster_protocol::{
-    binary, control, duration, interrupt, node, random, remote, resp, secret, sentinel, size, status, wire,
+    binary, control, duration, interrupt, net, node, random, remote, resp, secret, sentinel, size, status, wire,
 };

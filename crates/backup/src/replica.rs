@@ -14,11 +14,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::backup::Error;
 use crate::backup::source::{Node, dial, refused};
+use crate::net::Conn;
 use crate::node::refusal;
 use crate::secret::Credentials;
 use crate::wire::{Reply, Wire, encode};
@@ -86,7 +86,7 @@ pub struct Chunk<'a> {
 
 /// A connection to the source. Not cancel-safe but for [`Replica::next`].
 #[derive(Debug)]
-pub struct Replica<S = TcpStream> {
+pub struct Replica<S = Conn> {
     addr: SocketAddr,
     stream: S,
     /// Read and not consumed are the bytes from `consumed`.

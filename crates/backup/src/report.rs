@@ -100,7 +100,7 @@ pub fn exposition(records: &Records) -> String {
         names::write_head(&mut text, name);
         for (master_name, record) in records {
             let label = names::escape_label(master_name);
-            let _ = writeln!(text, "{name}{{master_name=\"{label}\"}} {}", value(record));
+            let _ = writeln!(text, "{name}{{master=\"{label}\"}} {}", value(record));
         }
     };
     gauge(names::BACKUP_LAST_RUN, |record| record.last_run as f64);
@@ -120,7 +120,7 @@ pub fn exposition(records: &Records) -> String {
             let _ = writeln!(text, "{name} 0");
         }
         for (master_name, stream) in &streams {
-            let _ = writeln!(text, "{name}{{master_name=\"{}\"}} {}", names::escape_label(master_name), value(stream));
+            let _ = writeln!(text, "{name}{{master=\"{}\"}} {}", names::escape_label(master_name), value(stream));
         }
     };
     gauge(names::BACKUP_STREAM_SHIPPED, |stream| stream.shipped);
@@ -189,10 +189,10 @@ mod tests {
         assert_eq!(records["mymaster"].last_success, 90);
         let text = fs::read_to_string(&textfile).unwrap();
         for line in [
-            "switchmaster_backup_last_run_timestamp_seconds{master_name=\"mymaster\"} 200",
-            "switchmaster_backup_last_exit_code{master_name=\"mymaster\"} 80",
-            "switchmaster_backup_last_success_timestamp_seconds{master_name=\"mymaster\"} 90",
-            "switchmaster_backup_keys{master_name=\"my\\\"other\"} 1",
+            "switchmaster_backup_last_run_timestamp_seconds{master=\"mymaster\"} 200",
+            "switchmaster_backup_last_exit_code{master=\"mymaster\"} 80",
+            "switchmaster_backup_last_success_timestamp_seconds{master=\"mymaster\"} 90",
+            "switchmaster_backup_keys{master=\"my\\\"other\"} 1",
             "# TYPE switchmaster_backup_keys gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

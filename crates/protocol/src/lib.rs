@@ -1,7 +1,8 @@
 //! What the proxy, its backups and its test kit all need to know of Redis, of Sentinel and of one another.
 //!
 //! ```text
-//!   resp ◀── wire      bytes of Redis: what is said, and one connection to say it on
+//!   net                sockets: connections, how they are made and accepted
+//!   resp, net ◀── wire   bytes of Redis: what is said, and one connection to say it on
 //!   sentinel           asking Sentinels and nodes, and whom their answers name
 //!   status, control ◀── remote      what a running switchmaster shows and takes, and asking it
 //!   resp ◀── node      what servers say of themselves, and why they refuse
@@ -17,6 +18,7 @@ pub mod control;
 pub mod duration;
 pub mod interrupt;
 pub mod location;
+pub mod net;
 pub mod node;
 pub mod random;
 pub mod remote;

@@ -11,9 +11,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::control::{Control, HEADER};
+use crate::net::Connector;
 use crate::secret::Secret;
 use crate::status::View;
 
@@ -98,7 +98,7 @@ impl Remote {
         let admin = self.admin;
         let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
         let conversation = async {
-            let stream = TcpStream::connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
+            let stream = Connector::DEFAULT.connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
             let mut request =

@@ -208,7 +208,7 @@ pub struct Counters {
 /// What the sessions did, summed over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "each is the counter of the same name in `metrics::Relay`")]
+#[allow(missing_docs, reason = "each is the counter of the same name in `metrics::WorkerCounters`")]
 pub struct Traffic {
     /// Open now.
     pub sessions: u64,

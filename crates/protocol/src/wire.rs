@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
+use crate::net::{Conn, Connector};
 use crate::resp::buffer::ReplyBuffer;
 pub use crate::resp::reply::{Reply, parse};
 pub use crate::resp::request::encode_into as encode;
@@ -21,7 +21,7 @@ const LONGEST: usize = 1 << 30;
 
 /// One connection. Not cancel-safe: after a cancelled call, drop it.
 #[derive(Debug)]
-pub struct Wire<S = TcpStream> {
+pub struct Wire<S = Conn> {
     stream: S,
     replies: ReplyBuffer,
 }
@@ -29,13 +29,12 @@ pub struct Wire<S = TcpStream> {
 impl Wire {
     /// Connects, with Nagle's algorithm off.
     pub async fn connect(addr: SocketAddr) -> io::Result<Wire> {
-        let stream = TcpStream::connect(addr).await?;
-        // A client that dials a dead port of its own host can meet itself.
-        if stream.local_addr()? == stream.peer_addr()? {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        stream.set_nodelay(true)?;
-        Ok(Wire::over(stream))
+        Ok(Wire::over(Connector::DEFAULT.connect(addr).await?))
+    }
+
+    /// Connects to the socket at `path`.
+    pub async fn connect_unix(path: &Path) -> io::Result<Wire> {
+        Ok(Wire::over(Connector::DEFAULT.connect_unix(path).await?))
     }
 
     /// Connects, authenticates if `auth` is given and selects `db` unless it is 0.
@@ -52,14 +51,7 @@ impl Wire {
 
     /// The local port, which tells one connection from the next.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
-    }
-}
-
-impl Wire<UnixStream> {
-    /// Connects to the socket at `path`.
-    pub async fn connect_unix(path: &Path) -> io::Result<Wire<UnixStream>> {
-        Ok(Wire::over(UnixStream::connect(path).await?))
+        self.stream.local_addr().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
