@@ -105,6 +105,7 @@ pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) 
     counter!(names::FAILOVERS, "kind" => "planned").absolute(counters.failovers_planned);
     counter!(names::FAILOVERS, "kind" => "crash").absolute(counters.failovers_crash);
     counter!(names::FAILOVERS, "kind" => "restart").absolute(counters.failovers_restart);
+    counter!(names::FAILOVERS, "kind" => "restore").absolute(counters.failovers_restore);
     counter!(names::FAILOVERS_ABORTED).absolute(counters.failovers_aborted);
     counter!(names::EARLY_COMMITS).absolute(counters.early_commits);
     counter!(names::EARLY_COMMITS_WRONG).absolute(counters.early_commits_wrong);

@@ -26,7 +26,7 @@ use crate::config::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
-use crate::sentinel::view::Login;
+use crate::sentinel::tracker::Login;
 
 use reply::{
     claim, entries, error_of, fields, is_list, no_permission, parse_info, peer, replica, reply_error, role, text, words,
@@ -99,7 +99,7 @@ impl AddressMap {
     pub async fn resolve(&self, reported: &HostPort, limit: Duration) -> Result<SocketAddr, Error> {
         let mapped = self.map(reported);
         let addrs = resolve(&mapped, limit).await?;
-        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))?;
+        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{reported} has no address")))?;
         if mapped.host.parse::<IpAddr>().is_err() {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
             if names.len() < MOST_NAMES || names.contains_key(&mapped) {
@@ -121,15 +121,6 @@ impl AddressMap {
     pub fn literal(&self, reported: &HostPort) -> Option<SocketAddr> {
         let mapped = self.map(reported);
         Some(SocketAddr::new(mapped.host.parse::<IpAddr>().ok()?, mapped.port))
-    }
-}
-
-/// `host:port`, an IPv6 address in brackets.
-pub fn show(addr: &HostPort) -> String {
-    if addr.host.contains(':') {
-        format!("[{}]:{}", addr.host, addr.port)
-    } else {
-        format!("{}:{}", addr.host, addr.port)
     }
 }
 
@@ -297,7 +288,7 @@ impl Sentinel {
             Err(error) if known.is_empty() => return Err(error),
             Err(_) => {}
         }
-        let mut last = Error::Resolve(format!("{} has no address", show(at)));
+        let mut last = Error::Resolve(format!("{at} has no address"));
         for addr in known.iter().copied().take(4) {
             match Sentinel::connect_addr(at, addr, credentials, limit).await {
                 Ok(sentinel) => return Ok(sentinel),
@@ -313,7 +304,7 @@ impl Sentinel {
         credentials: Option<&Credentials>,
         limit: Duration,
     ) -> Result<Sentinel, Error> {
-        let peer = format!("Sentinel {}", show(at));
+        let peer = format!("Sentinel {at}");
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_lib_name("switchmaster", env!("CARGO_PKG_VERSION"))

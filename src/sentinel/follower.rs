@@ -158,7 +158,7 @@ impl Task {
     /// A placeholder (0.0.0.0) and our own address would make us dial ourselves.
     fn refuse_impossible(&self, answer: &mut SentinelAnswer) {
         let Some(claim) = &answer.claim else { return };
-        let who = client::show(&self.at);
+        let who = &self.at;
         let problem = if claim.addr.ip().is_unspecified() || claim.addr.port() == 0 {
             Some(format!("Sentinel {who} names {}, which is no address of a node", claim.addr))
         } else if is_own(&self.shared.own, claim.addr) {

@@ -1,15 +1,16 @@
 //! Following Sentinel: who is master, and when to hold.
 //!
 //! [`run`] is the watch task. It feeds what the followers (one per Sentinel) and the probers (one per node) hear to
-//! the [`view::View`], and does what that decides: it publishes to the [`Topology`] and knows no session.
+//! the [`tracker::Tracker`], and does what that decides: it publishes to the [`Topology`] and knows no session.
 //!
 //! ```text
 //! follower ─┐                    ┌─► topology.publish / prove
-//! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
+//! prober  ──┼─► Input ─► Tracker ───┼─► ask a node, poll the Sentinels
 //! sessions ─┘                    └─► log, metrics, admin::View
 //! ```
 
 pub mod client;
+pub mod consensus;
 pub mod electorate;
 pub mod event;
 mod follower;
@@ -17,8 +18,7 @@ pub mod lineage;
 mod memory;
 mod prober;
 pub mod report;
-pub mod view;
-pub mod word;
+pub mod tracker;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -35,13 +35,13 @@ use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
-use crate::sentinel::client::{AddressMap, Begun, show};
+use crate::sentinel::client::{AddressMap, Begun};
 use crate::sentinel::electorate::Name;
 use crate::sentinel::follower::{Follower, Message, Order, Shared};
 use crate::sentinel::memory::{Keeper, Memory};
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
-use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
+use crate::sentinel::tracker::{Login, OTHERS_WITHIN, Output, Settings, Tracker};
 use crate::topology::{Report, Topology};
 
 /// The parts of the configuration that following Sentinel needs.
@@ -158,15 +158,15 @@ pub async fn run(
         floor: None,
         candidate: None,
     };
-    let mut view = View::new(settings, Instant::now());
+    let mut tracker = Tracker::new(settings, Instant::now());
     if let Some(memory) = memory.clone() {
         let file = file(&parts, &memory.name);
-        view.recall(Some(memory), file);
+        tracker.recall(Some(memory), file);
     }
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
-    let (credentials, _) = watch::channel(view.login());
+    let (credentials, _) = watch::channel(tracker.login());
     let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
     let shared = Arc::new(Shared {
         map: AddressMap::new(parts.sentinel.address_map.clone()),
@@ -176,7 +176,7 @@ pub async fn run(
         pace: pace_receiver,
     });
     let task = Task {
-        view,
+        tracker,
         parts,
         topology,
         status,
@@ -213,7 +213,7 @@ fn file(parts: &Parts, name: &str) -> String {
 }
 
 struct Task {
-    view: View,
+    tracker: Tracker,
     parts: Parts,
     topology: Arc<Topology>,
     status: watch::Sender<admin::View>,
@@ -252,16 +252,16 @@ impl Task {
         let mut looked = Instant::now();
         loop {
             if let Some(proved) = self.topology.take_proved() {
-                self.view.handle(Instant::now(), Input::Credentials(proved));
+                self.tracker.handle(Instant::now(), Input::Credentials(proved));
             }
             let before = self.topology.generation();
             self.carry_out();
             self.topology.look(looked);
-            self.topology.use_credentials(self.view.health_credentials());
+            self.topology.use_credentials(self.tracker.health_credentials());
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
-            let wake = self.view.next_tick(now);
+            let wake = self.tracker.next_tick(now);
             let input = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => match message {
@@ -271,7 +271,7 @@ impl Task {
                         None
                     }
                     Message::Asked(result) => {
-                        self.view.failover_asked(Instant::now(), result.is_ok());
+                        self.tracker.failover_asked(Instant::now(), result.is_ok());
                         self.answer_asked(result);
                         None
                     }
@@ -292,16 +292,16 @@ impl Task {
             let seen = relay_replies();
             if seen != replies {
                 replies = seen;
-                self.view.handle(Instant::now(), Input::Replies(seen));
+                self.tracker.handle(Instant::now(), Input::Replies(seen));
             }
             if let Some(input) = input {
-                self.view.handle(Instant::now(), input);
+                self.tracker.handle(Instant::now(), input);
             }
         }
     }
 
     fn carry_out(&mut self) {
-        for output in self.view.take() {
+        for output in self.tracker.take() {
             match output {
                 Output::Publish(entry) => {
                     if let Err(stale) = self.topology.publish(entry) {
@@ -322,7 +322,7 @@ impl Task {
                     // Before any Sentinel has told the name it is that of the file which was read.
                     let known = || self.memory.as_ref().map(|memory| memory.name.clone());
                     let name = self.name.borrow().clone().or_else(known);
-                    self.remember(name.and_then(|name| self.view.to_remember(&name)));
+                    self.remember(name.and_then(|name| self.tracker.to_remember(&name)));
                 }
                 Output::RememberCandidate(addr) => {
                     self.remember(self.memory.clone().map(|memory| Memory { candidate: Some(addr), ..memory }));
@@ -341,14 +341,14 @@ impl Task {
 
     /// Tasks for the Sentinels and nodes that the view wants, and no others.
     fn reconcile(&mut self) {
-        self.followers.retain(|at, _| self.view.sentinels().any(|wanted| wanted == at));
-        for at in self.view.sentinels() {
+        self.followers.retain(|at, _| self.tracker.sentinels().any(|wanted| wanted == at));
+        for at in self.tracker.sentinels() {
             if !self.followers.contains_key(at) {
                 let follower = Follower::spawn(at.clone(), self.shared.clone(), self.out.clone());
                 self.followers.insert(at.clone(), follower);
             }
         }
-        let nodes = self.view.nodes(Instant::now());
+        let nodes = self.tracker.nodes(Instant::now());
         self.probers.retain(|addr, _| nodes.contains_key(addr));
         for (addr, how) in nodes {
             match self.probers.get(&addr) {
@@ -362,7 +362,7 @@ impl Task {
                 }
             }
         }
-        let every = self.view.poll_every();
+        let every = self.tracker.poll_every();
         self.pace.send_if_modified(|current| std::mem::replace(current, every) != every);
     }
 
@@ -372,7 +372,7 @@ impl Task {
             return;
         }
         self.shown = Some(now);
-        let mut shown = self.view.show(now);
+        let mut shown = self.tracker.show(now);
         shown.master_name = self.name.borrow().clone().unwrap_or_default();
         self.status.send_replace(shown);
     }
@@ -388,19 +388,19 @@ impl Task {
         self.names.insert(from, names);
         let since = *self.named_since.get_or_insert(now);
         let configured = &self.parts.sentinel.addrs;
-        let tried = configured.iter().all(|at| self.names.contains_key(at) || self.view.was_tried(at));
+        let tried = configured.iter().all(|at| self.names.contains_key(at) || self.tracker.was_tried(at));
         let settled = tried && now > since + OTHERS_WITHIN;
         match electorate::name(&self.names, configured.len(), settled) {
             Name::Several(names) => return Err(Error::SeveralMasters(names)),
             Name::One(name) => {
                 tracing::info!("Sentinel monitors one master: {name}");
                 self.memory = remembered(&self.parts, &name);
-                self.view.recall(self.memory.clone(), file(&self.parts, &name));
+                self.tracker.recall(self.memory.clone(), file(&self.parts, &name));
                 self.name.send_replace(Some(name));
             }
-            Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
+            Name::Nothing => self.tracker.set_reason("Sentinel monitors no master yet"),
             Name::Unknown if tried => {
-                self.view
+                self.tracker
                     .set_reason("the Sentinels that answer monitor different masters, or are too few: set master_name");
             }
             Name::Unknown => {}
@@ -412,21 +412,21 @@ impl Task {
         let now = Instant::now();
         match command {
             Command::Hold { limit, reply } => {
-                self.view.handle(now, Input::Hold { until: now + limit });
+                self.tracker.handle(now, Input::Hold { until: now + limit });
                 self.carry_out();
                 let _ = reply.send(());
             }
             Command::Release { reply } => {
-                self.view.handle(now, Input::Release);
+                self.tracker.handle(now, Input::Release);
                 self.carry_out();
                 let _ = reply.send(());
             }
             Command::Credentials { redis, sentinels } => {
                 tracing::info!("the configured passwords have changed: using the new ones from now on");
                 self.auth.send_replace(sentinels);
-                self.view.handle(now, Input::Configured(redis));
+                self.tracker.handle(now, Input::Configured(redis));
             }
-            Command::Failover { force, reply } => match self.view.want_failover(now, force) {
+            Command::Failover { force, reply } => match self.tracker.want_failover(now, force) {
                 Ok(()) => self.asked = Some(reply),
                 Err(why) => _ = reply.send(Err(why)),
             },
@@ -462,7 +462,6 @@ async fn ask_in_turn(sentinels: Vec<(mpsc::Sender<Order>, HostPort)>) -> Result<
         if orders.try_send(Order::Failover(sender)).is_err() {
             continue;
         }
-        let at = show(&at);
         match tokio::time::timeout(follower::LIMIT * 2, answer).await {
             Ok(Ok(Ok(Begun::Now))) => return Ok(()),
             Ok(Ok(Ok(Begun::Before))) => {
@@ -492,8 +491,8 @@ async fn draining(drain: &mut Option<drain::Watch>) {
 fn from_session(report: Report) -> Input {
     match report {
         Report::Eof { term } => Input::SessionEof { term },
-        Report::DialFailed { term, error } => Input::SessionDialFailed { term, error },
-        Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
+        Report::DialFailed { term } => Input::SessionDialFailed { term },
+        Report::Refused { term } => Input::SessionRefused { term },
         Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
         Report::Credentials(credentials) => Input::Credentials(credentials),
     }

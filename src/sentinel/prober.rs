@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::sentinel::client::{Error, Node};
 use crate::sentinel::follower::{Message, Shared};
 use crate::sentinel::report::{FromNode, Input, NodeAnswer};
-use crate::sentinel::view::{Login, Watch};
+use crate::sentinel::tracker::{Login, Watch};
 
 /// For an answer. A master in a long script is silent for longer; the decision knows by then.
 const ANSWER: Duration = Duration::from_secs(2);

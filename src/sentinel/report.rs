@@ -27,15 +27,11 @@ pub enum Input {
     SessionDialFailed {
         /// The term that was dialled.
         term: u64,
-        /// The operating system's words.
-        error: String,
     },
     /// The node of this term refused a request as only a replica or a loading node does.
     SessionRefused {
         /// The term of that backend.
         term: u64,
-        /// The first word of the refusal.
-        prefix: String,
     },
     /// The node refused the credentials that a session replayed.
     SessionAuthRefused {
@@ -188,7 +184,7 @@ pub struct NodeAnswer {
     pub info: Option<Info>,
     /// NOPERM, when INFO was asked: the node's words.
     pub info_refused: Option<String>,
-    /// [`crate::sentinel::view::Login::id`] of what it was asked with.
+    /// [`crate::sentinel::tracker::Login::id`] of what it was asked with.
     pub login: u64,
 }
 

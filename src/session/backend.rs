@@ -66,7 +66,7 @@ pub async fn attach(
                 }
                 Ok(Err(Refusal::Broken(error))) => error,
                 Ok(Err(Refusal::NotNow(line))) => {
-                    worker.topology.report(Report::Refused { term, prefix: line.clone() });
+                    worker.topology.report(Report::Refused { term });
                     io::Error::other(line)
                 }
                 Ok(Err(Refusal::Auth(error))) => {
@@ -79,7 +79,7 @@ pub async fn attach(
             Err(error) => error,
         };
         drop(turn);
-        worker.topology.report(Report::DialFailed { term, error: error.to_string() });
+        worker.topology.report(Report::DialFailed { term });
         if Instant::now() + pause > deadline {
             return Err(AttachError::Unreachable(error));
         }

@@ -400,9 +400,7 @@ impl Session {
                     if self.flags.too_few_replicas {
                         return;
                     }
-                    let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
-                    let prefix = String::from_utf8_lossy(prefix).into_owned();
-                    self.worker.topology.report(Report::Refused { term: self.term, prefix });
+                    self.worker.topology.report(Report::Refused { term: self.term });
                 }
                 return;
             }

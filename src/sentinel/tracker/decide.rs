@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::config::{HoldTimeout, Minority};
-use crate::sentinel::word::Word;
+use crate::sentinel::consensus::Consensus;
 use crate::topology::{Entry, Phase};
 
 /// A minority is told, and stopped if so configured, when it lasts this long: a failover takes as long.
 const MINORITY_AFTER: Duration = Duration::from_secs(3);
 
-impl View {
+impl Tracker {
     pub(super) fn decide(&mut self, now: Instant) {
         self.expire(now);
         match self.state {
@@ -70,8 +70,8 @@ impl View {
     }
 
     pub(super) fn search(&mut self, now: Instant) {
-        let named = match self.word_at_start(now) {
-            Word::Nothing => {
+        let named = match self.consensus_at_start(now) {
+            Consensus::None => {
                 // Answers without a master: it has another name, most likely. A Sentinel may also be away for a moment.
                 let answered = self.all_answers(now).find_map(|(_, answer)| answer.problem.clone());
                 if let Some(problem) = &answered {
@@ -85,11 +85,11 @@ impl View {
                 self.start_without_sentinels(now);
                 return;
             }
-            Word::Split { epoch, addrs } => {
+            Consensus::Conflicting { epoch, addrs } => {
                 self.reason = format!("the Sentinels name different masters at epoch {epoch}: {addrs:?}");
                 return;
             }
-            Word::Named(named) => named,
+            Consensus::Agreed(named) => named,
         };
         if named.epoch < self.floor() && self.below_floor(now, &named) {
             return;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::admin::view::FailoverView;
 
 /// A first reply later than this says that nobody asked, not that sessions were slow to move.
@@ -22,7 +22,7 @@ pub(super) struct Change {
     pub(super) shown: FailoverView,
 }
 
-impl View {
+impl Tracker {
     /// Records the change from the present master to `to`; to be called before the commit.
     pub(super) fn record(
         &mut self,

@@ -117,7 +117,7 @@ fn every_replica_has_its_time_to_answer() {
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     world.after(900);
     assert!(world.entries.iter().all(|entry| entry.master.is_none()), "the other one may be promoted");
-    let asked = world.view.nodes(world.now);
+    let asked = world.tracker.nodes(world.now);
     assert!(asked[&addr(OTHER)].trusted && asked.contains_key(&addr(CANDIDATE)), "{asked:?}");
     world.after(200);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
@@ -185,8 +185,8 @@ fn an_early_commit_of_an_earlier_run_is_gone_on_with() {
 #[test]
 fn an_early_commit_is_remembered_when_it_is_made_and_forgotten_when_it_is_settled() {
     let outputs = |world: &mut World, input| {
-        world.view.handle(world.now, input);
-        let outputs = world.view.take().into_iter();
+        world.tracker.handle(world.now, input);
+        let outputs = world.tracker.take().into_iter();
         outputs
             .filter(|output| matches!(output, Output::Remember(_) | Output::RememberCandidate(_)))
             .collect::<Vec<_>>()
@@ -196,7 +196,7 @@ fn an_early_commit_is_remembered_when_it_is_made_and_forgotten_when_it_is_settle
     world.after(DRAINED - 20);
     world.now += Duration::from_millis(20);
     assert!(matches!(outputs(&mut world, Input::Tick)[..], [Output::RememberCandidate(it)] if it == addr(CANDIDATE)));
-    let mut answer = world.view.sentinels[&sentinel(1)].answer.clone().expect("answered");
+    let mut answer = world.tracker.sentinels[&sentinel(1)].answer.clone().expect("answered");
     answer.asked = world.now;
     let claim = answer.claim.as_mut().expect("claims");
     (claim.addr, claim.epoch) = (addr(CANDIDATE), 6);

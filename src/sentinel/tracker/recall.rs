@@ -6,15 +6,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::show::name;
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::sentinel::lineage::Lineage;
 use crate::sentinel::memory::{KnownSentinel, Memory};
 
 /// Between two writes that no change of master asks for.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 
-impl View {
+impl Tracker {
     /// What an earlier run has left in `file`, once the name is known.
     pub fn recall(&mut self, memory: Option<Memory>, file: String) {
         self.settings.floor = memory.as_ref().map(|memory| (memory.addr, memory.epoch));
@@ -33,7 +32,7 @@ impl View {
             self.family = nodes.map(|addr| (*addr, self.started)).collect();
         }
         for (at, sentinel) in &mut self.sentinels {
-            let known = memory.sentinels.iter().find(|known| known.addr == name(at));
+            let known = memory.sentinels.iter().find(|known| known.addr == at.to_string());
             sentinel.run_id = sentinel.run_id.take().or(known.map(|known| known.run_id.clone()));
         }
     }
@@ -52,7 +51,9 @@ impl View {
             replicas: self.electable.iter().copied().filter(|addr| *addr != master.addr).collect(),
             family: self.family.keys().copied().collect(),
             sentinels: sentinels
-                .filter_map(|(at, sentinel)| Some(KnownSentinel { addr: name(at), run_id: sentinel.run_id.clone()? }))
+                .filter_map(|(at, sentinel)| {
+                    Some(KnownSentinel { addr: at.to_string(), run_id: sentinel.run_id.clone()? })
+                })
                 .collect(),
         })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::admin::view::CredentialsState;
 use crate::secret::Credentials;
 use crate::sentinel::report::{NodeAnswer, Role};
@@ -192,7 +192,7 @@ impl Logins {
     }
 }
 
-impl View {
+impl Tracker {
     /// The first choice, before anything was heard.
     pub fn login(&self) -> Login {
         self.logins.current.clone()

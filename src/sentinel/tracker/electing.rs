@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::config::HostPort;
 use crate::sentinel::report::{ReplicaFact, Role};
 
@@ -27,7 +27,7 @@ pub(super) struct Electing {
     pub(super) covered: Option<Instant>,
 }
 
-impl View {
+impl Tracker {
     /// A Sentinel has begun a failover while the master lives. One of a dead master is another matter.
     pub(super) fn begin_election(&mut self, now: Instant, leader: HostPort) {
         let lives = matches!(self.state, State::Following)

@@ -11,12 +11,12 @@ use tracing::Level;
 
 use super::evidence::Verdict;
 use super::following::CONFIRM_WITHIN;
-use super::show::{ms, name};
-use super::{Failover, Output, Process, Provisional, SentinelState, State, View};
+use super::show::ms;
+use super::{Failover, Output, Process, Provisional, SentinelState, State, Tracker};
 use crate::config::HostPort;
+use crate::sentinel::consensus::Consensus;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{Info, Peer, Role};
-use crate::sentinel::word::Word;
 use crate::topology::Master;
 
 /// A candidate of an aborted failover may still be promoted by a command on its way.
@@ -33,7 +33,7 @@ pub(super) const DRAINED_WITHIN: Duration = Duration::from_millis(500);
 /// How long the answers of a replica that left the master's list are waited for.
 const VANISHED_FOR: Duration = Duration::from_millis(300);
 
-impl View {
+impl Tracker {
     /// Holds for a candidate that a Sentinel's event names.
     pub(super) fn hold_for(&mut self, now: Instant, candidate: SocketAddr, leader: Option<HostPort>) {
         if let State::Switching(failover) = &mut self.state
@@ -46,7 +46,7 @@ impl View {
         if matches!(self.state, State::Searching) {
             return;
         }
-        let who = leader.as_ref().map(name).unwrap_or_default();
+        let who = leader.as_ref().map(HostPort::to_string).unwrap_or_default();
         self.hold(now, Some(candidate), leader, format!("Sentinel {who} promotes {candidate}"));
     }
 
@@ -113,7 +113,7 @@ impl View {
 
     pub(super) fn switch(&mut self, now: Instant) {
         self.find_candidate(now);
-        if self.switch_by_word(now) || self.switch_early(now) || self.abandon(now) {
+        if self.switch_by_consensus(now) || self.switch_early(now) || self.abandon(now) {
             return;
         }
         self.release(now);
@@ -131,18 +131,18 @@ impl View {
     }
 
     /// Commits to the node that the Sentinels name at a higher epoch, or whatever the rules for going back allow.
-    pub(super) fn switch_by_word(&mut self, now: Instant) -> bool {
+    pub(super) fn switch_by_consensus(&mut self, now: Instant) -> bool {
         let (Some(master), State::Switching(failover)) = (self.master.clone(), &self.state) else { return false };
         let since = failover.since;
         let lower = self.lower(now);
-        let named = match (lower, self.word(now)) {
+        let named = match (lower, self.consensus(now)) {
             (Some(lower), _) if lower.addr != master.addr => lower,
-            (_, Word::Named(named)) => named,
-            (_, Word::Split { epoch, addrs }) => {
+            (_, Consensus::Agreed(named)) => named,
+            (_, Consensus::Conflicting { epoch, addrs }) => {
                 self.reason = format!("the Sentinels name different masters at epoch {epoch}: {addrs:?}");
                 return false;
             }
-            (_, Word::Nothing) => return false,
+            (_, Consensus::None) => return false,
         };
         if named.addr == master.addr {
             if named.epoch > master.epoch {
@@ -239,10 +239,10 @@ impl View {
             match failover.demoted.get(at) {
                 Some(false) => {}
                 Some(true) => {
-                    return Some(format!("Sentinel {} still takes it for a master and may demote it again", name(at)));
+                    return Some(format!("Sentinel {at} still takes it for a master and may demote it again"));
                 }
                 None if self.long_dead(now, at, sentinel) => {}
-                None => return Some(format!("Sentinel {} has not said whether it was a master lately", name(at))),
+                None => return Some(format!("Sentinel {at} has not said whether it was a master lately")),
             }
         }
         if failover.demoted.keys().filter(|at| self.electorate.has_say(at)).count() * 2 <= self.known_sentinels() {
@@ -267,8 +267,8 @@ impl View {
     pub(super) fn release(&mut self, now: Instant) {
         let Some(master) = self.master.clone() else { return };
         let limit = self.settings.planned_hold_limit.min(PROMOTED_WITHIN);
-        let named_old = match self.word(now) {
-            Word::Named(named) => {
+        let named_old = match self.consensus(now) {
+            Consensus::Agreed(named) => {
                 named.addr == master.addr
                     && named.epoch >= master.epoch
                     && named.majority

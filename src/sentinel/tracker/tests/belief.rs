@@ -1,6 +1,6 @@
 //! Whom we believe: Sentinels that lie, are stale, foreign, doubled or gone, each beside the honest ones.
 //!
-//! A stranger's node must not even be asked: what is not in [`View::nodes`] gets no byte.
+//! A stranger's node must not even be asked: what is not in [`Tracker::nodes`] gets no byte.
 
 use super::*;
 use crate::secret::Secret;
@@ -37,7 +37,7 @@ fn alone() -> Settings {
 
 /// The file of an earlier run that followed node 0 at `epoch`.
 fn memory(epoch: u64) -> Memory {
-    let known = |index| KnownSentinel { addr: show::name(&sentinel(index)), run_id: format!("id{index}") };
+    let known = |index| KnownSentinel { addr: sentinel(index).to_string(), run_id: format!("id{index}") };
     Memory {
         name: "mymaster".into(),
         addr: addr(MASTER),
@@ -53,11 +53,11 @@ fn memory(epoch: u64) -> Memory {
 
 impl World {
     fn watches(&self, node: SocketAddr) -> bool {
-        self.view.nodes(self.now).contains_key(&node)
+        self.tracker.nodes(self.now).contains_key(&node)
     }
 
     fn trusted(&self, node: SocketAddr) -> bool {
-        self.view.nodes(self.now).get(&node).is_some_and(|watch| watch.trusted)
+        self.tracker.nodes(self.now).get(&node).is_some_and(|watch| watch.trusted)
     }
 
     fn stranger_says(&mut self, replid2: Option<&str>) {
@@ -96,7 +96,7 @@ fn a_rogue_that_answers_first_is_neither_followed_nor_asked() {
         for _ in 0..30 {
             world.after(50);
             world.answer_with(ROGUE, MASTER, 5, |answer| rogue(answer, peers));
-            assert!(!world.watches(stranger()) && world.view.sentinels().count() == 4, "{peers:?}");
+            assert!(!world.watches(stranger()) && world.tracker.sentinels().count() == 4, "{peers:?}");
         }
         for index in 0..3 {
             world.connect(index);
@@ -108,13 +108,13 @@ fn a_rogue_that_answers_first_is_neither_followed_nor_asked() {
             world.quiet(100, MASTER, 5);
             world.master_says(MASTER, 1, &[CANDIDATE, OTHER]);
             world.answer_with(ROGUE, MASTER, 5, |answer| rogue(answer, peers));
-            world.event(ROGUE, Kind::Candidate { channel: "+selected-slave".into() }, MASTER, Some(77));
+            world.event(ROGUE, Kind::Candidate, MASTER, Some(77));
             world.event(ROGUE, Kind::MasterDown, MASTER, None);
             assert!(!world.watches(stranger()) && !world.watches(addr(77)));
         }
         assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
         assert!(world.has_logged("do not know each other"), "{:?}", world.logs);
-        let shown = world.view.show(world.now);
+        let shown = world.tracker.show(world.now);
         assert_eq!((shown.agreement.agreeing, shown.agreement.known), (3, 3));
         assert!(shown.warnings.iter().any(|warning| warning.contains("10.0.1.9")), "{:?}", shown.warnings);
     }
@@ -129,7 +129,7 @@ fn one_of_the_set_that_lies_moves_nobody_and_drowns_nothing() {
     world.stranger_says(Some("history-a"));
     world.after(100);
     assert!(!world.watches(stranger()), "one of three names it");
-    world.event(2, Kind::Candidate { channel: "+selected-slave".into() }, MASTER, Some(77));
+    world.event(2, Kind::Candidate, MASTER, Some(77));
     assert!(!world.trusted(addr(77)));
     let forged = Info {
         run_id: "rogue".into(),
@@ -200,7 +200,8 @@ fn two_clusters_in_one_list_are_told_and_the_smaller_is_not_joined() {
     world.looked_at();
     assert_eq!(world.master().0, addr(MASTER));
     assert!(
-        world.view.sentinels().any(|at| *at == sentinel(2)) && !world.view.sentinels().any(|at| *at == sentinel(8))
+        world.tracker.sentinels().any(|at| *at == sentinel(2))
+            && !world.tracker.sentinels().any(|at| *at == sentinel(8))
     );
     // Ours fall silent: the other set does not take over.
     world.lose(0);
@@ -217,7 +218,7 @@ fn two_clusters_in_one_list_are_told_and_the_smaller_is_not_joined() {
     for known in [false, true] {
         let mut world = World::new(Settings { sentinels: [0, ROGUE].map(sentinel).into(), ..settings() });
         if known {
-            world.view.recall(Some(memory(5)), "FILE".into());
+            world.tracker.recall(Some(memory(5)), "FILE".into());
         }
         world.connect(0);
         world.connect(ROGUE);
@@ -239,7 +240,7 @@ fn a_lone_sentinel_is_enough_though_its_peers_cannot_be_reached() {
     let mut world = World::new(alone());
     world.connect(0);
     world.answer(0, MASTER, 5);
-    assert_eq!(world.view.sentinels().count(), 3, "its peers are dialled");
+    assert_eq!(world.tracker.sentinels().count(), 3, "its peers are dialled");
     assert!(!world.trusted(addr(MASTER)), "they get a moment");
     world.lose(1);
     world.lose(2);
@@ -291,9 +292,9 @@ fn one_of_three_is_believed_when_the_others_had_their_chance_and_it_lists_them()
         world.master_says(MASTER, 1, &[]);
         assert_eq!(world.entry().master.is_some(), lists);
         assert!(
-            lists || world.view.reason.contains("10.0.1.1:26379, 10.0.1.2:26379 do not answer"),
+            lists || world.tracker.reason.contains("10.0.1.1:26379, 10.0.1.2:26379 do not answer"),
             "{}",
-            world.view.reason
+            world.tracker.reason
         );
     }
 }
@@ -313,7 +314,7 @@ fn nobody_speaks_for_sentinels_that_take_connections() {
         world.master_says(MASTER, 1, &[]);
     }
     assert!(!world.watches(addr(MASTER)), "nor is its node asked");
-    assert!(world.view.reason.contains("10.0.1.2:26379 takes connections"), "{}", world.view.reason);
+    assert!(world.tracker.reason.contains("10.0.1.2:26379 takes connections"), "{}", world.tracker.reason);
     world.lose(2);
     world.after(500);
     world.answer(0, MASTER, 5);
@@ -324,7 +325,7 @@ fn nobody_speaks_for_sentinels_that_take_connections() {
 fn an_earlier_run_vouches_for_a_node_of_its_history() {
     for (history, followed) in [("history-a", true), ("history-x", false)] {
         let mut world = World::new(settings());
-        world.view.recall(Some(memory(5)), "FILE".into());
+        world.tracker.recall(Some(memory(5)), "FILE".into());
         world.lose(1);
         world.lose(2);
         world.connect(0);
@@ -337,7 +338,7 @@ fn an_earlier_run_vouches_for_a_node_of_its_history() {
             let info = Info { run_id: "run0".into(), replid: history.into(), ..Info::default() };
             world.node_says(MASTER, Role::Master { offset: 1, replicas: vec![] }, Some(info));
         }
-        assert_eq!(world.entry().master.is_some(), followed, "{history}: {}", world.view.reason);
+        assert_eq!(world.entry().master.is_some(), followed, "{history}: {}", world.tracker.reason);
     }
 }
 
@@ -346,25 +347,25 @@ fn a_file_of_another_cluster_is_told_and_overruled_at_once() {
     let mut world = World::new(settings());
     let foreign =
         Memory { addr: stranger(), replicas: vec![], family: vec![stranger()], history: vec!["x".into()], ..memory(9) };
-    world.view.recall(Some(foreign), "FILE".into());
+    world.tracker.recall(Some(foreign), "FILE".into());
     world.connect(0);
     world.answer(0, MASTER, 5);
     assert_eq!(world.entry().master, None);
     world.connect(1);
     world.answer(1, MASTER, 5);
     world.looked_at();
-    assert_eq!(world.master(), (addr(MASTER), 5, false), "{}", world.view.reason);
+    assert_eq!(world.master(), (addr(MASTER), 5, false), "{}", world.tracker.reason);
     assert!(
         world.has_logged("FILE remembers the master 10.9.9.9:6379 at epoch 9") && world.has_logged("another history")
     );
-    let kept = world.view.to_remember("m").expect("followed");
+    let kept = world.tracker.to_remember("m").expect("followed");
     assert!(!kept.history.contains(&"x".into()) && !kept.family.contains(&stranger()), "{kept:?}");
 }
 
 #[test]
 fn a_file_with_a_higher_epoch_of_the_same_nodes_is_told_at_once_and_overruled_after_10_s() {
     let mut world = World::new(settings());
-    world.view.recall(Some(memory(9)), "FILE".into());
+    world.tracker.recall(Some(memory(9)), "FILE".into());
     for index in 0..3 {
         world.connect(index);
         world.answer(index, MASTER, 0);
@@ -381,7 +382,7 @@ fn a_file_with_a_higher_epoch_of_the_same_nodes_is_told_at_once_and_overruled_af
 /// No Sentinel answers; the remembered master does, and these of its replicas.
 fn dark(minority: Minority, streaming: &[usize]) -> World {
     let mut world = World::new(Settings { minority, ..settings() });
-    world.view.recall(Some(memory(5)), "FILE".into());
+    world.tracker.recall(Some(memory(5)), "FILE".into());
     for index in 0..3 {
         world.lose(index);
     }
@@ -398,7 +399,12 @@ fn dark(minority: Minority, streaming: &[usize]) -> World {
 fn without_any_sentinel_the_master_of_an_earlier_run_is_served_if_its_replicas_say_so() {
     for minority in [Minority::Warn, Minority::Stop] {
         let world = dark(minority, &[CANDIDATE, OTHER]);
-        assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(MASTER), 5, false)), "{}", world.view.reason);
+        assert_eq!(
+            (world.phase(), world.master()),
+            (Phase::Stable, (addr(MASTER), 5, false)),
+            "{}",
+            world.tracker.reason
+        );
         assert!(world.has_logged("2 of its 2 replicas stream from it"));
         let mut world = dark(minority, &[CANDIDATE]);
         assert_eq!(world.entry().master, None, "the other one is waited for");
@@ -407,7 +413,7 @@ fn without_any_sentinel_the_master_of_an_earlier_run_is_served_if_its_replicas_s
             world.master_says(MASTER, 1, &[CANDIDATE, OTHER]);
             world.replica_says(CANDIDATE, true);
         }
-        assert_eq!(world.entry().master.is_some(), minority == Minority::Warn, "{}", world.view.reason);
+        assert_eq!(world.entry().master.is_some(), minority == Minority::Warn, "{}", world.tracker.reason);
         assert!(minority == Minority::Stop || world.has_logged("Another may have been promoted"));
     }
     // One of them is a master too: nobody can tell.
@@ -444,10 +450,10 @@ fn announced_addresses_of_configured_sentinels_are_never_dialled() {
             answer.peers = Some((0..3).filter(|peer| *peer != index).map(announced).collect());
         };
         world.answer_with(index, MASTER, 5, peers);
-        assert_eq!(world.view.sentinels().count(), 3, "{:?}", world.view.sentinels);
+        assert_eq!(world.tracker.sentinels().count(), 3, "{:?}", world.tracker.sentinels);
     }
     world.looked_at();
-    let shown = world.view.show(world.now);
+    let shown = world.tracker.show(world.now);
     assert_eq!((shown.agreement.agreeing, shown.agreement.known, shown.sentinels.len()), (3, 3, 3));
 }
 
@@ -479,7 +485,7 @@ fn what_the_next_run_should_know_is_written_when_it_changes() {
     let mut world = World::following();
     world.quiet(3000, MASTER, 5);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
-    let kept = world.view.to_remember("mymaster").expect("a master");
+    let kept = world.tracker.to_remember("mymaster").expect("a master");
     assert_eq!(kept, Memory { run_id: Some("run0".into()), ..memory(5) });
 }
 
@@ -502,7 +508,7 @@ fn a_table_that_begins_anew_delays_no_failover() {
 #[test]
 fn a_replica_that_leaves_unseen_by_the_sentinels_is_still_asked_for_by_the_next_run() {
     let mut world = World::following();
-    let kept = |world: &World| world.view.to_remember("m").expect("a master").replicas;
+    let kept = |world: &World| world.tracker.to_remember("m").expect("a master").replicas;
     world.answer_with(0, MASTER, 5, |_| {});
     world.lose(0);
     world.lose(1);

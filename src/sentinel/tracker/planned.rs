@@ -5,8 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::show::name;
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::config::HostPort;
 
 /// How long the Sentinels' answers to the questions before it are waited for.
@@ -43,7 +42,7 @@ impl Planned {
     }
 }
 
-impl View {
+impl Tracker {
     /// An operator asks for a failover. What becomes of it comes out as [`Output::AskFailover`].
     ///
     /// # Errors
@@ -126,7 +125,7 @@ impl View {
         let claim = |at| self.sentinels.get(at).and_then(|sentinel| sentinel.answer.as_ref()?.claim.as_ref());
         let mut order: Vec<&HostPort> = connected().map(|(at, _)| at).collect();
         if let Some(at) = order.iter().find(|at| claim(at).is_some_and(|claim| claim.failover)) {
-            return Err(one_at_a_time(&format!("Sentinel {} is carrying it out", name(at))));
+            return Err(one_at_a_time(&format!("Sentinel {at} is carrying it out")));
         }
         if order.is_empty() {
             return Err("no Sentinel is connected: see `switchmaster status`".into());

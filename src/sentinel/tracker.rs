@@ -1,12 +1,12 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`View::take`] or is read from [`View::nodes`] and [`View::sentinels`]. `view/belief.rs` and `view/starting.rs` say
-//! whom a start follows; `view/following.rs`, `view/electing.rs`, `view/switching.rs` and `view/abandoned.rs` hold the
-//! transitions, `view/event.rs` what Sentinels tell, `view/planned.rs` the operator's wish, `view/evidence.rs` what is
-//! believed, `view/peers.rs` which Sentinels there are, `view/asking.rs` which nodes are asked, `view/credentials.rs`
-//! as whom, `view/gap.rs` when we did not run ourselves, `view/recall.rs` what is kept for the next run, and
-//! `view/record.rs` and `view/show.rs` what people see. All of it ends in one decision, `view/decide.rs`.
+//! [`Tracker::take`] or is read from [`Tracker::nodes`] and [`Tracker::sentinels`]. `tracker/belief.rs` and `tracker/starting.rs` say
+//! whom a start follows; `tracker/following.rs`, `tracker/electing.rs`, `tracker/switching.rs` and `tracker/abandoned.rs` hold the
+//! transitions, `tracker/event.rs` what Sentinels tell, `tracker/planned.rs` the operator's wish, `tracker/evidence.rs` what is
+//! believed, `tracker/peers.rs` which Sentinels there are, `tracker/asking.rs` which nodes are asked, `tracker/credentials.rs`
+//! as whom, `tracker/gap.rs` when we did not run ourselves, `tracker/recall.rs` what is kept for the next run, and
+//! `tracker/record.rs` and `tracker/show.rs` what people see. All of it ends in one decision, `tracker/decide.rs`.
 
 mod abandoned;
 mod asking;
@@ -42,11 +42,11 @@ use crate::sentinel::electorate::Electorate;
 use crate::sentinel::lineage::{Lineage, Samples};
 use crate::sentinel::memory::Memory;
 use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
-pub use crate::sentinel::view::asking::Watch;
-pub use crate::sentinel::view::belief::OTHERS_WITHIN;
-use crate::sentinel::view::credentials::Logins;
-use crate::sentinel::view::gap::Doubt;
-use crate::sentinel::view::record::Change;
+pub use crate::sentinel::tracker::asking::Watch;
+pub use crate::sentinel::tracker::belief::OTHERS_WITHIN;
+use crate::sentinel::tracker::credentials::Logins;
+use crate::sentinel::tracker::gap::Doubt;
+use crate::sentinel::tracker::record::Change;
 use crate::topology::{Entry, Master, Phase};
 
 /// How the decision is made.
@@ -107,7 +107,7 @@ pub enum Output {
 
 /// The decision procedure.
 #[derive(Debug)]
-pub struct View {
+pub struct Tracker {
     settings: Settings,
     started: Instant,
     sentinels: BTreeMap<HostPort, SentinelState>,
@@ -152,7 +152,7 @@ pub struct View {
     life: Instant,
     /// When the next call was due: being late is ours, not the master's.
     due: Option<Instant>,
-    /// When [`View::handle`] was called last.
+    /// When [`Tracker::handle`] was called last.
     looked: Instant,
     /// Whether the master is still one is asked anew.
     doubt: Option<Doubt>,
@@ -307,13 +307,13 @@ struct NodeState {
     silent: Option<(Instant, String)>,
 }
 
-impl View {
+impl Tracker {
     /// Knows nothing yet.
-    pub fn new(settings: Settings, now: Instant) -> View {
+    pub fn new(settings: Settings, now: Instant) -> Tracker {
         let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
         let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
         let logins = Logins::new(settings.credentials.clone(), settings.learn_credentials, now);
-        View {
+        Tracker {
             settings,
             started: now,
             sentinels,
@@ -391,8 +391,8 @@ impl View {
                 self.session_eof = Some(now);
                 self.ask_master();
             }
-            Input::SessionDialFailed { term, .. } if term == self.term => self.ask_master(),
-            Input::SessionRefused { term, .. } if term == self.term => {
+            Input::SessionDialFailed { term } if term == self.term => self.ask_master(),
+            Input::SessionRefused { term } if term == self.term => {
                 self.unusual_until = now + Duration::from_secs(1);
                 self.ask_master();
             }
@@ -417,7 +417,7 @@ impl View {
         self.decide(now);
     }
 
-    /// When [`View::handle`] wants to be called with [`Input::Tick`] at the latest.
+    /// When [`Tracker::handle`] wants to be called with [`Input::Tick`] at the latest.
     pub fn next_tick(&mut self, now: Instant) -> Instant {
         let pause = match self.state {
             _ if self.attaching(now) => Duration::from_millis(5),
@@ -465,7 +465,7 @@ impl View {
                 sentinel.connected = true;
                 sentinel.tilt = false;
                 if sentinel.lost_since.take().is_some() && sentinel.error.take().is_some() {
-                    self.log(tracing::Level::INFO, format!("Sentinel {} is back", show::name(&from)));
+                    self.log(tracing::Level::INFO, format!("Sentinel {from} is back"));
                 }
             }
             FromSentinel::Answer(answer) => {
@@ -491,7 +491,7 @@ impl View {
                 sentinel.mute = mute;
                 // Errors of DNS name the host alone.
                 let named = error.starts_with("Sentinel ");
-                let error = if named { error } else { format!("Sentinel {}: {error}", show::name(&from)) };
+                let error = if named { error } else { format!("Sentinel {from}: {error}") };
                 let first =
                     sentinel.error.as_ref() != Some(&error) && (sentinel.connected || sentinel.lost_since.is_none());
                 sentinel.connected = false;

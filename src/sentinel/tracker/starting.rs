@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::show::name;
-use super::{Output, State, View};
+use super::{Output, State, Tracker};
 use crate::config::HostPort;
+use crate::sentinel::consensus::Named;
 use crate::sentinel::event::Kind;
 use crate::sentinel::report::{Info, ReplicaFact, Role, SentinelAnswer};
-use crate::sentinel::word::Named;
 
 /// How long the first answers of Sentinels are waited for once one has answered.
 const SENTINELS_WITHIN: Duration = Duration::from_millis(500);
@@ -37,14 +36,14 @@ pub(super) struct Heard {
     leader: HostPort,
 }
 
-impl View {
+impl Tracker {
     /// Takes note of what happens while no master is followed yet.
     pub(super) fn hear(&mut self, from: HostPort, kind: &Kind, of: Option<SocketAddr>, node: Option<SocketAddr>) {
         match (kind, node) {
-            (Kind::Candidate { .. } | Kind::Promoted, Some(candidate)) => {
+            (Kind::Candidate | Kind::Promoted, Some(candidate)) => {
                 self.heard = Some(Heard { of, candidate, leader: from });
             }
-            (Kind::Aborted { .. } | Kind::Table { .. } | Kind::SwitchMaster | Kind::Ended, _)
+            (Kind::Aborted { .. } | Kind::Table | Kind::SwitchMaster | Kind::Ended, _)
                 if self.heard.as_ref().is_some_and(|heard| heard.leader == from) =>
             {
                 self.heard = None;
@@ -68,7 +67,7 @@ impl View {
         };
         let counts = |heard: &&Heard| heard.of == Some(named.addr) && self.electorate.has_voice(&heard.leader);
         if let Some(heard) = self.heard.as_ref().filter(counts) {
-            let why = format!("Sentinel {} promotes {}", name(&heard.leader), heard.candidate);
+            let why = format!("Sentinel {} promotes {}", heard.leader, heard.candidate);
             return found(Some(heard.candidate), Some(heard.leader.clone()), why);
         }
         if let Some(promoted) = info.and_then(|info| self.promoted_from(named.addr, info)) {
@@ -83,7 +82,7 @@ impl View {
             }
         }
         if let Some(leader) = leader {
-            let why = format!("Sentinel {} is replacing {}", name(&leader), named.addr);
+            let why = format!("Sentinel {leader} is replacing {}", named.addr);
             return found(None, Some(leader), why);
         }
         let unknown = |addr: &SocketAddr| {

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::evidence::Verdict;
-use super::show::name;
-use super::{SentinelState, State, View};
+use super::{SentinelState, State, Tracker};
 use crate::config::{HostPort, Minority};
+use crate::sentinel::consensus::{self, Consensus, Named};
 use crate::sentinel::lineage::{Kinship, Lineage};
 use crate::sentinel::report::{Info, Role};
-use crate::sentinel::word::{self, Named, Word};
 
 /// After every configured Sentinel has answered or failed once: one that only stumbled is dialled again within this time.
 pub const OTHERS_WITHIN: Duration = Duration::from_secs(2);
@@ -24,7 +23,7 @@ const REMEMBERED_WITHIN: Duration = Duration::from_secs(2);
 /// Two sets are reported when they last this long: a Sentinel that was reset knows nobody for two seconds.
 const RIVALS_AFTER: Duration = Duration::from_secs(5);
 
-impl View {
+impl Tracker {
     /// When every configured Sentinel had answered or failed to; `None` while one has its first chance yet.
     pub(super) fn all_tried(&self) -> Option<Instant> {
         let configured = || self.sentinels.values().filter(|sentinel| !sentinel.learnt);
@@ -50,9 +49,9 @@ impl View {
     }
 
     /// Whom the Sentinels name, also when it is one that most of them do not know.
-    pub(super) fn word_at_start(&self, now: Instant) -> Word {
-        match self.word(now) {
-            Word::Nothing => word::weigh(self.answers(now), self.known_sentinels()),
+    pub(super) fn consensus_at_start(&self, now: Instant) -> Consensus {
+        match self.consensus(now) {
+            Consensus::None => consensus::weigh(self.answers(now), self.known_sentinels()),
             word => word,
         }
     }
@@ -109,12 +108,12 @@ impl View {
     /// A configured Sentinel that lives and says nothing yet. One that lies may speak for the others only while these
     /// cannot be reached.
     fn mute(&self, now: Instant) -> Option<String> {
-        self.silent(now).into_iter().find(|(_, sentinel)| sentinel.mute).map(|(at, _)| name(at))
+        self.silent(now).into_iter().find(|(_, sentinel)| sentinel.mute).map(|(at, _)| at.to_string())
     }
 
     /// What it takes to believe the Sentinels that answer.
     fn missing(&self, now: Instant) -> String {
-        let silent: Vec<String> = self.silent(now).into_iter().map(|(at, _)| name(at)).collect();
+        let silent: Vec<String> = self.silent(now).into_iter().map(|(at, _)| at.to_string()).collect();
         if silent.is_empty() {
             return "CKQUORUM may not be asked: allow +sentinel|ckquorum, or wait for the others".into();
         }
@@ -141,7 +140,7 @@ impl View {
         if !matches!(self.state, State::Searching) {
             return Vec::new();
         }
-        if let Word::Named(named) = self.word_at_start(now) {
+        if let Consensus::Agreed(named) = self.consensus_at_start(now) {
             return Some(named.addr).filter(|_| self.believed(now, &named).is_ok()).into_iter().collect();
         }
         match &self.memory {
@@ -296,7 +295,7 @@ impl View {
     }
 
     fn rival_sets(&self) -> String {
-        let show = |set: Vec<&HostPort>| set.into_iter().map(name).collect::<Vec<_>>().join(", ");
+        let show = |set: Vec<&HostPort>| set.into_iter().map(HostPort::to_string).collect::<Vec<_>>().join(", ");
         let others: Vec<String> = self.electorate.rivals().iter().map(|set| show(set.iter().collect())).collect();
         let others = others.join(" and of ");
         let what = match self.electorate.is_established() {
@@ -313,7 +312,7 @@ impl View {
     /// A majority names a node that no session may move to.
     pub(super) fn note_stranger(&mut self, now: Instant) {
         let Some(master) = self.master.as_ref().map(|master| master.addr) else { return };
-        let Word::Named(named) = self.word(now) else { return };
+        let Consensus::Agreed(named) = self.consensus(now) else { return };
         let unknown = || {
             matches!(
                 self.verdict(named.addr, self.started, named.run_id.as_deref()),

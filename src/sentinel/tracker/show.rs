@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SentinelState, State, View};
+use super::{SentinelState, State, Tracker};
 use crate::admin::view::{self as shown, AbortView, Agreement, FailoverView, MasterView, ReplicaView, SentinelView};
 use crate::config::HostPort;
 use crate::sentinel::report::{Role, SentinelAnswer};
@@ -12,17 +12,12 @@ const GOSSIP_FOR: Duration = Duration::from_secs(5);
 /// A longer hold is warned about: queues run a job again after `retry_after`, and PHP's workers all wait.
 const LONG_HOLD: Duration = Duration::from_secs(25);
 
-/// `host:port` for people.
-pub(super) fn name(at: &HostPort) -> String {
-    crate::sentinel::client::show(at)
-}
-
 /// Whole milliseconds.
 pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl View {
+impl Tracker {
     /// The state at `now`. The master's name, and what [`shown::View`] calls the admin server's, are others' to fill in.
     pub fn show(&self, now: Instant) -> shown::View {
         let age = |at: Instant| ms(now.saturating_duration_since(at));
@@ -147,8 +142,8 @@ impl View {
                 let Some(claim) = sentinel.answer.as_ref().and_then(|answer| answer.claim.as_ref()) else { continue };
                 if sentinel.disagrees_since.is_some_and(|since| now > since + GOSSIP_FOR) {
                     warnings.push(format!(
-                        "Sentinel {} names {} at epoch {}, but the master is {} at epoch {}: it is cut off from the others, or its table is old",
-                        name(at), claim.addr, claim.epoch, master.addr, master.epoch
+                        "Sentinel {at} names {} at epoch {}, but the master is {} at epoch {}: it is cut off from the others, or its table is old",
+                        claim.addr, claim.epoch, master.addr, master.epoch
                     ));
                 }
             }
@@ -162,7 +157,7 @@ impl View {
 
 fn sentinel_view(now: Instant, at: &HostPort, sentinel: &SentinelState) -> SentinelView {
     let claim = sentinel.answer.as_ref().and_then(|answer| answer.claim.as_ref());
-    let addr = name(at);
+    let addr = at.to_string();
     // Its address stands beside it.
     let bare =
         |error: &String| error.replacen(&format!("Sentinel {addr}"), "", 1).trim_start_matches([':', ' ']).into();

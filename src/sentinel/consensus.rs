@@ -1,7 +1,7 @@
 //! Whom the Sentinels name, taken together.
 //!
 //! A pure count: `config-epoch` is the version, an equal epoch is settled by the majority of all Sentinels that are
-//! believed (`electorate`), not of those that answered. Whether to follow the word is `view`'s business.
+//! believed (`electorate`), not of those that answered. Whether to follow it is decided by `tracker`.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use crate::sentinel::report::SentinelAnswer;
 
 /// What the Sentinels say.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum Consensus {
     /// No Sentinel names a master.
-    Nothing,
+    None,
     /// The one address at the highest epoch, or the one with a majority there.
-    Named(Named),
+    Agreed(Named),
     /// Several addresses at the highest epoch and no majority for one.
-    Split {
+    Conflicting {
         /// The epoch they share.
         epoch: u64,
         /// The addresses, sorted.
@@ -39,7 +39,7 @@ pub struct Named {
     pub quorum_ok: bool,
     /// A run id one of them gives.
     pub run_id: Option<String>,
-    /// One of them holds it for down, or cannot reach it.
+    /// One of them has marked it down (s_down), or cannot reach it.
     pub down: bool,
     /// One of them is replacing it.
     pub failover: bool,
@@ -48,21 +48,21 @@ pub struct Named {
 }
 
 /// Weighs the answers of `known` Sentinels.
-pub fn weigh<'a>(answers: impl Iterator<Item = &'a SentinelAnswer> + Clone, known: usize) -> Word {
+pub fn weigh<'a>(answers: impl Iterator<Item = &'a SentinelAnswer> + Clone, known: usize) -> Consensus {
     let Some(epoch) = answers.clone().filter_map(|answer| answer.claim.as_ref()).map(|claim| claim.epoch).max() else {
-        return Word::Nothing;
+        return Consensus::None;
     };
     let mut named =
         candidates(answers.filter(|answer| answer.claim.as_ref().is_some_and(|claim| claim.epoch == epoch)), known);
     if named.len() == 1 {
-        return named.pop().map_or(Word::Nothing, Word::Named);
+        return named.pop().map_or(Consensus::None, Consensus::Agreed);
     }
     match named.iter().position(|named| named.majority) {
-        Some(index) => Word::Named(named.swap_remove(index)),
+        Some(index) => Consensus::Agreed(named.swap_remove(index)),
         None => {
             let mut addrs: Vec<_> = named.into_iter().map(|named| named.addr).collect();
             addrs.sort();
-            Word::Split { epoch, addrs }
+            Consensus::Conflicting { epoch, addrs }
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{SentinelState, View};
+use super::{SentinelState, Tracker};
 use crate::config::HostPort;
 use crate::sentinel::electorate::Listed;
 use crate::sentinel::report::SentinelAnswer;
@@ -15,7 +15,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Sentinels that are dialled, at most.
 const MOST: usize = 64;
 
-impl View {
+impl Tracker {
     /// Counts anew who is believed, and follows what those tell of each other.
     pub(super) fn count_sentinels(&mut self, now: Instant) {
         let settled = self.settled(now);

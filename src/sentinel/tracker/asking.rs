@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{State, View};
+use super::{State, Tracker};
 
 /// How a node should be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Watch {
     pub trusted: bool,
 }
 
-impl View {
+impl Tracker {
     /// The nodes to be asked, and how.
     pub fn nodes(&self, now: Instant) -> HashMap<SocketAddr, Watch> {
         const FAST: Duration = Duration::from_millis(5);

@@ -28,15 +28,15 @@ fn named(settings: Settings) -> World {
 
 impl World {
     fn used(&self) -> Option<Credentials> {
-        self.view.login().credentials
+        self.tracker.login().credentials
     }
 
     fn credentials(&self) -> CredentialsState {
-        self.view.show(self.now).credentials
+        self.tracker.show(self.now).credentials
     }
 
     fn warns(&self, part: &str) -> bool {
-        self.view.show(self.now).warnings.iter().any(|warning| warning.contains(part))
+        self.tracker.show(self.now).warnings.iter().any(|warning| warning.contains(part))
     }
 
     fn logged(&self, part: &str) -> usize {
@@ -63,7 +63,7 @@ fn a_configured_user_who_may_not_ask_role_is_no_worse_than_nobody() {
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
     assert_eq!(world.credentials(), CredentialsState::NotPermitted);
-    assert!(world.warns("+role +info") && world.warns("asked without"), "{:?}", world.view.show(world.now).warnings);
+    assert!(world.warns("+role +info") && world.warns("asked without"), "{:?}", world.tracker.show(world.now).warnings);
     world.steady(40_000, |world| world.master_says(MASTER, 100, &[CANDIDATE, OTHER]));
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
     assert_eq!(world.used(), Some(app), "it is tried again now and then: the rule may have been set right");
@@ -81,7 +81,7 @@ fn learnt_credentials_that_may_not_ask_leave_it_as_it_was_and_better_ones_are_ta
     assert_eq!(world.used(), Some(login(Some("app"), "pw")));
     world.node_says(MASTER, unreadable(NOPERM), None);
     assert_eq!(world.credentials(), CredentialsState::NotPermitted);
-    assert_eq!(world.view.health_credentials(), Some(&login(Some("app"), "pw")), "it can log in");
+    assert_eq!(world.tracker.health_credentials(), Some(&login(Some("app"), "pw")), "it can log in");
     world.steady(20_000, |world| {
         let words = if world.used().is_some() { NOPERM } else { NOAUTH };
         world.node_says(MASTER, unreadable(words), None);
@@ -93,7 +93,7 @@ fn learnt_credentials_that_may_not_ask_leave_it_as_it_was_and_better_ones_are_ta
     assert_eq!(world.used(), Some(login(None, "secret")), "at once");
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     assert_eq!((world.phase(), world.credentials()), (Phase::Stable, CredentialsState::Learnt));
-    assert!(world.view.show(world.now).warnings.is_empty());
+    assert!(world.tracker.show(world.now).warnings.is_empty());
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn a_password_that_clients_have_changed_is_proven_anew_and_replaced() {
         }
         world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
         world.steady(4_000, |world| world.master_says(MASTER, 100, &[CANDIDATE, OTHER]));
-        let before = world.view.login();
+        let before = world.tracker.login();
         world.handle(Input::Credentials(new.clone()));
         world.after(10);
-        let again = world.view.login();
+        let again = world.tracker.login();
         assert_eq!(again.credentials, Some(old.clone()));
         assert_ne!(again.id, before.id, "the same on a new connection");
         world.node_says(MASTER, unreadable(WRONGPASS), None);
@@ -122,7 +122,7 @@ fn a_password_that_clients_have_changed_is_proven_anew_and_replaced() {
         assert_eq!(world.used(), Some(new.clone()));
         world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
         assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1), "{:?}", world.logs);
-        assert_eq!(world.view.health_credentials(), Some(&new));
+        assert_eq!(world.tracker.health_credentials(), Some(&new));
         let told = world.warns("set redis_password");
         assert_eq!(
             (world.credentials() == CredentialsState::Refused, told),
@@ -139,14 +139,14 @@ fn a_password_that_clients_have_changed_is_proven_anew_and_replaced() {
 #[test]
 fn what_works_is_proven_now_and_then_but_never_while_something_goes_on() {
     let mut world = World::following();
-    let first = world.view.login();
+    let first = world.tracker.login();
     world.selected();
     world.after(1_000);
-    assert_eq!(world.view.login(), first, "a failover");
+    assert_eq!(world.tracker.login(), first, "a failover");
     let mut world = World::following();
-    let first = world.view.login();
+    let first = world.tracker.login();
     world.steady(11_000, |world| world.master_says(MASTER, 100, &[CANDIDATE, OTHER]));
-    assert!(world.view.login().id > first.id);
+    assert!(world.tracker.login().id > first.id);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn clients_passwords_are_not_used_when_that_is_switched_off() {
     assert_eq!(world.used(), None);
     world.node_says(MASTER, unreadable(NOAUTH), None);
     assert_eq!((world.used(), world.credentials()), (None, CredentialsState::Refused));
-    assert_eq!(world.view.health_credentials(), None);
+    assert_eq!(world.tracker.health_credentials(), None);
     assert_eq!((world.phase(), world.logged("refuses our credentials")), (Phase::Stable, 1));
     world.handle(Input::Configured(Some(login(None, "b"))));
     assert_eq!(world.used(), Some(login(None, "b")), "the file was changed");
@@ -198,7 +198,7 @@ fn a_user_who_may_ask_role_but_not_info_is_followed_and_reported() {
     let mut world = World::following();
     for connection in [1, 2] {
         world.connections[MASTER] = connection;
-        let (now, login) = (world.now, world.view.login().id);
+        let (now, login) = (world.now, world.tracker.login().id);
         let role = Role::Master { offset: 100, replicas: vec![(addr(CANDIDATE), 100), (addr(OTHER), 100)] };
         let info_refused = Some("-NOPERM User app has no permissions to run the 'info' command".into());
         let answer = NodeAnswer { asked: now, connection, role, info: None, info_refused, login };

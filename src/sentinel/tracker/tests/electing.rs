@@ -21,7 +21,7 @@ fn replies_are_released_up_to_what_every_replica_has() {
     let mut world = World::following();
     world.tried();
     assert_eq!(world.covered(), (Phase::Electing, None));
-    let nodes = world.view.nodes(world.now);
+    let nodes = world.tracker.nodes(world.now);
     for node in [MASTER, CANDIDATE, OTHER] {
         assert_eq!(nodes[&addr(node)].every, Duration::from_millis(5));
     }
@@ -114,7 +114,7 @@ fn a_failover_that_is_asked_for_waits_for_level_replicas() {
     world.want();
     world.after(5);
     world.all_answer();
-    assert_eq!(world.view.nodes(world.now)[&addr(OTHER)].every, Duration::from_millis(20));
+    assert_eq!(world.tracker.nodes(world.now)[&addr(OTHER)].every, Duration::from_millis(20));
     // Always a second behind.
     for step in 0..99_u64 {
         world.after(100);
@@ -141,7 +141,7 @@ fn a_failover_that_is_asked_for_waits_for_level_replicas() {
 fn force_does_not_look_at_the_replicas() {
     let mut world = World::following();
     world.after(1);
-    assert_eq!(world.view.want_failover(world.now, true), Ok(()));
+    assert_eq!(world.tracker.want_failover(world.now, true), Ok(()));
     world.after(5);
     world.all_answer();
     assert!(matches!(world.asked(), Some(Ok(_))));

@@ -6,11 +6,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::View;
+use super::Tracker;
 use crate::config::HostPort;
+use crate::sentinel::consensus::{self, Consensus, Named};
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{Info, Role, SentinelAnswer};
-use crate::sentinel::word::{self, Named, Word};
 
 /// A lower epoch is believed when a majority has named it this long (REMOVE and MONITOR begin at 0).
 const LOWER_AFTER: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ fn names(answer: &SentinelAnswer, addr: SocketAddr) -> bool {
     answer.claim.as_ref().is_some_and(|claim| claim.addr == addr)
 }
 
-impl View {
+impl Tracker {
     pub(super) fn fresh(&self) -> Duration {
         (self.settings.poll_interval * 3).max(Duration::from_secs(5))
     }
@@ -61,14 +61,14 @@ impl View {
 
     /// Whom the Sentinels name. A claim of a node that most of them do not know counts for nothing: else one that lies
     /// would drown what the others say of the next failover.
-    pub(super) fn word(&self, now: Instant) -> Word {
+    pub(super) fn consensus(&self, now: Instant) -> Consensus {
         let known_node = |addr| self.master.as_ref().is_some_and(|master| master.addr == addr) || self.trusts(addr);
         let credible = |answer: &&SentinelAnswer| {
             answer.claim.as_ref().is_some_and(|claim| {
                 known_node(claim.addr) || self.acquainted(claim.addr) * 2 > self.answers(now).count()
             })
         };
-        word::weigh(self.answers(now).filter(credible), self.known_sentinels())
+        consensus::weigh(self.answers(now).filter(credible), self.known_sentinels())
     }
 
     /// Every address that a Sentinel names, with its epoch.
@@ -148,7 +148,8 @@ impl View {
 
     /// A majority that has named a lower epoch for long enough.
     pub(super) fn lower(&mut self, now: Instant) -> Option<Named> {
-        let most = word::majority(self.answers(now), self.known_sentinels()).filter(|named| named.epoch < self.floor());
+        let most =
+            consensus::majority(self.answers(now), self.known_sentinels()).filter(|named| named.epoch < self.floor());
         let Some(named) = most else {
             self.lower = None;
             return None;

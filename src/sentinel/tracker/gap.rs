@@ -9,7 +9,7 @@ use tracing::Level;
 
 use super::show::ms;
 use super::switching::PROMOTED_WITHIN;
-use super::{State, View};
+use super::{State, Tracker};
 use crate::sentinel::report::{Role, SentinelAnswer};
 
 /// The longest time between two looks, but on a host that has no time for us.
@@ -37,7 +37,7 @@ pub(super) struct Doubt {
     pub(super) gap: Duration,
 }
 
-impl View {
+impl Tracker {
     /// Notes the time between this look and the last.
     pub(super) fn notice_gap(&mut self, now: Instant) {
         let gap = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));

@@ -22,7 +22,7 @@ const OTHER: usize = 2;
 
 /// A view with a clock; what it publishes is kept.
 struct World {
-    view: View,
+    tracker: Tracker,
     now: Instant,
     entries: Vec<Entry>,
     logs: Vec<String>,
@@ -64,7 +64,7 @@ impl World {
     fn new(settings: Settings) -> World {
         let now = Instant::now();
         World {
-            view: View::new(settings, now),
+            tracker: Tracker::new(settings, now),
             now,
             entries: Vec::new(),
             logs: Vec::new(),
@@ -96,8 +96,8 @@ impl World {
     }
 
     fn handle(&mut self, input: Input) {
-        self.view.handle(self.now, input);
-        for output in self.view.take() {
+        self.tracker.handle(self.now, input);
+        for output in self.tracker.take() {
             match output {
                 Output::Publish(entry) => self.entries.push(entry),
                 Output::Log(_, text) => self.logs.push(text),
@@ -113,7 +113,7 @@ impl World {
     fn after(&mut self, ms: u64) {
         let end = self.now + Duration::from_millis(ms);
         loop {
-            let tick = self.view.next_tick(self.now);
+            let tick = self.tracker.next_tick(self.now);
             if tick >= end {
                 self.now = end;
                 self.handle(Input::Tick);
@@ -204,7 +204,7 @@ impl World {
     }
 
     fn selected(&mut self) {
-        self.event(0, Kind::Candidate { channel: "+selected-slave".into() }, MASTER, Some(CANDIDATE));
+        self.event(0, Kind::Candidate, MASTER, Some(CANDIDATE));
     }
 
     /// All Sentinels answer: the candidate is a replica to them.
@@ -215,7 +215,7 @@ impl World {
     }
 
     fn node_says(&mut self, node: usize, role: Role, info: Option<Info>) {
-        let (connection, login) = (self.connections[node], self.view.login().id);
+        let (connection, login) = (self.connections[node], self.tracker.login().id);
         let answer = NodeAnswer { asked: self.now, connection, role, info, info_refused: None, login };
         self.handle(Input::Node(addr(node), FromNode::Answer(Box::new(answer))));
     }
@@ -286,7 +286,7 @@ fn the_first_master_is_published_when_it_says_so_itself() {
     world.lose(2);
     world.replicas_say();
     assert_eq!(world.entry().master, None, "a majority is not enough");
-    assert!(world.view.nodes(world.now).contains_key(&addr(MASTER)), "it is asked");
+    assert!(world.tracker.nodes(world.now).contains_key(&addr(MASTER)), "it is asked");
     world.replica_says(MASTER, true);
     assert_eq!(world.entry().master, None);
     world.master_says(MASTER, 1, &[]);
@@ -346,8 +346,8 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     world.promoted_says(CANDIDATE, 111);
     world.answer(1, CANDIDATE, 6);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
-    assert_eq!(world.view.counters.failovers_planned, 1);
-    assert_eq!(world.view.counters.early_commits, 1);
+    assert_eq!(world.tracker.counters.failovers_planned, 1);
+    assert_eq!(world.tracker.counters.early_commits, 1);
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_crash_tells_it_too_and_another_process_or_a_way_back_does_not() {
 /// A master lists replicas that are announced by host names as such: no address of them is known from it.
 #[test]
 fn a_candidate_that_only_the_sentinels_list_is_asked_with_credentials() {
-    let is_trusted = |world: &World| world.view.nodes(world.now)[&addr(CANDIDATE)].trusted;
+    let is_trusted = |world: &World| world.tracker.nodes(world.now)[&addr(CANDIDATE)].trusted;
     let mut world = World::new(settings());
     for index in 0..3 {
         world.connect(index);
@@ -473,7 +473,7 @@ fn a_candidate_that_was_demoted_lately_waits_for_the_epoch() {
     world.promoted_says(CANDIDATE, 101);
     world.answer(1, CANDIDATE, 6);
     assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
-    assert_eq!(world.view.counters.early_commits, 0);
+    assert_eq!(world.tracker.counters.early_commits, 0);
 }
 
 #[test]
@@ -503,7 +503,7 @@ fn a_crash_is_suspected_at_once_and_committed_at_the_promotion() {
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
     assert_eq!(world.entry().replicated_until, None);
-    assert_eq!(world.view.counters.failovers_crash, 1);
+    assert_eq!(world.tracker.counters.failovers_crash, 1);
 }
 
 #[test]
@@ -530,7 +530,7 @@ fn silence_is_suspected_and_ends_with_any_sign_of_life() {
 #[test]
 fn our_own_late_wake_up_is_not_the_masters_silence() {
     let mut world = World::following();
-    world.view.next_tick(world.now);
+    world.tracker.next_tick(world.now);
     world.now += Duration::from_secs(5);
     world.handle(Input::Tick);
     assert_eq!(world.phase(), Phase::Switching, "not suspected, but in doubt");
@@ -552,7 +552,7 @@ fn an_abort_ends_the_hold_only_when_the_candidate_is_a_replica() {
     assert_eq!(world.phase(), Phase::Switching, "its link is down");
     world.replica_says(CANDIDATE, true);
     assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
-    assert_eq!(world.view.counters.failovers_aborted, 1);
+    assert_eq!(world.tracker.counters.failovers_aborted, 1);
 }
 
 #[test]
@@ -617,7 +617,7 @@ fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
     world.all_answer();
     world.master_says(MASTER, 130, &[OTHER]);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(MASTER), 5, false), 3));
-    assert_eq!(world.view.counters.early_commits_wrong, 1);
+    assert_eq!(world.tracker.counters.early_commits_wrong, 1);
 }
 
 #[test]
@@ -642,7 +642,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
             world.answer(1, CANDIDATE, 6);
             world.promoted_says(CANDIDATE, 101);
             assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 6, false)));
-            assert_eq!(world.view.counters.early_commits_wrong, 0);
+            assert_eq!(world.tracker.counters.early_commits_wrong, 0);
             continue;
         }
         for _ in 0..22 {
@@ -652,7 +652,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
             world.answer(2, MASTER, 5);
         }
         assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(MASTER), 5, false)));
-        assert_eq!(world.view.counters.early_commits_wrong, 1);
+        assert_eq!(world.tracker.counters.early_commits_wrong, 1);
     }
 }
 
@@ -669,8 +669,8 @@ fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     world.answer(1, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
-    assert_eq!(world.view.counters.early_commits_wrong, 0);
-    assert_eq!(world.view.counters.failovers_aborted, 0);
+    assert_eq!(world.tracker.counters.early_commits_wrong, 0);
+    assert_eq!(world.tracker.counters.failovers_aborted, 0);
 }
 
 #[test]
@@ -687,7 +687,7 @@ fn a_stale_sentinel_never_moves_us_back() {
     }
     assert_eq!(world.entries.len(), world.entries.iter().filter(|entry| entry.term <= 1).count());
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)));
-    assert!(world.view.show(world.now).warnings.iter().any(|warning| warning.contains("10.0.1.2")));
+    assert!(world.tracker.show(world.now).warnings.iter().any(|warning| warning.contains("10.0.1.2")));
 }
 
 #[test]
@@ -734,7 +734,7 @@ fn another_process_at_the_same_address_is_a_new_term() {
     assert_eq!((world.phase(), world.entry().term, world.master().0), (Phase::Stable, 2, addr(MASTER)));
     assert_eq!(world.entry().replicated_until, None);
     assert!(world.logs.iter().any(|line| line.contains("EMPTY")), "{:?}", world.logs);
-    let shown = world.view.show(world.now);
+    let shown = world.tracker.show(world.now);
     assert!(shown.warnings.iter().any(|warning| warning.contains("EMPTY")) && shown.counters.empty_restarts == 1);
     assert_eq!(shown.last_failover.map(|last| last.kind), Some("restart".into()));
 }
@@ -769,7 +769,7 @@ fn a_restore_behind_a_hold_is_waited_for_and_is_a_new_term_of_the_same_master() 
         world.quiet(1000, MASTER, 5);
         assert_eq!((world.phase(), world.master().0), (Phase::Paused, addr(MASTER)), "{:?}", world.logs);
     }
-    let asked: Vec<SocketAddr> = world.view.nodes(world.now).into_keys().collect();
+    let asked: Vec<SocketAddr> = world.tracker.nodes(world.now).into_keys().collect();
     assert!(asked.iter().all(|node| *node == addr(MASTER)), "the stranger is not even asked: {asked:?}");
     world.after(1);
     restored(&mut world);
@@ -779,7 +779,7 @@ fn a_restore_behind_a_hold_is_waited_for_and_is_a_new_term_of_the_same_master() 
     assert_eq!((world.phase(), world.entry().term, world.master()), (Phase::Paused, 2, (addr(MASTER), 5, false)));
     world.handle(Input::Release);
     assert_eq!(world.phase(), Phase::Stable);
-    assert_eq!(world.view.show(world.now).last_failover.map(|last| last.kind), Some("restore".into()));
+    assert_eq!(world.tracker.show(world.now).last_failover.map(|last| last.kind), Some("restore".into()));
     // Its replicas come back; the next failover finds its lineage.
     world.after(200);
     restored(&mut world);
@@ -896,7 +896,7 @@ fn a_replica_that_vanishes_is_held_for_and_asked() {
     world.replica_says(CANDIDATE, false);
     world.master_says(MASTER, 100, &[OTHER]);
     assert_eq!(world.phase(), Phase::Stable, "it only lost its link");
-    assert_eq!(world.view.counters.failovers_aborted, 0);
+    assert_eq!(world.tracker.counters.failovers_aborted, 0);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     world.master_says(MASTER, 100, &[OTHER]);
     world.handle(Input::Node(addr(CANDIDATE), FromNode::Refused("gone".into())));
@@ -954,7 +954,7 @@ fn without_credentials_the_majoritys_word_is_followed() {
     let asked = world.now;
     world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
     assert_eq!(world.proofs.last(), Some(&asked), "NOAUTH on the same connection is life");
-    assert!(world.view.show(world.now).warnings.iter().any(|warning| warning.contains("password")));
+    assert!(world.tracker.show(world.now).warnings.iter().any(|warning| warning.contains("password")));
     world.selected();
     world.after(5);
     world.all_answer();
@@ -980,18 +980,18 @@ fn a_clients_credentials_are_used_when_there_are_none() {
         world.node_says(node, Role::Unreadable("-NOAUTH".into()), None);
     }
     let credentials = Credentials { username: None, password: crate::secret::Secret::new("x") };
-    world.view.handle(world.now, Input::Credentials(credentials));
-    assert!(world.view.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
+    world.tracker.handle(world.now, Input::Credentials(credentials));
+    assert!(world.tracker.take().iter().any(|output| matches!(output, Output::UseCredentials(_))));
     world.connections[MASTER] = 2;
     world.master_says(MASTER, 100, &[]);
-    assert_eq!(world.view.show(world.now).credentials, CredentialsState::Learnt);
+    assert_eq!(world.tracker.show(world.now).credentials, CredentialsState::Learnt);
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1), "the same term, now with a run id");
 }
 
 #[test]
 fn a_demoted_master_is_held_for() {
     let mut world = World::following();
-    world.handle(Input::SessionRefused { term: 1, prefix: "READONLY".into() });
+    world.handle(Input::SessionRefused { term: 1 });
     world.node_says(MASTER, Role::Replica { master: Some(addr(CANDIDATE)), link_up: true, offset: 1 }, None);
     assert_eq!(world.phase(), Phase::Switching);
     world.answer(0, CANDIDATE, 6);
@@ -1035,12 +1035,12 @@ fn peers_are_learnt_and_doubles_are_dropped() {
         World::new(Settings { sentinels: vec![HostPort { host: "localhost".into(), port: 26379 }], ..settings() });
     let local = HostPort { host: "localhost".into(), port: 26379 };
     world.handle(Input::Sentinel(local.clone(), FromSentinel::Connected));
-    world.view.sentinels.insert(sentinel(0), SentinelState { learnt: true, ..SentinelState::default() });
+    world.tracker.sentinels.insert(sentinel(0), SentinelState { learnt: true, ..SentinelState::default() });
     world.connect(0);
     world.answer(0, MASTER, 5);
-    let answer = world.view.sentinels[&sentinel(0)].answer.clone().expect("answered");
+    let answer = world.tracker.sentinels[&sentinel(0)].answer.clone().expect("answered");
     world.handle(Input::Sentinel(local.clone(), FromSentinel::Answer(Box::new(answer))));
-    let known: Vec<HostPort> = world.view.sentinels().cloned().collect();
+    let known: Vec<HostPort> = world.tracker.sentinels().cloned().collect();
     assert_eq!(known, vec![sentinel(1), sentinel(2), local]);
 }
 
@@ -1056,10 +1056,10 @@ fn the_last_failover_is_shown_with_its_phases_and_its_gap() {
     world.handle(Input::Replies(41));
     world.after(100);
     world.handle(Input::Replies(50));
-    let shown = world.view.show(world.now);
+    let shown = world.tracker.show(world.now);
     assert!(shown.replicas.iter().all(|replica| replica.addr != addr(CANDIDATE).to_string()), "{:?}", shown.replicas);
     world.quiet(500, CANDIDATE, 6);
-    let last = world.view.show(world.now).last_failover.expect("there was one");
+    let last = world.tracker.show(world.now).last_failover.expect("there was one");
     assert_eq!(
         (last.kind.as_str(), last.from, last.to),
         ("planned", addr(MASTER).to_string(), addr(CANDIDATE).to_string())
@@ -1083,7 +1083,7 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
         world.master_says(MASTER, 130, &[OTHER]);
     }
     assert_eq!(world.master().0, addr(MASTER));
-    assert_eq!((world.view.counters.early_commits_wrong, world.view.counters.writes_at_risk), (1, 7));
+    assert_eq!((world.tracker.counters.early_commits_wrong, world.tracker.counters.writes_at_risk), (1, 7));
     assert!(world.logs.iter().any(|line| line.contains("at most 7 writes")), "{:?}", world.logs);
 }
 
@@ -1092,8 +1092,9 @@ fn a_sentinel_that_lags_behind_a_switch_is_not_warned_about_at_once() {
     let mut world = World::held();
     world.promoted_says(CANDIDATE, 101);
     world.after(DRAINED);
-    let old =
-        |world: &World| world.view.show(world.now).warnings.iter().any(|warning| warning.contains("its table is old"));
+    let old = |world: &World| {
+        world.tracker.show(world.now).warnings.iter().any(|warning| warning.contains("its table is old"))
+    };
     for step in 0..70 {
         world.after(100);
         world.answer(0, CANDIDATE, 6);
@@ -1124,7 +1125,7 @@ fn sentinels_that_call_the_master_down_and_missing_credentials_are_shown() {
         });
     }
     world.node_says(MASTER, Role::Unreadable("-NOAUTH".into()), None);
-    let shown = world.view.show(world.now);
+    let shown = world.tracker.show(world.now);
     assert_eq!(shown.sentinels.iter().map(|sentinel| sentinel.master_down).collect::<Vec<_>>(), [true, true, false]);
     assert_eq!(shown.credentials, CredentialsState::Missing);
 }
@@ -1132,7 +1133,7 @@ fn sentinels_that_call_the_master_down_and_missing_credentials_are_shown() {
 /// We did not run for so long; the next thing that is handled is `Tick`.
 fn frozen(world: &mut World, ms: u64) -> Instant {
     let before = world.now;
-    world.view.next_tick(before);
+    world.tracker.next_tick(before);
     world.now += Duration::from_millis(ms);
     world.handle(Input::Tick);
     before
@@ -1187,7 +1188,7 @@ fn gaps_in_a_row_do_not_hold_for_ever() {
     }
     assert_eq!(world.phase(), Phase::Switching);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
-    assert_eq!(world.phase(), Phase::Stable, "{}", world.view.reason);
+    assert_eq!(world.phase(), Phase::Stable, "{}", world.tracker.reason);
 }
 
 #[test]

@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{State, View, show};
+use super::{State, Tracker};
 use crate::config::HostPort;
 use crate::sentinel::event::Kind;
 
-impl View {
+impl Tracker {
     pub(super) fn on_event(
         &mut self,
         now: Instant,
@@ -30,7 +30,7 @@ impl View {
         if matches!(self.state, State::Searching) && !tilt {
             self.hear(from.clone(), &kind, of, node);
         }
-        let ends = matches!(kind, Kind::Aborted { .. } | Kind::Table { .. } | Kind::SwitchMaster | Kind::Ended);
+        let ends = matches!(kind, Kind::Aborted { .. } | Kind::Table | Kind::SwitchMaster | Kind::Ended);
         if ends && self.electing.as_ref().is_some_and(|electing| electing.leader == from) {
             self.electing = None;
         }
@@ -40,9 +40,9 @@ impl View {
                     sentinel.tilt = kind == Kind::TiltOn;
                 }
                 let verb = if kind == Kind::TiltOn { "is in TILT: it watches but does not act" } else { "left TILT" };
-                self.log(tracing::Level::WARN, format!("Sentinel {} {verb}", show::name(&from)));
+                self.log(tracing::Level::WARN, format!("Sentinel {from} {verb}"));
             }
-            Kind::Candidate { .. } | Kind::Promoted => {
+            Kind::Candidate | Kind::Promoted => {
                 if let Some(candidate) = node
                     && ours
                     && !tilt
@@ -52,9 +52,9 @@ impl View {
                 }
                 self.ask_sentinels();
             }
-            Kind::Aborted { .. } | Kind::Table { .. } => {
+            Kind::Aborted { .. } | Kind::Table => {
                 if let (Kind::Aborted { reason }, true) = (kind, ours) {
-                    let text = format!("Sentinel {} gave a failover up: {reason}", show::name(&from));
+                    let text = format!("Sentinel {from} gave a failover up: {reason}");
                     self.log(tracing::Level::WARN, text);
                     self.last_abort = Some((now, reason));
                 }
@@ -69,7 +69,7 @@ impl View {
             Kind::TryFailover if ours && !tilt => self.begin_election(now, from),
             Kind::SwitchMaster | Kind::ConfigUpdate | Kind::Peers | Kind::Ended => self.ask_sentinels(),
             Kind::MasterReboot if ours => self.ask_master(),
-            Kind::MasterDown | Kind::MasterUp | Kind::MasterReboot | Kind::TryFailover | Kind::Unusual { .. } => {}
+            Kind::MasterDown | Kind::MasterUp | Kind::MasterReboot | Kind::TryFailover | Kind::Unusual => {}
         }
     }
 }

@@ -9,7 +9,7 @@ impl World {
     }
 
     pub(super) fn want(&mut self) {
-        assert_eq!(self.view.want_failover(self.now, false), Ok(()));
+        assert_eq!(self.tracker.want_failover(self.now, false), Ok(()));
         self.after(1);
     }
 }
@@ -45,14 +45,14 @@ fn the_sentinels_are_asked_by_their_run_ids() {
 fn a_second_one_is_refused_until_the_first_has_ended() {
     let mut world = World::following();
     world.want();
-    let refused = |world: &mut World| world.view.want_failover(world.now, true).expect_err("one at a time");
+    let refused = |world: &mut World| world.tracker.want_failover(world.now, true).expect_err("one at a time");
     assert!(refused(&mut world).contains("another command"));
     world.after(5);
     world.all_answer();
     world.level();
     assert!(matches!(world.asked(), Some(Ok(_))));
     assert!(refused(&mut world).contains("another command"), "it is being asked");
-    world.view.failover_asked(world.now, true);
+    world.tracker.failover_asked(world.now, true);
     assert!(refused(&mut world).contains("just begun"));
     world.after(100);
     world.selected();
@@ -65,7 +65,7 @@ fn a_second_one_is_refused_until_the_first_has_ended() {
     assert!(refused(&mut world).contains("not confirmed"));
     world.answer(1, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
-    assert_eq!(world.view.want_failover(world.now, false), Ok(()));
+    assert_eq!(world.tracker.want_failover(world.now, false), Ok(()));
     world.after(5);
     for index in 0..3 {
         let leads = |answer: &mut SentinelAnswer| answer.claim.as_mut().expect("claims").failover = index == 2;
@@ -84,7 +84,7 @@ fn one_that_came_to_nothing_does_not_stand_in_the_way_of_the_next() {
         world.all_answer();
         world.level();
         assert!(matches!(world.asked(), Some(Ok(_))));
-        world.view.failover_asked(world.now, given_up);
+        world.tracker.failover_asked(world.now, given_up);
         if given_up {
             world.event(0, Kind::Aborted { reason: "no-good-slave".into() }, MASTER, None);
         }

@@ -11,10 +11,10 @@ use tracing::Level;
 use super::evidence::Verdict;
 use super::show::ms;
 use super::switching::{DISTRUST_FOR, PROMOTED_WITHIN};
-use super::{State, View};
+use super::{State, Tracker};
+use crate::sentinel::consensus::Consensus;
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::Role;
-use crate::sentinel::word::Word;
 
 /// A master that answered longer ago is not known to live.
 const LIVES_WITHIN: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(super) struct Abandoned {
     settled: Option<Instant>,
 }
 
-impl View {
+impl Tracker {
     /// Goes back to the old master at `planned_hold_limit` if that lives, a majority names it and the candidate says
     /// nothing; true then.
     pub(super) fn abandon(&mut self, now: Instant) -> bool {
@@ -45,7 +45,7 @@ impl View {
         if candidate == Some(master.addr) || (candidate.is_some() && candidate == self.settings.candidate) {
             return false;
         }
-        let is_named = matches!(self.word(now), Word::Named(named) if named.addr == master.addr
+        let is_named = matches!(self.consensus(now), Consensus::Agreed(named) if named.addr == master.addr
             && named.epoch >= master.epoch && named.majority && !named.down && !master.provisional);
         let lives = self.nodes.get(&master.addr).and_then(|node| node.answer.as_ref()).is_some_and(|answer| {
             matches!(answer.role, Role::Master { .. })

@@ -31,12 +31,12 @@ impl World {
 fn a_frozen_candidate_is_waited_for_no_longer_than_the_planned_hold_limit() {
     let mut world = World::abandoning();
     assert!(world.logs.iter().any(|line| line.contains("at risk")), "{:?}", world.logs);
-    assert_eq!(world.view.counters.failovers_aborted, 0, "it is still under way");
+    assert_eq!(world.tracker.counters.failovers_aborted, 0, "it is still under way");
     world.waiting(20_000);
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
-    let watch = world.view.nodes(world.now)[&addr(CANDIDATE)];
+    let watch = world.tracker.nodes(world.now)[&addr(CANDIDATE)];
     assert_eq!((watch.every, watch.trusted), (Duration::from_millis(5), true));
-    let warnings = world.view.show(world.now).warnings;
+    let warnings = world.tracker.show(world.now).warnings;
     assert!(warnings.iter().any(|warning| warning.contains("begun and not finished")), "{warnings:?}");
 }
 
@@ -47,13 +47,13 @@ fn a_candidate_that_thaws_into_a_master_is_held_for_at_once() {
     world.handle(Input::Replies(47));
     world.promoted_says(CANDIDATE, 101);
     assert_eq!(world.phase(), Phase::Switching);
-    assert_eq!(world.view.counters.writes_at_risk, 7);
+    assert_eq!(world.tracker.counters.writes_at_risk, 7);
     assert!(world.logs.iter().any(|line| line.contains("at most 7 writes")), "{:?}", world.logs);
     world.after(5);
     world.answer(0, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 6, false)), "decided as ever");
-    assert!(world.view.abandoned.is_none());
+    assert!(world.tracker.abandoned.is_none());
 }
 
 /// Sentinel's event comes before the node itself is seen as a master.
@@ -68,7 +68,7 @@ fn what_is_lost_is_counted_whoever_tells_of_the_promotion() {
     world.answer(0, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(CANDIDATE)));
-    assert_eq!(world.view.counters.writes_at_risk, 7);
+    assert_eq!(world.tracker.counters.writes_at_risk, 7);
 }
 
 #[test]
@@ -76,19 +76,19 @@ fn a_candidate_that_thaws_into_a_replica_is_watched_for_a_while() {
     let mut world = World::abandoning();
     world.replica_says(CANDIDATE, true);
     world.waiting(20_000);
-    assert!(world.view.abandoned.is_some(), "its Sentinel has not given it up");
+    assert!(world.tracker.abandoned.is_some(), "its Sentinel has not given it up");
     for _ in 0..100 {
         world.replica_says(CANDIDATE, true);
         world.quiet(100, MASTER, 5);
         world.master_says(MASTER, 200, &[CANDIDATE, OTHER]);
     }
-    assert!(world.view.abandoned.is_some());
+    assert!(world.tracker.abandoned.is_some());
     for _ in 0..60 {
         world.replica_says(CANDIDATE, true);
         world.quiet(100, MASTER, 5);
         world.master_says(MASTER, 200, &[CANDIDATE, OTHER]);
     }
-    assert!(world.view.abandoned.is_none());
+    assert!(world.tracker.abandoned.is_none());
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
 }
 
@@ -138,7 +138,7 @@ fn a_start_behind_a_frozen_candidate_serves_from_the_living_master() {
     assert_eq!(world.phase(), Phase::Switching);
     world.waiting(2_000);
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(MASTER)), "{:?}", world.logs);
-    assert!(world.view.nodes(world.now).contains_key(&addr(CANDIDATE)));
+    assert!(world.tracker.nodes(world.now).contains_key(&addr(CANDIDATE)));
     world.promoted_says(CANDIDATE, 101);
     assert_eq!(world.phase(), Phase::Switching);
 }

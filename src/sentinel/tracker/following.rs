@@ -9,20 +9,20 @@ use tracing::Level;
 
 use super::evidence::Verdict;
 use super::show::ms;
-use super::{Output, Restart, State, View};
+use super::{Output, Restart, State, Tracker};
 use crate::config::HostPort;
+use crate::sentinel::consensus::{Consensus, Named};
 use crate::sentinel::lineage::Kinship;
 use crate::sentinel::report::{Info, NodeAnswer, Role};
-use crate::sentinel::word::{Named, Word};
 use crate::topology::Master;
 
 /// An early commit must be confirmed by the epoch within this time (the leader sees a promotion within 1.2 s).
 pub(super) const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 
-impl View {
+impl Tracker {
     pub(super) fn watch(&mut self, now: Instant) {
         let Some(master) = self.master.clone() else { return };
-        if self.follow_word(now, &master) {
+        if self.follow_consensus(now, &master) {
             return;
         }
         if self.settle_provisional(now, &master) {
@@ -45,7 +45,7 @@ impl View {
     }
 
     /// Reacts to what the Sentinels name; true when that ended `Following` or `Silent`.
-    pub(super) fn follow_word(&mut self, now: Instant, master: &Master) -> bool {
+    pub(super) fn follow_consensus(&mut self, now: Instant, master: &Master) -> bool {
         if let Some(lower) = self.lower(now) {
             let text =
                 format!("a majority of Sentinels has named {} at the lower epoch {} for 10 s", lower.addr, lower.epoch);
@@ -55,17 +55,17 @@ impl View {
                 return true;
             }
             // REMOVE and MONITOR begin at 0: the next failover will be above that, not above ours.
-            if matches!(self.word(now), Word::Named(named) if named.epoch == lower.epoch) {
+            if matches!(self.consensus(now), Consensus::Agreed(named) if named.epoch == lower.epoch) {
                 self.log(Level::WARN, text);
                 self.adopt_epoch(now, lower.epoch);
             }
         }
-        match self.word(now) {
-            Word::Named(named) if named.addr == master.addr && named.epoch > master.epoch => {
+        match self.consensus(now) {
+            Consensus::Agreed(named) if named.addr == master.addr && named.epoch > master.epoch => {
                 self.adopt_epoch(now, named.epoch);
                 false
             }
-            Word::Named(named) if named.addr != master.addr => {
+            Consensus::Agreed(named) if named.addr != master.addr => {
                 let forward = named.epoch > master.epoch;
                 let outvoted = named.epoch == master.epoch && named.majority && !master.provisional;
                 // One Sentinel alone holds us only for a node that is what it says: it may be wrong.
@@ -142,7 +142,8 @@ impl View {
             named.addr == master.addr && named.epoch >= master.epoch && named.majority && !named.failover
         };
         // After a failed failover a majority may insist on the old master: that was waited for once already.
-        let settled = self.distrust.contains_key(&addr) && matches!(self.word(now), Word::Named(named) if ours(&named));
+        let settled = self.distrust.contains_key(&addr)
+            && matches!(self.consensus(now), Consensus::Agreed(named) if ours(&named));
         if settled {
             return false;
         }
@@ -331,11 +332,11 @@ impl View {
     /// all, because it answers.
     pub(super) fn check_restart(&mut self, now: Instant, master: &Master) -> bool {
         let Some(restart) = self.restart.clone() else { return false };
-        let still = match self.word(now) {
-            Word::Nothing => {
+        let still = match self.consensus(now) {
+            Consensus::None => {
                 !self.sentinels.iter().any(|(at, sentinel)| sentinel.connected && self.electorate.has_voice(at))
             }
-            Word::Named(named) => {
+            Consensus::Agreed(named) => {
                 named.addr == master.addr
                     && named.epoch >= master.epoch
                     && named.majority
@@ -343,7 +344,7 @@ impl View {
                     && named.asked >= restart.seen
                     && !self.answers(now).any(|answer| answer.claim.as_ref().is_some_and(|claim| claim.o_down))
             }
-            Word::Split { .. } => false,
+            Consensus::Conflicting { .. } => false,
         };
         if !still {
             return false;
@@ -355,6 +356,7 @@ impl View {
         };
         if restart.replaced {
             self.record(now, "restore", master.addr, None, None);
+            self.counters.failovers_restore += 1;
             self.log(
                 Level::WARN,
                 format!("the data set of the master {} was replaced in place: sessions begin anew there", master.addr),
