@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::sentinel::report::SentinelAnswer;
+use crate::topology::Master;
 
 /// What the Sentinels say.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,13 @@ pub struct Named {
     pub failover: bool,
     /// When the oldest question among these answers was sent.
     pub asked: Instant,
+}
+
+impl Named {
+    /// A majority names `master`, at its epoch or a higher one.
+    pub fn confirms(&self, master: &Master) -> bool {
+        self.addr == master.addr && self.epoch >= master.epoch && self.majority
+    }
 }
 
 /// Weighs the answers of `known` Sentinels.

@@ -334,7 +334,7 @@ impl Task {
                     tracing::Level::WARN => tracing::warn!("{text}"),
                     _ => tracing::info!("{text}"),
                 },
-                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase).record(took),
+                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase.name()).record(took),
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::sentinel::client::{Error, Node};
 use crate::sentinel::follower::{Message, Shared};
 use crate::sentinel::report::{FromNode, Input, NodeAnswer};
-use crate::sentinel::tracker::{Login, Watch};
+use crate::sentinel::tracker::{Login, Pace};
 
 /// For an answer. A master in a long script is silent for longer; the decision knows by then.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const RELOGIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A running prober; dropping it ends the task.
 pub(super) struct Prober {
-    watch: watch::Sender<Watch>,
+    watch: watch::Sender<Pace>,
     /// Asks now: a question sent after this.
     pub(super) now: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
@@ -41,7 +41,7 @@ impl Drop for Prober {
 impl Prober {
     pub(super) fn spawn(
         addr: SocketAddr,
-        how: Watch,
+        how: Pace,
         credentials: watch::Receiver<Login>,
         shared: Arc<Shared>,
         out: mpsc::Sender<Message>,
@@ -53,14 +53,14 @@ impl Prober {
         Prober { watch, now, task: tokio::spawn(task.run()) }
     }
 
-    pub(super) fn pace(&self, how: Watch) {
+    pub(super) fn pace(&self, how: Pace) {
         self.watch.send_if_modified(|current| std::mem::replace(current, how) != how);
     }
 }
 
 struct Task {
     addr: SocketAddr,
-    how: watch::Receiver<Watch>,
+    how: watch::Receiver<Pace>,
     credentials: watch::Receiver<Login>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,

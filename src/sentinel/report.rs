@@ -101,6 +101,23 @@ pub struct SentinelAnswer {
     pub quorum: Option<Result<(), String>>,
 }
 
+impl SentinelAnswer {
+    /// It names this node as the master.
+    pub fn names(&self, addr: SocketAddr) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.addr == addr)
+    }
+
+    /// It lists this node as a replica.
+    pub fn lists(&self, addr: SocketAddr) -> bool {
+        self.replicas.iter().flatten().any(|replica| replica.addr == addr)
+    }
+
+    /// Its Sentinel is replacing the master that it names.
+    pub fn is_failing_over(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.failover)
+    }
+}
+
 /// The master that a Sentinel names: GET-MASTER-ADDR's address with MASTER's epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {

@@ -1,53 +1,78 @@
 //! The decision: reports in, decisions out.
 //!
 //! Deterministic: no network, no clock, no log; `now` is handed in, and what should be done comes out of
-//! [`Tracker::take`] or is read from [`Tracker::nodes`] and [`Tracker::sentinels`]. `tracker/belief.rs` and `tracker/starting.rs` say
-//! whom a start follows; `tracker/following.rs`, `tracker/electing.rs`, `tracker/switching.rs` and `tracker/abandoned.rs` hold the
-//! transitions, `tracker/event.rs` what Sentinels tell, `tracker/planned.rs` the operator's wish, `tracker/evidence.rs` what is
-//! believed, `tracker/peers.rs` which Sentinels there are, `tracker/asking.rs` which nodes are asked, `tracker/credentials.rs`
-//! as whom, `tracker/gap.rs` when we did not run ourselves, `tracker/recall.rs` what is kept for the next run, and
-//! `tracker/record.rs` and `tracker/show.rs` what people see. All of it ends in one decision, `tracker/decide.rs`.
+//! [`Tracker::take`] or is read from [`Tracker::nodes`] and [`Tracker::sentinels`].
+//!
+//! The state is in parts, each a struct in a file of its own. **A part's fields are private to its file, and no part is
+//! replaced as a whole**: what may change it is a method there. The rules read all parts and call these methods:
+//!
+//! | file | its part | its rules |
+//! |---|---|---|
+//! | `situation`, `failover` | the state, the outage; a failover under way | |
+//! | `followed` | the master, its process and replicas, an early commit | |
+//! | `sentinels`, `nodes` | what each Sentinel and node said last, and who is believed | |
+//! | `family`, `promotions`, `replies` | what is ours; which promotions may come; what sessions received | |
+//! | `evidence` | | what is believed of the Sentinels' claims and of a node |
+//! | `start`, `belief`, `unheard` | what a start has heard | whom a start follows, and whom without a Sentinel |
+//! | `following`, `restart`, `cut_off` | restarts, being cut off | what ends `Following` and `Silent` |
+//! | `switching`, `release`, `abandoned` | a failover that was not waited for | how a failover ends |
+//! | `events`, `election`, `planned` | an election, an operator's wish | what Sentinels announce and are asked for |
+//! | `gap`, `pause` | when we did not run, an operator's hold | what is doubted since |
+//! | `asking`, `credentials` | attention, logins | which nodes are asked, how often, as whom |
+//! | `earlier_run`, `history` | what is kept for the next run and for people | |
+//! | `outbox`, `publish`, `show` | what waits to be done, what was published | what sessions and people see |
+//!
+//! All of it ends in one decision, `decide`.
 
 mod abandoned;
 mod asking;
 mod belief;
 mod credentials;
+mod cut_off;
 mod decide;
-mod electing;
-mod event;
+mod earlier_run;
+mod election;
+mod events;
 mod evidence;
+mod failover;
+mod family;
+mod followed;
 mod following;
 mod gap;
-mod peers;
+mod history;
+mod nodes;
+mod outbox;
+mod pause;
 mod planned;
-mod recall;
-mod record;
+mod promotions;
+mod publish;
+mod release;
+mod replies;
+mod restart;
+mod sentinels;
 mod show;
-mod starting;
+mod situation;
+mod start;
 mod switching;
 #[cfg(test)]
 mod tests;
+mod unheard;
 
+pub use asking::Pace;
 pub use credentials::Login;
+pub use history::{ChangeKind, ChangePhase};
+pub use sentinels::OTHERS_WITHIN;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::admin::view::Counters;
+use tracing::Level;
+
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
-use crate::sentinel::electorate::Electorate;
-use crate::sentinel::lineage::{Lineage, Samples};
-use crate::sentinel::memory::Memory;
-use crate::sentinel::report::{FromNode, FromSentinel, Info, Input, NodeAnswer, SentinelAnswer};
-pub use crate::sentinel::tracker::asking::Watch;
-pub use crate::sentinel::tracker::belief::OTHERS_WITHIN;
-use crate::sentinel::tracker::credentials::Logins;
-use crate::sentinel::tracker::gap::Doubt;
-use crate::sentinel::tracker::record::Change;
-use crate::topology::{Entry, Master, Phase};
+use crate::sentinel::report::{FromNode, FromSentinel, Input, SentinelAnswer};
+use crate::topology::{Entry, Master};
 
 /// How the decision is made.
 #[derive(Clone, Debug)]
@@ -81,7 +106,7 @@ pub struct Settings {
 /// What should be done.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Tell the sessions; the generation is the topology's to assign.
+    /// For the sessions; the generation is the topology's to assign.
     Publish(Entry),
     /// The master of this term answered a question sent then.
     Prove(Instant),
@@ -101,307 +126,90 @@ pub enum Output {
     AskFailover(Result<Vec<HostPort>, String>),
     /// A line for the log.
     Log(tracing::Level, String),
-    /// A phase of a failover (one of [`crate::metrics::FAILOVER_PHASES`]) took this long.
-    Phase(&'static str, Duration),
+    /// A part of a change of master took this long.
+    Phase(ChangePhase, Duration),
 }
 
 /// The decision procedure.
 #[derive(Debug)]
 pub struct Tracker {
     settings: Settings,
-    started: Instant,
-    sentinels: BTreeMap<HostPort, SentinelState>,
-    /// Whose answers count.
-    electorate: Electorate,
-    /// Another set of Sentinels answers under this name since then.
-    rivals_since: Option<Instant>,
-    /// What an earlier run has left, and in which file.
-    memory: Option<(Memory, String)>,
-    /// What was last written into that file, and when.
-    recorded: Option<(Memory, Instant)>,
-    nodes: HashMap<SocketAddr, NodeState>,
-    lineage: Lineage,
-    samples: Samples,
-    /// The master that sessions were told, with its process and the replicas it has.
-    master: Option<Master>,
-    process: Process,
-    replicas: BTreeMap<SocketAddr, u64>,
-    /// Our masters and whatever was a replica of one, with when that was last seen: what no stranger can be.
-    family: BTreeMap<SocketAddr, Instant>,
-    /// The replicas that may be promoted: those of when most Sentinels last named our master, and any since.
-    electable: BTreeSet<SocketAddr>,
-    /// `replicas` is what this master itself has said, not what is left of the one before.
-    listed: bool,
-    term: u64,
-    state: State,
-    /// A failover that was heard of before there was a master.
-    heard: Option<starting::Heard>,
-    /// When a Sentinel first answered.
-    first_answer: Option<Instant>,
-    /// Set while `master` is provisional, and until that is settled.
-    provisional: Option<Provisional>,
-    outage_since: Option<Instant>,
-    replicated_until: Option<Instant>,
-    diverged_from: Option<u64>,
-    failing: bool,
-    reason: String,
-    paused: Option<(Instant, Instant)>,
-    published: Option<Published>,
-    phase_since: Instant,
-    /// The last sign of life of the master.
-    life: Instant,
-    /// When the next call was due: being late is ours, not the master's.
-    due: Option<Instant>,
-    /// When [`Tracker::handle`] was called last.
-    looked: Instant,
-    /// Whether the master is still one is asked anew.
-    doubt: Option<Doubt>,
-    /// When sessions were last seen to have received replies.
-    replied_at: Option<Instant>,
-    /// Asked more often until then.
-    unusual_until: Instant,
-    /// Sentinel called the master down and did not take it back.
-    called_down: bool,
-    /// Nodes that may turn master at any moment, and until when to keep an eye on them.
-    suspects: HashMap<SocketAddr, Instant>,
-    /// A Sentinel is about to choose a replica.
-    electing: Option<electing::Electing>,
-    /// A failover that was not waited for any longer.
-    abandoned: Option<abandoned::Abandoned>,
-    /// Candidates of an aborted failover: no early commit on them until then.
-    distrust: HashMap<SocketAddr, Instant>,
-    /// A new process, or another data set, is at the master's address.
-    restart: Option<Restart>,
-    /// A majority names this lower epoch since then.
-    lower: Option<(SocketAddr, u64, Instant)>,
-    minority_since: Option<Instant>,
-    /// Sessions reported that the master closed their connections.
-    session_eof: Option<Instant>,
-    logins: Logins,
-    notices: BTreeSet<String>,
-    /// What was logged once for all.
-    alarms: BTreeSet<String>,
-    empty_restart: Option<(Instant, String)>,
-    long_hold_told: bool,
-    /// Replies that all sessions have received so far.
-    replies: u64,
-    last_change: Option<Change>,
-    /// A failover that an operator asks for.
-    planned: Option<planned::Planned>,
-    /// When a Sentinel last gave a failover up, and why.
-    last_abort: Option<(Instant, String)>,
-    counters: Counters,
-    outputs: Vec<Output>,
-}
-
-/// Term, master, phase, the beginning of the outage, and the instant before which replies are covered.
-type Published = (u64, Option<Master>, Phase, Option<Instant>, Option<Instant>);
-
-/// Where the decision stands. The transitions, by name:
-///
-/// ```text
-/// Searching ──verified──► Following ◄──same process answers── Silent
-///                          │  ▲ │                               ▲ │
-///     candidate, vanished  │  │ └──silence, refused, restarted──┘ │ candidate, higher epoch,
-///     replica, ROLE=slave, │  │                                   │ ROLE=slave
-///     higher epoch,        ▼  │ commit (early or by the epoch),   ▼
-///     unconfirmed       Switching  or release: the candidate is a replica
-/// ```
-#[derive(Debug)]
-enum State {
-    /// No master has been verified yet.
-    Searching,
-    /// Requests flow to `master`.
-    Following,
-    /// The master is silent or gone; no failover is known.
-    Silent {
-        /// Nobody listens there any more, or the process is another one.
-        gone: bool,
-    },
-    /// A failover is under way.
-    Switching(Box<Failover>),
-}
-
-/// A failover under way.
-#[derive(Debug)]
-struct Failover {
-    /// When this candidate was first held for.
-    since: Instant,
-    /// The old master answered us when it began.
-    lives: bool,
-    /// It was silent then, or a Sentinel had called it down.
-    crash: bool,
-    candidate: Option<SocketAddr>,
-    /// The Sentinel that runs it, when we hear it.
-    leader: Option<HostPort>,
-    /// From then on it may end with the old master.
-    ending: Option<Instant>,
-    /// When the candidate was first seen as a master with the right lineage.
-    promoted: Option<Instant>,
-    /// Held because a replica left the master's list; nobody has told of a failover.
-    only_vanished: bool,
-    /// Each Sentinel's first word since `since` on whether the candidate was a master at its last INFO.
-    demoted: HashMap<HostPort, bool>,
-    /// A majority has named the old master since then.
-    old_named_since: Option<Instant>,
-    /// Why an early commit is not made, told once.
-    no_early: Option<String>,
-}
-
-/// An early commit that is not settled.
-#[derive(Debug)]
-struct Provisional {
-    since: Instant,
-    previous: Master,
-    /// The Sentinel that runs the failover: nobody else knows of the promotion yet.
-    leader: Option<HostPort>,
-    /// Replies that sessions had received before: those since then may be undone.
-    replies: u64,
-}
-
-/// The master's process.
-#[derive(Clone, Debug, Default)]
-struct Process {
-    run_id: Option<String>,
-    connection: Option<u64>,
-    /// The name of its history (`master_replid`).
-    replid: Option<String>,
-    keys: u64,
-}
-
-/// Something at the master's address that is not what sessions talked to.
-#[derive(Clone, Debug)]
-struct Restart {
-    seen: Instant,
-    /// What tells it from the next one: a process, or a history.
-    which: String,
-    /// The same process, which was a replica in between: its data set was replaced, its blocked clients cut off.
-    replaced: bool,
-}
-
-#[derive(Debug, Default)]
-struct SentinelState {
-    connected: bool,
-    answer: Option<SentinelAnswer>,
-    answered: Option<Instant>,
-    tilt: bool,
-    error: Option<String>,
-    lost_since: Option<Instant>,
-    /// When it was lost it took connections, and did not answer.
-    mute: bool,
-    /// It names another master than ours since then.
-    disagrees_since: Option<Instant>,
-    /// Told by peers: forgotten when none names it any more.
-    learnt: bool,
-    /// By itself, by the peers it was learnt from, or by an earlier run.
-    run_id: Option<String>,
-    /// When it had first answered or failed to.
-    tried: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct NodeState {
-    answer: Option<NodeAnswer>,
-    info: Option<Info>,
-    refused: Option<Instant>,
-    silent: Option<(Instant, String)>,
+    start: start::Start,
+    earlier: earlier_run::EarlierRun,
+    situation: situation::Situation,
+    followed: followed::Followed,
+    sentinels: sentinels::Sentinels,
+    nodes: nodes::Nodes,
+    family: family::Family,
+    replies: replies::Replies,
+    promotions: promotions::Promotions,
+    election: election::Election,
+    planned: planned::Planned,
+    abandoned: abandoned::Abandoned,
+    restarts: restart::Restarts,
+    cut_off: cut_off::CutOff,
+    gap: gap::Gap,
+    pause: pause::Pause,
+    attention: asking::Attention,
+    logins: credentials::Logins,
+    history: history::History,
+    publisher: publish::Publisher,
+    out: outbox::Outbox,
 }
 
 impl Tracker {
     /// Knows nothing yet.
     pub fn new(settings: Settings, now: Instant) -> Tracker {
-        let blank = |learnt| SentinelState { learnt, ..SentinelState::default() };
-        let sentinels = settings.sentinels.iter().map(|at| (at.clone(), blank(false))).collect();
-        let logins = Logins::new(settings.credentials.clone(), settings.learn_credentials, now);
         Tracker {
+            start: start::Start::new(now),
+            earlier: earlier_run::EarlierRun::new(&settings),
+            situation: situation::Situation::new(now),
+            followed: followed::Followed::new(now),
+            sentinels: sentinels::Sentinels::new(&settings),
+            nodes: nodes::Nodes::default(),
+            family: family::Family::default(),
+            replies: replies::Replies::default(),
+            promotions: promotions::Promotions::default(),
+            election: election::Election::default(),
+            planned: planned::Planned::default(),
+            abandoned: abandoned::Abandoned::default(),
+            restarts: restart::Restarts::default(),
+            cut_off: cut_off::CutOff::default(),
+            gap: gap::Gap::new(now),
+            pause: pause::Pause::default(),
+            attention: asking::Attention::new(now),
+            logins: credentials::Logins::new(settings.credentials.clone(), settings.learn_credentials, now),
+            history: history::History::default(),
+            publisher: publish::Publisher::new(now),
+            out: outbox::Outbox::default(),
             settings,
-            started: now,
-            sentinels,
-            electorate: Electorate::default(),
-            rivals_since: None,
-            memory: None,
-            recorded: None,
-            nodes: HashMap::new(),
-            lineage: Lineage::default(),
-            samples: Samples::default(),
-            master: None,
-            process: Process::default(),
-            replicas: BTreeMap::new(),
-            family: BTreeMap::new(),
-            electable: BTreeSet::new(),
-            listed: false,
-            term: 0,
-            state: State::Searching,
-            heard: None,
-            first_answer: None,
-            provisional: None,
-            outage_since: Some(now),
-            replicated_until: None,
-            diverged_from: None,
-            failing: false,
-            reason: "no Sentinel has answered yet".into(),
-            paused: None,
-            published: None,
-            phase_since: now,
-            life: now,
-            due: None,
-            looked: now,
-            doubt: None,
-            unusual_until: now,
-            called_down: false,
-            suspects: HashMap::new(),
-            electing: None,
-            abandoned: None,
-            distrust: HashMap::new(),
-            restart: None,
-            lower: None,
-            minority_since: None,
-            session_eof: None,
-            logins,
-            notices: BTreeSet::new(),
-            alarms: BTreeSet::new(),
-            empty_restart: None,
-            long_hold_told: false,
-            replies: 0,
-            replied_at: None,
-            last_change: None,
-            planned: None,
-            last_abort: None,
-            counters: Counters::default(),
-            outputs: Vec::new(),
-        }
-    }
-
-    /// Why there is no master yet, while no Sentinel can be asked about one.
-    pub fn set_reason(&mut self, reason: &str) {
-        if matches!(self.state, State::Searching) {
-            self.reason = reason.to_owned();
         }
     }
 
     /// Takes one report in and decides.
     pub fn handle(&mut self, now: Instant, input: Input) {
-        self.forgive_own_lateness(now);
+        if let Some(due) = self.gap.take_due() {
+            self.followed.forgive_lateness(now, due);
+        }
         self.notice_gap(now);
+        let term = self.followed.term();
         match input {
             Input::Sentinel(from, what) => self.on_sentinel(now, from, what),
             Input::Node(addr, what) => self.on_node(now, addr, what),
             Input::Replies(count) => self.on_replies(now, count),
-            Input::SessionEof { term } if term == self.term => {
-                self.session_eof = Some(now);
+            Input::SessionEof { term: of } if of == term => {
+                self.restarts.note_sessions_cut(now);
                 self.ask_master();
             }
-            Input::SessionDialFailed { term } if term == self.term => self.ask_master(),
-            Input::SessionRefused { term } if term == self.term => {
-                self.unusual_until = now + Duration::from_secs(1);
+            Input::SessionDialFailed { term: of } if of == term => self.ask_master(),
+            Input::SessionRefused { term: of } if of == term => {
+                self.attention.pay(now + Duration::from_secs(1));
                 self.ask_master();
             }
-            Input::SessionAuthRefused { term, error } if term == self.term => {
-                let addr = self.master.as_ref().map_or_else(String::new, |master| master.addr.to_string());
+            Input::SessionAuthRefused { term: of, error } if of == term => {
+                let addr = self.followed.addr().map_or_else(String::new, |addr| addr.to_string());
                 let text = format!("{addr} refuses the credentials of a client, whose session ends: {error}");
-                if self.notices.len() < 32 && self.notices.insert(text.clone()) {
-                    self.log(tracing::Level::ERROR, text);
-                }
+                self.out.notice(Level::ERROR, text);
             }
             Input::SessionEof { .. }
             | Input::SessionDialFailed { .. }
@@ -410,7 +218,7 @@ impl Tracker {
             | Input::Tick => {}
             Input::Credentials(credentials) => self.on_offer(credentials),
             Input::Configured(credentials) => self.on_configured(credentials),
-            Input::Hold { until } => self.paused = Some((self.paused.map_or(now, |(since, _)| since), until)),
+            Input::Hold { until } => self.pause.begin(now, until),
             Input::Release => self.end_pause(now),
         }
         self.choose_login(now);
@@ -419,116 +227,74 @@ impl Tracker {
 
     /// When [`Tracker::handle`] wants to be called with [`Input::Tick`] at the latest.
     pub fn next_tick(&mut self, now: Instant) -> Instant {
-        let pause = match self.state {
-            _ if self.attaching(now) => Duration::from_millis(5),
-            _ if self.electing.is_some() => Duration::from_millis(10),
-            State::Following if self.doubt.is_none() => gap::LOOK,
-            State::Following | State::Switching(_) => Duration::from_millis(10),
-            _ => gap::LOOK,
+        let is_following = self.situation.is_following();
+        let pause = if self.history.is_attaching(now) {
+            Duration::from_millis(5)
+        } else if self.election.is_under_way()
+            || self.situation.failover().is_some()
+            || (is_following && self.gap.doubt().is_some())
+        {
+            Duration::from_millis(10)
+        } else {
+            gap::LOOK
         };
-        let due = now + pause;
-        self.due = Some(due);
-        due
+        self.gap.expect_look(now + pause);
+        now + pause
     }
 
     /// What should be done since the last call, in order.
     pub fn take(&mut self) -> Vec<Output> {
-        std::mem::take(&mut self.outputs)
+        self.out.take()
     }
 
     /// The Sentinels to be connected to.
     pub fn sentinels(&self) -> impl Iterator<Item = &HostPort> {
-        self.sentinels.keys()
+        self.sentinels.iter().map(|(at, _)| at)
     }
 
     /// Between two polls of each Sentinel.
     pub fn poll_every(&self) -> Duration {
-        match self.state {
-            State::Following if self.provisional.is_none() && self.doubt.is_none() => self.settings.poll_interval,
-            _ => Duration::from_millis(100).min(self.settings.poll_interval),
-        }
-    }
-
-    /// Our own late wake-ups are not the master's silence: what was late is added to its last sign of life.
-    fn forgive_own_lateness(&mut self, now: Instant) {
-        if let Some(due) = self.due.take()
-            && now > due + Duration::from_millis(50)
-        {
-            self.life = (self.life + (now - due)).min(now);
-        }
+        let settled = self.situation.is_following() && !self.followed.is_early() && self.gap.doubt().is_none();
+        let every = self.settings.poll_interval;
+        if settled { every } else { every.min(Duration::from_millis(100)) }
     }
 
     fn on_sentinel(&mut self, now: Instant, from: HostPort, what: FromSentinel) {
-        let Some(sentinel) = self.sentinels.get_mut(&from) else { return };
+        if self.sentinels.get(&from).is_none() {
+            return;
+        }
         match what {
             FromSentinel::Connected => {
-                sentinel.connected = true;
-                sentinel.tilt = false;
-                if sentinel.lost_since.take().is_some() && sentinel.error.take().is_some() {
-                    self.log(tracing::Level::INFO, format!("Sentinel {from} is back"));
+                if self.sentinels.connected(&from) {
+                    self.out.log(Level::INFO, format!("Sentinel {from} is back"));
                 }
             }
-            FromSentinel::Answer(answer) => {
-                sentinel.error.clone_from(&answer.problem);
-                sentinel.answered = Some(now);
-                self.first_answer.get_or_insert(now);
-                sentinel.tried.get_or_insert(now);
-                if answer.myid.is_some() {
-                    sentinel.run_id.clone_from(&answer.myid);
-                }
-                if let State::Switching(failover) = &mut self.state
-                    && let (Some(candidate), Some(replicas)) = (failover.candidate, &answer.replicas)
-                    && answer.asked >= failover.since
-                {
-                    let demoted = replicas.iter().any(|replica| replica.addr == candidate && replica.reported_master);
-                    failover.demoted.entry(from.clone()).or_insert(demoted);
-                }
-                sentinel.answer = Some(*answer);
-                self.count_sentinels(now);
-                self.note_family(now);
-            }
+            FromSentinel::Answer(answer) => self.on_sentinel_answer(now, &from, *answer),
             FromSentinel::Lost { error, mute } => {
-                sentinel.mute = mute;
-                // Errors of DNS name the host alone.
-                let named = error.starts_with("Sentinel ");
-                let error = if named { error } else { format!("Sentinel {from}: {error}") };
-                let first =
-                    sentinel.error.as_ref() != Some(&error) && (sentinel.connected || sentinel.lost_since.is_none());
-                sentinel.connected = false;
-                sentinel.lost_since.get_or_insert(now);
-                sentinel.tried.get_or_insert(now);
-                sentinel.error = Some(error.clone());
-                if first {
-                    self.log(tracing::Level::WARN, error.replacen("Sentinel ", "a Sentinel is lost: ", 1));
+                if let Some(text) = self.sentinels.lost(now, &from, error, mute) {
+                    self.out.log(Level::WARN, text);
                 }
-                if let State::Switching(failover) = &mut self.state
-                    && failover.leader.as_ref() == Some(&from)
-                {
-                    // Perhaps only we lost it, and it goes on: a promotion that is to come has its time.
-                    failover.leader = None;
-                    failover.ending.get_or_insert(failover.since + switching::PROMOTED_WITHIN);
-                }
+                self.situation.failover_mut().into_iter().for_each(|failover| failover.lose(&from));
             }
-            FromSentinel::Notice(text) => self.notice(text),
+            FromSentinel::Notice(text) => self.out.notice(Level::WARN, text),
             FromSentinel::Event { kind, master, node } => self.on_event(now, from, kind, master, node),
         }
     }
 
+    fn on_sentinel_answer(&mut self, now: Instant, from: &HostPort, answer: SentinelAnswer) {
+        self.situation.failover_mut().into_iter().for_each(|failover| failover.hear(from, &answer));
+        self.sentinels.answered(now, from, answer);
+        self.sentinels.count(now, &self.earlier.sentinels());
+        self.note_family(now);
+    }
+
     fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {
-        let node = self.nodes.entry(addr).or_default();
-        let is_master = self.master.as_ref().is_some_and(|master| master.addr == addr);
+        let is_master = self.followed.is_at(addr);
         match what {
             FromNode::Answer(answer) => {
-                node.refused = None;
-                node.silent = None;
-                let same_connection = node.answer.as_ref().is_some_and(|last| last.connection == answer.connection);
-                if let Some(info) = &answer.info {
-                    node.info = Some(info.clone());
-                } else if !same_connection {
-                    node.info = None;
-                }
-                node.answer = Some((*answer).clone());
-                if is_master || (self.master.is_none() && self.named(now).any(|(named, _)| named == addr)) {
+                self.nodes.answered(&answer, addr);
+                let is_first = || self.followed.master().is_none() && self.named(now).any(|(named, _)| named == addr);
+                if is_master || is_first() {
                     self.on_login(now, &answer, addr);
                 }
                 if is_master {
@@ -537,52 +303,25 @@ impl Tracker {
             }
             FromNode::Eof => {
                 if is_master {
-                    self.unusual_until = self.unusual_until.max(now + Duration::from_secs(1));
+                    self.attention.pay(now + Duration::from_secs(1));
                 }
             }
             FromNode::Refused(error) => {
-                node.refused = Some(now);
-                node.answer = None;
+                self.nodes.refused(now, addr);
                 if is_master {
                     self.on_master_gone(now, error);
                 }
             }
-            FromNode::Silent(error) => node.silent = Some((now, error)),
-            FromNode::Notice(text) => self.notice(text),
+            FromNode::Silent(error) => self.nodes.silent(addr, error),
+            FromNode::Notice(text) => self.out.notice(Level::WARN, text),
         }
     }
 
     fn ask_master(&mut self) {
-        if let Some(master) = &self.master {
-            self.outputs.push(Output::AskNode(master.addr));
-        }
+        self.out.extend(self.followed.addr().map(Output::AskNode));
     }
 
     fn ask_sentinels(&mut self) {
-        self.outputs.push(Output::AskSentinels);
-    }
-
-    fn log(&mut self, level: tracing::Level, text: String) {
-        self.outputs.push(Output::Log(level, text));
-    }
-
-    /// A warning, logged once.
-    fn warn_once(&mut self, text: String) {
-        if self.alarms.len() < 32 && self.alarms.insert(text.clone()) {
-            self.log(tracing::Level::WARN, text);
-        }
-    }
-
-    /// An error, logged once.
-    fn alarm(&mut self, text: String) {
-        if self.alarms.len() < 32 && self.alarms.insert(text.clone()) {
-            self.log(tracing::Level::ERROR, text);
-        }
-    }
-
-    fn notice(&mut self, text: String) {
-        if self.notices.len() < 32 && self.notices.insert(text.clone()) {
-            self.log(tracing::Level::WARN, text);
-        }
+        self.out.push(Output::AskSentinels);
     }
 }

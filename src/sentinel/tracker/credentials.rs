@@ -4,11 +4,12 @@
 //! that may not ask are never worse than none: the next are tried, and at last none.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::{Output, State, Tracker};
+use super::{Output, Tracker};
 use crate::admin::view::CredentialsState;
 use crate::secret::Credentials;
 use crate::sentinel::report::{NodeAnswer, Role};
@@ -35,7 +36,7 @@ pub struct Login {
 
 /// What a node made of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Response {
     /// ROLE was answered.
     Accepted,
     /// They are right, but their user may not ask ROLE: the node's words.
@@ -44,14 +45,34 @@ enum Verdict {
     Refused(String),
 }
 
+impl Response {
+    fn of(role: &Role) -> Response {
+        match role {
+            Role::Unreadable(words) if words.contains("NOPERM") => Response::NotPermitted(words.clone()),
+            Role::Unreadable(words) => Response::Refused(words.clone()),
+            Role::Master { .. } | Role::Replica { .. } | Role::Occupied(_) => Response::Accepted,
+        }
+    }
+}
+
+/// Whose a login is.
+enum Owner {
+    Configured,
+    Client,
+    /// Without credentials, where there are others.
+    Nobody,
+    /// Without credentials, since there are none.
+    NobodyAlone,
+}
+
 /// What an ACL user of ours needs.
 const RULE: &str = "It needs +role and +info (ACL SETUSER … +role +info)";
 
 #[derive(Debug, Default)]
 struct Candidate {
     credentials: Option<Credentials>,
-    verdict: Option<(Instant, Verdict)>,
-    /// The verdict was logged.
+    response: Option<(Instant, Response)>,
+    /// The response was logged.
     logged: bool,
 }
 
@@ -79,20 +100,20 @@ impl Candidate {
     }
 
     fn is_accepted(&self) -> bool {
-        matches!(self.verdict, Some((_, Verdict::Accepted)))
+        matches!(self.response, Some((_, Response::Accepted)))
     }
 
-    fn refusal(&self) -> Option<&Verdict> {
-        self.verdict.as_ref().map(|(_, verdict)| verdict).filter(|verdict| **verdict != Verdict::Accepted)
+    fn refusal(&self) -> Option<&Response> {
+        self.response.as_ref().map(|(_, response)| response).filter(|response| **response != Response::Accepted)
     }
 
     fn is_not_permitted(&self) -> bool {
-        matches!(self.refusal(), Some(Verdict::NotPermitted(_)))
+        matches!(self.refusal(), Some(Response::NotPermitted(_)))
     }
 
     /// It may be tried (again): it was not refused within this time.
     fn is_due(&self, now: Instant, after: Duration) -> bool {
-        self.refusal().is_none() || self.verdict.as_ref().is_some_and(|(at, _)| now >= *at + after)
+        self.refusal().is_none() || self.response.as_ref().is_some_and(|(at, _)| now >= *at + after)
     }
 }
 
@@ -128,7 +149,7 @@ impl Logins {
         let known = self.learnt.iter().position(|known| known.credentials.as_ref() == Some(&credentials));
         let mut candidate = known.and_then(|at| self.learnt.remove(at)).unwrap_or_default();
         if !candidate.is_not_permitted() && !candidate.is_accepted() {
-            candidate.verdict = None;
+            candidate.response = None;
         }
         candidate.credentials = Some(credentials);
         self.settled = true;
@@ -139,9 +160,41 @@ impl Logins {
         }
     }
 
+    /// What `answer` says of the present login, and whose that is, when it is worth a line in the log.
+    fn judge(&mut self, now: Instant, answer: &NodeAnswer) -> Option<(Response, Owner)> {
+        if answer.login != self.current.id {
+            return None;
+        }
+        if answer.info.is_some() || answer.info_refused.is_some() {
+            self.no_info.clone_from(&answer.info_refused);
+        }
+        let owner = self.owner();
+        self.settled = true;
+        let response = Response::of(&answer.role);
+        let accepted = response == Response::Accepted;
+        let candidate = self.current()?;
+        let is_news = if accepted { !candidate.is_accepted() } else { !candidate.logged };
+        candidate.logged = !accepted;
+        candidate.response = Some((now, response.clone()));
+        is_news.then_some((response, owner))
+    }
+
+    /// Whose the present login is.
+    fn owner(&self) -> Owner {
+        if self.configured.as_ref().is_some_and(|own| own.credentials == self.current.credentials) {
+            Owner::Configured
+        } else if self.current.credentials.is_some() {
+            Owner::Client
+        } else if self.configured.is_none() && self.learnt.is_empty() {
+            Owner::NobodyAlone
+        } else {
+            Owner::Nobody
+        }
+    }
+
     /// The login to use from now on, if it is another one, or the same to be proven on a new connection. While
-    /// something goes on (not `calm`), what works stays.
-    fn choose(&mut self, now: Instant, calm: bool) -> Option<Login> {
+    /// something goes on (not `quiet`), what works stays.
+    fn choose(&mut self, now: Instant, quiet: bool) -> Option<Login> {
         // What is tried gets the time for an answer.
         if !self.settled && now < self.chosen + AGAIN_AFTER {
             return None;
@@ -151,7 +204,7 @@ impl Logins {
             let proven_for = if self.doubted { DOUBTED_AFTER } else { PROVEN_FOR };
             let better = self.configured.as_ref().filter(|own| own.is_due(now, BETTER_AFTER));
             match better.filter(|own| own.credentials != current) {
-                _ if !calm => return None,
+                _ if !quiet => return None,
                 Some(own) => own.credentials.clone(),
                 None if now >= self.chosen + proven_for => current,
                 None => return None,
@@ -178,7 +231,7 @@ impl Logins {
     fn state(&self) -> CredentialsState {
         match self.configured.as_ref().map(Candidate::refusal) {
             Some(None) => CredentialsState::Configured,
-            Some(Some(Verdict::NotPermitted(_))) => CredentialsState::NotPermitted,
+            Some(Some(Response::NotPermitted(_))) => CredentialsState::NotPermitted,
             Some(Some(_)) => CredentialsState::Refused,
             None if self.nobody.refusal().is_none() => CredentialsState::NotNeeded,
             None if self.learnt.iter().any(Candidate::is_accepted) => CredentialsState::Learnt,
@@ -201,7 +254,7 @@ impl Tracker {
     /// What lets a client of our own in: for `/health`. `None`: nothing that we know of, or nothing is needed.
     pub fn health_credentials(&self) -> Option<&Credentials> {
         let logins = &self.logins;
-        let untried = || logins.configured.iter().find(|own| own.verdict.is_none());
+        let untried = || logins.configured.iter().find(|own| own.response.is_none());
         let permitted = || logins.all().find(|candidate| candidate.is_not_permitted());
         let best = logins.all().find(|candidate| candidate.is_accepted()).or_else(untried).or_else(permitted);
         best.and_then(|candidate| candidate.credentials.as_ref())
@@ -224,69 +277,43 @@ impl Tracker {
         self.logins.settled = true;
     }
 
-    /// The master, or whoever is to become the first one, answered: what that tells of what it was asked with.
-    pub(super) fn on_login(&mut self, now: Instant, answer: &NodeAnswer, addr: std::net::SocketAddr) {
-        if answer.login != self.logins.current.id {
-            return;
-        }
-        if answer.info.is_some() || answer.info_refused.is_some() {
-            self.logins.no_info.clone_from(&answer.info_refused);
-        }
-        let verdict = match &answer.role {
-            Role::Unreadable(words) if words.contains("NOPERM") => Verdict::NotPermitted(words.clone()),
-            Role::Unreadable(words) => Verdict::Refused(words.clone()),
-            Role::Master { .. } | Role::Replica { .. } | Role::Occupied(_) => Verdict::Accepted,
-        };
-        let (is_configured, is_alone) = (
-            self.logins.configured.as_ref().is_some_and(|own| own.credentials == self.logins.current.credentials),
-            self.logins.configured.is_none() && self.logins.learnt.is_empty(),
-        );
-        let is_learnt = !is_configured && self.logins.current.credentials.is_some();
-        self.logins.settled = true;
-        let Some(candidate) = self.logins.current() else { return };
-        let accepted = verdict == Verdict::Accepted;
-        let first = if accepted { !candidate.is_accepted() } else { !candidate.logged };
-        candidate.logged = !accepted;
-        candidate.verdict = Some((now, verdict.clone()));
-        if !first {
-            return;
-        }
+    /// The master, or whoever is to become the first one, answered: what that says of what it was asked with.
+    pub(super) fn on_login(&mut self, now: Instant, answer: &NodeAnswer, addr: SocketAddr) {
+        let Some((response, owner)) = self.logins.judge(now, answer) else { return };
         const BLIND: &str =
             "ROLE cannot be read with them, so a failover takes about a second longer and is not verified on the node";
-        match verdict {
-            Verdict::Accepted if is_learnt => {
-                self.log(Level::INFO, "the nodes are asked with the credentials of a client from now on".into());
+        let (level, text) = match (response, owner) {
+            (Response::Accepted, Owner::Client) => {
+                (Level::INFO, "the nodes are asked with the credentials of a client from now on".into())
             }
-            Verdict::Accepted => {}
-            Verdict::Refused(words) if is_configured => {
-                self.log(Level::ERROR, format!("Redis {addr} refuses our credentials ({words}): {BLIND}"));
+            (Response::Refused(words), Owner::Configured) => {
+                (Level::ERROR, format!("Redis {addr} refuses our credentials ({words}): {BLIND}"))
             }
-            Verdict::NotPermitted(words) if is_configured => self.log(
-                Level::ERROR,
-                format!("Redis {addr} does not let our user ask ROLE ({words}): {BLIND}. {RULE}"),
-            ),
-            Verdict::Refused(words) if is_alone => self.log(
-                Level::ERROR,
-                format!(
+            (Response::NotPermitted(words), Owner::Configured) => {
+                (Level::ERROR, format!("Redis {addr} does not let our user ask ROLE ({words}): {BLIND}. {RULE}"))
+            }
+            (Response::Refused(words), Owner::NobodyAlone) => {
+                let text = format!(
                     "Redis {addr} wants a password and there is none ({words}): ROLE cannot be read, so a failover takes about a second longer and is not verified on the node"
-                ),
-            ),
-            Verdict::NotPermitted(words) if is_learnt || is_alone => self.log(
-                Level::WARN,
-                format!("Redis {addr} does not let a client's user ask ROLE ({words}): {BLIND}. {RULE}"),
-            ),
-            Verdict::Refused(words) if is_learnt => {
-                self.log(Level::WARN, format!("Redis {addr} refuses the credentials of a client now ({words})"));
+                );
+                (Level::ERROR, text)
             }
-            Verdict::Refused(_) | Verdict::NotPermitted(_) => {}
-        }
+            (Response::NotPermitted(words), Owner::Client | Owner::NobodyAlone) => {
+                (Level::WARN, format!("Redis {addr} does not let a client's user ask ROLE ({words}): {BLIND}. {RULE}"))
+            }
+            (Response::Refused(words), Owner::Client) => {
+                (Level::WARN, format!("Redis {addr} refuses the credentials of a client now ({words})"))
+            }
+            (Response::Accepted, _) | (_, Owner::Nobody) => return,
+        };
+        self.out.log(level, text);
     }
 
     /// Follows what was learnt about the logins; to be called before each decision.
     pub(super) fn choose_login(&mut self, now: Instant) {
-        let calm = matches!(self.state, State::Following) && self.provisional.is_none() && now >= self.unusual_until;
-        if let Some(login) = self.logins.choose(now, calm) {
-            self.outputs.push(Output::UseCredentials(login));
+        let quiet = self.situation.is_following() && !self.followed.is_early() && !self.attention.is_paid(now);
+        if let Some(login) = self.logins.choose(now, quiet) {
+            self.out.push(Output::UseCredentials(login));
         }
     }
 
@@ -300,10 +327,10 @@ impl Tracker {
         };
         let mut warnings = Vec::new();
         match logins.configured.as_ref().map(Candidate::refusal) {
-            Some(Some(Verdict::NotPermitted(words))) => warnings.push(format!(
+            Some(Some(Response::NotPermitted(words))) => warnings.push(format!(
                 "Redis does not let our user (redis_username) ask ROLE ({words}). {RULE}. {meanwhile}"
             )),
-            Some(Some(Verdict::Refused(words))) => warnings.push(format!(
+            Some(Some(Response::Refused(words))) => warnings.push(format!(
                 "Redis refuses our credentials ({words}): set redis_password (and redis_username), or the file that it comes from, to what the nodes expect. {meanwhile}"
             )),
             Some(_) => {}
@@ -311,10 +338,10 @@ impl Tracker {
             None => {
                 let refused = logins.all().find(|candidate| candidate.is_not_permitted());
                 match refused.unwrap_or(&logins.nobody).refusal() {
-                    Some(Verdict::NotPermitted(words)) => warnings.push(format!(
+                    Some(Response::NotPermitted(words)) => warnings.push(format!(
                         "Redis does not let the user of a client ask ROLE ({words}), and no other is set: set SWITCHMASTER_REDIS_USERNAME and SWITCHMASTER_REDIS_PASSWORD to one that may. {RULE}. {meanwhile} and the master is not verified"
                     )),
-                    Some(Verdict::Refused(words)) => warnings.push(format!(
+                    Some(Response::Refused(words)) => warnings.push(format!(
                         "Redis wants a password and none is set ({words}): set SWITCHMASTER_REDIS_PASSWORD. {meanwhile} and the master is not verified"
                     )),
                     _ => {}

@@ -5,8 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Output, State, Tracker};
+use super::situation::State;
+use super::{Output, Tracker};
 use crate::config::HostPort;
+use crate::sentinel::report::SentinelAnswer;
 
 /// How long the Sentinels' answers to the questions before it are waited for.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -16,16 +18,22 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(3);
 /// How long replicas that lag are waited for.
 const LEVEL_WITHIN: Duration = Duration::from_secs(10);
 
+/// The failover that is asked for, if there is one.
+#[derive(Debug, Default)]
+pub(super) struct Planned {
+    wish: Option<Wish>,
+}
+
 /// A failover that was asked for.
 #[derive(Debug)]
-pub(super) struct Planned {
+struct Wish {
     since: Instant,
     /// Ask also when the master is silent or a replica lags.
     force: bool,
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Stage {
     /// It is looked into whether it may be asked for.
     Looking,
@@ -36,9 +44,21 @@ enum Stage {
 }
 
 impl Planned {
+    fn begin(&mut self, now: Instant, force: bool) {
+        self.wish = Some(Wish { since: now, force, stage: Stage::Looking });
+    }
+
+    fn go_on(&mut self, stage: Stage) {
+        self.wish.iter_mut().for_each(|wish| wish.stage = stage);
+    }
+
+    fn end(&mut self) {
+        self.wish = None;
+    }
+
     /// It is not decided yet.
-    pub(super) fn looks(&self) -> bool {
-        matches!(self.stage, Stage::Looking)
+    pub(super) fn is_looked_into(&self) -> bool {
+        self.wish.as_ref().is_some_and(|wish| matches!(wish.stage, Stage::Looking))
     }
 }
 
@@ -51,39 +71,39 @@ impl Tracker {
         if let Some(why) = self.failing_over() {
             return Err(one_at_a_time(&why));
         }
-        self.planned = Some(Planned { since: now, force, stage: Stage::Looking });
+        self.planned.begin(now, force);
         self.ask_sentinels();
         Ok(())
     }
 
     /// A Sentinel has begun it, or none has.
     pub fn failover_asked(&mut self, now: Instant, begun: bool) {
-        match &mut self.planned {
-            Some(planned) if begun => planned.stage = Stage::Begun(now),
-            _ => self.planned = None,
+        if begun {
+            self.planned.go_on(Stage::Begun(now));
+        } else {
+            self.planned.end();
         }
     }
 
     /// Goes on with what was asked for.
     pub(super) fn plan(&mut self, now: Instant) {
-        let Some(planned) = &self.planned else { return };
-        match planned.stage {
-            Stage::Looking => match self.may_fail_over(now, planned) {
-                Ok(None) => {}
-                Ok(Some(order)) => {
-                    self.planned.iter_mut().for_each(|planned| planned.stage = Stage::Asking);
-                    self.outputs.push(Output::AskFailover(Ok(order)));
-                }
-                Err(why) => {
-                    self.planned = None;
-                    self.outputs.push(Output::AskFailover(Err(why)));
+        let Some(wish) = &self.planned.wish else { return };
+        match wish.stage {
+            Stage::Looking => match self.may_fail_over(now, wish).transpose() {
+                None => {}
+                Some(order) => {
+                    match order.is_ok() {
+                        true => self.planned.go_on(Stage::Asking),
+                        false => self.planned.end(),
+                    }
+                    self.out.push(Output::AskFailover(order));
                 }
             },
             Stage::Asking => {}
             Stage::Begun(at) => {
-                let given_up = self.last_abort.as_ref().is_some_and(|(aborted, _)| *aborted >= at);
-                if given_up || now > at + SHOWS_WITHIN || matches!(self.state, State::Switching(_)) {
-                    self.planned = None;
+                let given_up = self.history.was_aborted_since(at);
+                if given_up || now > at + SHOWS_WITHIN || self.situation.failover().is_some() {
+                    self.planned.end();
                 }
             }
         }
@@ -91,57 +111,62 @@ impl Tracker {
 
     /// What is known of a failover under way, without asking anybody.
     fn failing_over(&self) -> Option<String> {
-        match (&self.planned, &self.state) {
-            (Some(Planned { stage: Stage::Begun(_), .. }), _) => Some("Sentinel has just begun the last one".into()),
+        match (&self.planned.wish, self.situation.failover()) {
+            (Some(Wish { stage: Stage::Begun(_), .. }), _) => Some("Sentinel has just begun the last one".into()),
             (Some(_), _) => Some("another command asks for one at this moment".into()),
-            (_, State::Switching(_)) => Some(self.reason.clone()),
+            (_, Some(_)) => Some(self.situation.reason().to_owned()),
             _ => {
-                let master = self.master.as_ref().filter(|master| master.provisional)?;
+                let master = self.followed.master().filter(|master| master.provisional)?;
                 Some(format!("the one to {} is not confirmed by the Sentinels yet", master.addr))
             }
         }
     }
 
     /// The Sentinels to ask, in order; `None` while something is waited for.
-    fn may_fail_over(&self, now: Instant, planned: &Planned) -> Result<Option<Vec<HostPort>>, String> {
-        match self.state {
-            State::Searching => return Err(format!("there is no master to move away from: {}", self.reason)),
-            State::Switching(_) => return Err(one_at_a_time(&self.reason)),
-            State::Silent { .. } if !planned.force => {
-                return Err(format!(
-                    "{}: Sentinel replaces a dead master by itself; to ask it all the same, use --force",
-                    self.reason
-                ));
-            }
-            State::Silent { .. } | State::Following => {}
-        }
-        let connected =
-            || self.sentinels.iter().filter(|(at, sentinel)| sentinel.connected && self.electorate.has_voice(at));
-        let answered = connected()
-            .all(|(_, sentinel)| sentinel.answer.as_ref().is_some_and(|answer| answer.asked >= planned.since));
-        if !answered && now < planned.since + ANSWERS_WITHIN {
+    fn may_fail_over(&self, now: Instant, wish: &Wish) -> Result<Option<Vec<HostPort>>, String> {
+        self.may_leave_master(wish.force)?;
+        let mut sentinels = self.sentinels.connected_voices().map(|(_, sentinel)| sentinel.answer.as_ref());
+        let answered = sentinels.all(|answer| answer.is_some_and(|answer| answer.asked >= wish.since));
+        if !answered && now < wish.since + ANSWERS_WITHIN {
             return Ok(None);
         }
-        let claim = |at| self.sentinels.get(at).and_then(|sentinel| sentinel.answer.as_ref()?.claim.as_ref());
-        let mut order: Vec<&HostPort> = connected().map(|(at, _)| at).collect();
-        if let Some(at) = order.iter().find(|at| claim(at).is_some_and(|claim| claim.failover)) {
+        let order = self.order_to_ask()?;
+        match self.lagging(now, wish.since).filter(|_| !wish.force) {
+            None => Ok(Some(order)),
+            Some(_) if now < wish.since + LEVEL_WITHIN => Ok(None),
+            Some(lag) => Err(format!(
+                "{lag}, and so for {} s: nothing was asked for, since Sentinel may choose it, and what it lacks would be lost; run this again when it has caught up, or with --force",
+                LEVEL_WITHIN.as_secs()
+            )),
+        }
+    }
+
+    /// There is a master that lives, and no failover under way.
+    fn may_leave_master(&self, force: bool) -> Result<(), String> {
+        let reason = self.situation.reason();
+        match self.situation.state() {
+            State::Searching => Err(format!("there is no master to move away from: {reason}")),
+            State::Switching(_) => Err(one_at_a_time(reason)),
+            State::Silent { .. } if !force => {
+                Err(format!("{reason}: Sentinel replaces a dead master by itself; to ask it all the same, use --force"))
+            }
+            State::Silent { .. } | State::Following => Ok(()),
+        }
+    }
+
+    /// Every host asks in the same order.
+    fn order_to_ask(&self) -> Result<Vec<HostPort>, String> {
+        let answer = |at| self.sentinels.get(at).and_then(|sentinel| sentinel.answer.as_ref());
+        let mut order: Vec<&HostPort> = self.sentinels.connected_voices().map(|(at, _)| at).collect();
+        if let Some(at) = order.iter().find(|at| answer(at).is_some_and(SentinelAnswer::is_failing_over)) {
             return Err(one_at_a_time(&format!("Sentinel {at} is carrying it out")));
         }
         if order.is_empty() {
             return Err("no Sentinel is connected: see `switchmaster status`".into());
         }
-        if let Some(lag) = self.lagging(now, planned.since).filter(|_| !planned.force) {
-            if now < planned.since + LEVEL_WITHIN {
-                return Ok(None);
-            }
-            return Err(format!(
-                "{lag}, and so for {} s: nothing was asked for, since Sentinel may choose it, and what it lacks would be lost; run this again when it has caught up, or with --force",
-                LEVEL_WITHIN.as_secs()
-            ));
-        }
-        let run_id = |at| self.sentinels.get(at).and_then(|sentinel| sentinel.answer.as_ref()?.myid.as_ref());
+        let run_id = |at| answer(at).and_then(|answer| answer.myid.as_ref());
         order.sort_by_key(|at| (run_id(at).is_none(), run_id(at), *at));
-        Ok(Some(order.into_iter().cloned().collect()))
+        Ok(order.into_iter().cloned().collect())
     }
 }
 

@@ -7,10 +7,12 @@ mod shown;
 use super::*;
 use crate::admin::view::CredentialsState;
 use crate::sentinel::event::Kind;
-use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
+use crate::sentinel::report::{Claim, Info, NodeAnswer, Peer, ReplicaFact, Role};
+use crate::topology::Phase;
 
 mod abandoned;
 mod electing;
+mod parts;
 mod planned;
 mod starting;
 
@@ -346,8 +348,8 @@ fn a_planned_failover_is_committed_at_the_promotion_and_confirmed_by_the_epoch()
     world.promoted_says(CANDIDATE, 111);
     world.answer(1, CANDIDATE, 6);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
-    assert_eq!(world.tracker.counters.failovers_planned, 1);
-    assert_eq!(world.tracker.counters.early_commits, 1);
+    assert_eq!(world.tracker.history.counters().failovers_planned, 1);
+    assert_eq!(world.tracker.history.counters().early_commits, 1);
 }
 
 #[test]
@@ -473,7 +475,7 @@ fn a_candidate_that_was_demoted_lately_waits_for_the_epoch() {
     world.promoted_says(CANDIDATE, 101);
     world.answer(1, CANDIDATE, 6);
     assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
-    assert_eq!(world.tracker.counters.early_commits, 0);
+    assert_eq!(world.tracker.history.counters().early_commits, 0);
 }
 
 #[test]
@@ -503,7 +505,7 @@ fn a_crash_is_suspected_at_once_and_committed_at_the_promotion() {
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 5, true)));
     assert_eq!(world.entry().replicated_until, None);
-    assert_eq!(world.tracker.counters.failovers_crash, 1);
+    assert_eq!(world.tracker.history.counters().failovers_crash, 1);
 }
 
 #[test]
@@ -552,7 +554,7 @@ fn an_abort_ends_the_hold_only_when_the_candidate_is_a_replica() {
     assert_eq!(world.phase(), Phase::Switching, "its link is down");
     world.replica_says(CANDIDATE, true);
     assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
-    assert_eq!(world.tracker.counters.failovers_aborted, 1);
+    assert_eq!(world.tracker.history.counters().failovers_aborted, 1);
 }
 
 #[test]
@@ -617,7 +619,7 @@ fn an_unconfirmed_early_commit_is_held_and_undone_by_a_majority() {
     world.all_answer();
     world.master_says(MASTER, 130, &[OTHER]);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(MASTER), 5, false), 3));
-    assert_eq!(world.tracker.counters.early_commits_wrong, 1);
+    assert_eq!(world.tracker.history.counters().early_commits_wrong, 1);
 }
 
 #[test]
@@ -642,7 +644,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
             world.answer(1, CANDIDATE, 6);
             world.promoted_says(CANDIDATE, 101);
             assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(CANDIDATE), 6, false)));
-            assert_eq!(world.tracker.counters.early_commits_wrong, 0);
+            assert_eq!(world.tracker.history.counters().early_commits_wrong, 0);
             continue;
         }
         for _ in 0..22 {
@@ -652,7 +654,7 @@ fn an_early_commit_whose_sentinel_is_lost_is_held_at_once_and_not_undone_before_
             world.answer(2, MASTER, 5);
         }
         assert_eq!((world.phase(), world.master()), (Phase::Stable, (addr(MASTER), 5, false)));
-        assert_eq!(world.tracker.counters.early_commits_wrong, 1);
+        assert_eq!(world.tracker.history.counters().early_commits_wrong, 1);
     }
 }
 
@@ -669,8 +671,8 @@ fn a_late_confirmation_ends_the_hold_in_the_same_term() {
     world.answer(1, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master(), world.entry().term), (Phase::Stable, (addr(CANDIDATE), 6, false), 2));
-    assert_eq!(world.tracker.counters.early_commits_wrong, 0);
-    assert_eq!(world.tracker.counters.failovers_aborted, 0);
+    assert_eq!(world.tracker.history.counters().early_commits_wrong, 0);
+    assert_eq!(world.tracker.history.counters().failovers_aborted, 0);
 }
 
 #[test]
@@ -896,7 +898,7 @@ fn a_replica_that_vanishes_is_held_for_and_asked() {
     world.replica_says(CANDIDATE, false);
     world.master_says(MASTER, 100, &[OTHER]);
     assert_eq!(world.phase(), Phase::Stable, "it only lost its link");
-    assert_eq!(world.tracker.counters.failovers_aborted, 0);
+    assert_eq!(world.tracker.history.counters().failovers_aborted, 0);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
     world.master_says(MASTER, 100, &[OTHER]);
     world.handle(Input::Node(addr(CANDIDATE), FromNode::Refused("gone".into())));
@@ -1035,10 +1037,10 @@ fn peers_are_learnt_and_doubles_are_dropped() {
         World::new(Settings { sentinels: vec![HostPort { host: "localhost".into(), port: 26379 }], ..settings() });
     let local = HostPort { host: "localhost".into(), port: 26379 };
     world.handle(Input::Sentinel(local.clone(), FromSentinel::Connected));
-    world.tracker.sentinels.insert(sentinel(0), SentinelState { learnt: true, ..SentinelState::default() });
+    world.tracker.sentinels.learn(&Peer { addr: sentinel(0), run_id: String::new(), s_down: false });
     world.connect(0);
     world.answer(0, MASTER, 5);
-    let answer = world.tracker.sentinels[&sentinel(0)].answer.clone().expect("answered");
+    let answer = world.tracker.sentinels.get(&sentinel(0)).expect("known").answer.clone().expect("answered");
     world.handle(Input::Sentinel(local.clone(), FromSentinel::Answer(Box::new(answer))));
     let known: Vec<HostPort> = world.tracker.sentinels().cloned().collect();
     assert_eq!(known, vec![sentinel(1), sentinel(2), local]);
@@ -1083,7 +1085,10 @@ fn the_replies_of_an_undone_early_commit_are_at_risk() {
         world.master_says(MASTER, 130, &[OTHER]);
     }
     assert_eq!(world.master().0, addr(MASTER));
-    assert_eq!((world.tracker.counters.early_commits_wrong, world.tracker.counters.writes_at_risk), (1, 7));
+    assert_eq!(
+        (world.tracker.history.counters().early_commits_wrong, world.tracker.history.counters().writes_at_risk),
+        (1, 7)
+    );
     assert!(world.logs.iter().any(|line| line.contains("at most 7 writes")), "{:?}", world.logs);
 }
 
@@ -1188,7 +1193,7 @@ fn gaps_in_a_row_do_not_hold_for_ever() {
     }
     assert_eq!(world.phase(), Phase::Switching);
     world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
-    assert_eq!(world.phase(), Phase::Stable, "{}", world.tracker.reason);
+    assert_eq!(world.phase(), Phase::Stable, "{}", world.tracker.situation.reason());
 }
 
 #[test]

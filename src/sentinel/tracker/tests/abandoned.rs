@@ -31,7 +31,7 @@ impl World {
 fn a_frozen_candidate_is_waited_for_no_longer_than_the_planned_hold_limit() {
     let mut world = World::abandoning();
     assert!(world.logs.iter().any(|line| line.contains("at risk")), "{:?}", world.logs);
-    assert_eq!(world.tracker.counters.failovers_aborted, 0, "it is still under way");
+    assert_eq!(world.tracker.history.counters().failovers_aborted, 0, "it is still under way");
     world.waiting(20_000);
     assert_eq!((world.phase(), world.entry().term), (Phase::Stable, 1));
     let watch = world.tracker.nodes(world.now)[&addr(CANDIDATE)];
@@ -47,7 +47,7 @@ fn a_candidate_that_thaws_into_a_master_is_held_for_at_once() {
     world.handle(Input::Replies(47));
     world.promoted_says(CANDIDATE, 101);
     assert_eq!(world.phase(), Phase::Switching);
-    assert_eq!(world.tracker.counters.writes_at_risk, 7);
+    assert_eq!(world.tracker.history.counters().writes_at_risk, 7);
     assert!(world.logs.iter().any(|line| line.contains("at most 7 writes")), "{:?}", world.logs);
     world.after(5);
     world.answer(0, CANDIDATE, 6);
@@ -68,7 +68,7 @@ fn what_is_lost_is_counted_whoever_tells_of_the_promotion() {
     world.answer(0, CANDIDATE, 6);
     world.promoted_says(CANDIDATE, 101);
     assert_eq!((world.phase(), world.master().0), (Phase::Stable, addr(CANDIDATE)));
-    assert_eq!(world.tracker.counters.writes_at_risk, 7);
+    assert_eq!(world.tracker.history.counters().writes_at_risk, 7);
 }
 
 #[test]

@@ -292,9 +292,9 @@ fn one_of_three_is_believed_when_the_others_had_their_chance_and_it_lists_them()
         world.master_says(MASTER, 1, &[]);
         assert_eq!(world.entry().master.is_some(), lists);
         assert!(
-            lists || world.tracker.reason.contains("10.0.1.1:26379, 10.0.1.2:26379 do not answer"),
+            lists || world.tracker.situation.reason().contains("10.0.1.1:26379, 10.0.1.2:26379 do not answer"),
             "{}",
-            world.tracker.reason
+            world.tracker.situation.reason()
         );
     }
 }
@@ -314,7 +314,11 @@ fn nobody_speaks_for_sentinels_that_take_connections() {
         world.master_says(MASTER, 1, &[]);
     }
     assert!(!world.watches(addr(MASTER)), "nor is its node asked");
-    assert!(world.tracker.reason.contains("10.0.1.2:26379 takes connections"), "{}", world.tracker.reason);
+    assert!(
+        world.tracker.situation.reason().contains("10.0.1.2:26379 takes connections"),
+        "{}",
+        world.tracker.situation.reason()
+    );
     world.lose(2);
     world.after(500);
     world.answer(0, MASTER, 5);
@@ -338,7 +342,7 @@ fn an_earlier_run_vouches_for_a_node_of_its_history() {
             let info = Info { run_id: "run0".into(), replid: history.into(), ..Info::default() };
             world.node_says(MASTER, Role::Master { offset: 1, replicas: vec![] }, Some(info));
         }
-        assert_eq!(world.entry().master.is_some(), followed, "{history}: {}", world.tracker.reason);
+        assert_eq!(world.entry().master.is_some(), followed, "{history}: {}", world.tracker.situation.reason());
     }
 }
 
@@ -354,7 +358,7 @@ fn a_file_of_another_cluster_is_told_and_overruled_at_once() {
     world.connect(1);
     world.answer(1, MASTER, 5);
     world.looked_at();
-    assert_eq!(world.master(), (addr(MASTER), 5, false), "{}", world.tracker.reason);
+    assert_eq!(world.master(), (addr(MASTER), 5, false), "{}", world.tracker.situation.reason());
     assert!(
         world.has_logged("FILE remembers the master 10.9.9.9:6379 at epoch 9") && world.has_logged("another history")
     );
@@ -403,7 +407,7 @@ fn without_any_sentinel_the_master_of_an_earlier_run_is_served_if_its_replicas_s
             (world.phase(), world.master()),
             (Phase::Stable, (addr(MASTER), 5, false)),
             "{}",
-            world.tracker.reason
+            world.tracker.situation.reason()
         );
         assert!(world.has_logged("2 of its 2 replicas stream from it"));
         let mut world = dark(minority, &[CANDIDATE]);
@@ -413,7 +417,7 @@ fn without_any_sentinel_the_master_of_an_earlier_run_is_served_if_its_replicas_s
             world.master_says(MASTER, 1, &[CANDIDATE, OTHER]);
             world.replica_says(CANDIDATE, true);
         }
-        assert_eq!(world.entry().master.is_some(), minority == Minority::Warn, "{}", world.tracker.reason);
+        assert_eq!(world.entry().master.is_some(), minority == Minority::Warn, "{}", world.tracker.situation.reason());
         assert!(minority == Minority::Stop || world.has_logged("Another may have been promoted"));
     }
     // One of them is a master too: nobody can tell.

@@ -196,7 +196,7 @@ fn an_early_commit_is_remembered_when_it_is_made_and_forgotten_when_it_is_settle
     world.after(DRAINED - 20);
     world.now += Duration::from_millis(20);
     assert!(matches!(outputs(&mut world, Input::Tick)[..], [Output::RememberCandidate(it)] if it == addr(CANDIDATE)));
-    let mut answer = world.tracker.sentinels[&sentinel(1)].answer.clone().expect("answered");
+    let mut answer = world.tracker.sentinels.get(&sentinel(1)).expect("known").answer.clone().expect("answered");
     answer.asked = world.now;
     let claim = answer.claim.as_mut().expect("claims");
     (claim.addr, claim.epoch) = (addr(CANDIDATE), 6);
