@@ -270,7 +270,7 @@ pub struct Sentinel {
     /// Events about our master since then.
     events: (Instant, usize),
     myid: Option<String>,
-    /// Told once: it has no password although we have one.
+    /// For the log, once: it has no password although we have one.
     pub notice: Option<String>,
 }
 
@@ -326,7 +326,7 @@ impl Sentinel {
             return Err(reply_error(&connection.peer, error.code(), error.details().unwrap_or_default()));
         }
         let myid = replies.get(1).and_then(text);
-        // HELLO's AUTH succeeds silently where the default user has no password; the one-argument AUTH tells.
+        // HELLO's AUTH succeeds silently where the default user has no password; the one-argument AUTH does not.
         let mut notice = None;
         if let Some(credentials) = credentials.filter(|credentials| credentials.username.is_none()) {
             let reply = connection.ask(&[auth(credentials)], limit).await?;
@@ -474,7 +474,7 @@ pub struct Node {
     login: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
     refused: Option<String>,
-    /// Told once: it has no password although we have one.
+    /// For the log, once: it has no password although we have one.
     pub notice: Option<String>,
 }
 

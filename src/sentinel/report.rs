@@ -1,4 +1,4 @@
-//! What the outside tells the decision: answers of Sentinels and nodes, already parsed and resolved.
+//! What the outside reports to the tracker: answers of Sentinels and nodes, already parsed and resolved.
 //!
 //! Plain data. An answer always carries the instant its question was *sent*: what it says was true no earlier.
 
@@ -78,7 +78,7 @@ pub enum FromSentinel {
         /// It takes connections and does not answer: it lives, and may only be slow.
         mute: bool,
     },
-    /// Worth telling the operator once.
+    /// Worth a line in the log, once.
     Notice(String),
 }
 
@@ -152,7 +152,7 @@ pub struct Peer {
     pub addr: HostPort,
     /// Its run id.
     pub run_id: String,
-    /// Its peer holds it for down.
+    /// Its peer has marked it down (s_down).
     pub s_down: bool,
 }
 
@@ -184,7 +184,7 @@ pub enum FromNode {
     Refused(String),
     /// It could not be reached, or did not answer in time.
     Silent(String),
-    /// Worth telling the operator once.
+    /// Worth a line in the log, once.
     Notice(String),
 }
 
@@ -193,7 +193,7 @@ pub enum FromNode {
 pub struct NodeAnswer {
     /// When the question was sent.
     pub asked: Instant,
-    /// Tells the control connections to one node apart: the same number is surely the same process.
+    /// Distinguishes the control connections to one node: the same number is surely the same process.
     pub connection: u64,
     /// What ROLE said.
     pub role: Role,
@@ -241,7 +241,7 @@ pub struct NamedReplica {
     pub lag: u64,
 }
 
-/// The parts of INFO that tell processes and data sets apart.
+/// The parts of INFO that distinguish processes and data sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
     /// `run_id`: one process.

@@ -290,6 +290,7 @@ impl Tracker {
 
     fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {
         let is_master = self.followed.is_at(addr);
+        self.nodes.asked(addr);
         match what {
             FromNode::Answer(answer) => {
                 self.nodes.answered(&answer, addr);

@@ -42,7 +42,7 @@ impl Tracker {
         if named.majority && electorate.is_anchored() {
             return Ok(());
         }
-        // Those that were just learnt get a moment too.
+        // Those that were just learnt get their chance too.
         let learning = self.sentinels.states().any(|sentinel| sentinel.tried.is_none());
         let lately = || self.first_answered().is_some_and(|first| now < first + OTHERS_WITHIN);
         if !self.sentinels.settled(now) || (learning && lately()) {

@@ -18,7 +18,7 @@ use crate::sentinel::report::{NodeAnswer, Role};
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The same where something else works meanwhile.
 const BETTER_AFTER: Duration = Duration::from_secs(30);
-/// What works is proven on a new connection this often: one that stands outlives the password it was made with.
+/// What works is proven on a new connection this often: an open one outlives the password it was made with.
 const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// The same after a client has shown another password for the same user.
 const DOUBTED_AFTER: Duration = Duration::from_secs(2);

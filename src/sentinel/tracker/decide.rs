@@ -61,7 +61,7 @@ impl Tracker {
         }
     }
 
-    /// Held by a command, while nobody is known to replace the master: it may be silent, busy loading, or for a moment
+    /// Held by a command, while nobody is known to replace the master: it may be silent, busy loading, or for a while
     /// the replica of a stranger, as during a restore.
     pub(super) fn held_by_command(&self) -> bool {
         let undisturbed = match self.situation.state() {

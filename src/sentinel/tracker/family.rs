@@ -23,7 +23,7 @@ pub(super) struct Family {
     electable: BTreeSet<SocketAddr>,
 }
 
-/// What is listed of our master's replicas at one moment.
+/// What is listed of our master's replicas at one instant.
 pub(super) struct Listing {
     /// Listed by the master, or by most Sentinels.
     pub(super) seen: Vec<SocketAddr>,

@@ -34,7 +34,7 @@ pub(super) struct Followed {
     inherited: Inherited,
 }
 
-/// The process, by which it is told from one that was restarted.
+/// The process, by which it differs from one that was restarted.
 #[derive(Clone, Debug, Default)]
 struct Process {
     run_id: Option<String>,

@@ -96,7 +96,7 @@ impl Tracker {
     }
 
     /// An early commit that is not confirmed in time, whose node is no master any more, or whose Sentinel is lost
-    /// before it has told the others, is held; true then.
+    /// before the others have heard of it, is held; true then.
     fn settle_early(&mut self, now: Instant, master: &Master) -> bool {
         let Some(early) = self.followed.early() else { return false };
         let demoted = matches!(self.nodes.role(master.addr), Some(Role::Replica { .. }));

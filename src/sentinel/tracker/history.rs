@@ -82,7 +82,7 @@ pub(super) struct History {
 struct Change {
     /// The commit.
     at: Instant,
-    /// A reply has been relayed since, or it is too late to tell.
+    /// A reply has been relayed since, or it is too late to know.
     attached: bool,
     /// `ago_ms` is filled in when somebody looks.
     shown: FailoverView,

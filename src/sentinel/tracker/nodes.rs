@@ -1,9 +1,9 @@
 //! What each watched node said last.
 //!
-//! An answer stands until the node refuses connections or is not watched any more; what it is worth is `evidence`'s
+//! An answer is kept until the node refuses connections or is not watched any more; what it is worth is `evidence`'s
 //! business. The fields of a [`NodeState`] are set in this file alone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::sentinel::report::{Info, NodeAnswer, Role};
 /// Every watched node.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    known: HashMap<SocketAddr, NodeState>,
+    known: BTreeMap<SocketAddr, NodeState>,
 }
 
 /// One node.
@@ -28,6 +28,11 @@ pub(super) struct NodeState {
 }
 
 impl Nodes {
+    /// It was asked, whatever came of that.
+    pub(super) fn asked(&mut self, addr: SocketAddr) {
+        self.known.entry(addr).or_default();
+    }
+
     pub(super) fn answered(&mut self, answer: &NodeAnswer, addr: SocketAddr) {
         let node = self.known.entry(addr).or_default();
         let same_connection = node.answer.as_ref().is_some_and(|last| last.connection == answer.connection);

@@ -46,7 +46,7 @@ impl Outbox {
         }
     }
 
-    /// The same, however many there are: for what no peer can word.
+    /// The same, however many there are: for texts that no peer can make up.
     pub(super) fn notice_in_any_case(&mut self, level: Level, text: String) {
         if self.notices.insert(text.clone()) {
             self.log(level, text);

@@ -2,7 +2,7 @@
 //!
 //! Both for a limited time; nothing here is evidence.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ pub(super) const DISTRUST_FOR: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(super) struct Promotions {
     /// Watched until then.
-    expected: HashMap<SocketAddr, Instant>,
+    expected: BTreeMap<SocketAddr, Instant>,
     /// Candidates of an aborted failover: no early commit on them until then.
-    distrusted: HashMap<SocketAddr, Instant>,
+    distrusted: BTreeMap<SocketAddr, Instant>,
 }
 
 impl Promotions {

@@ -1,4 +1,4 @@
-//! What sessions are told: one entry whenever anything of it has changed.
+//! What sessions see: one entry whenever anything of it has changed.
 //!
 //! Nothing is decided here but the phase, which follows from the situation.
 

@@ -36,7 +36,7 @@ pub(super) struct Restarts {
 #[derive(Clone, Debug)]
 struct Restart {
     seen: Instant,
-    /// What tells it from the next one: a process, or a history.
+    /// What distinguishes it from the next one: a process, or a history.
     which: String,
     /// The same process, which was a replica in between: its data set was replaced, its blocked clients cut off.
     replaced: bool,

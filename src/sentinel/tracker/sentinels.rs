@@ -243,7 +243,7 @@ impl Sentinels {
     }
 
     /// It does not answer us, and whoever lists it has marked it down (s_down): it watches nothing that it could demote.
-    /// Where nobody lists it, only time tells.
+    /// Where nobody lists it, only time can show it.
     pub(super) fn is_long_dead(&self, now: Instant, at: &HostPort) -> bool {
         let Some(sentinel) = self.get(at) else { return false };
         let Some(since) = sentinel.lost_since else { return false };

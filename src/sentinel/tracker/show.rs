@@ -153,7 +153,7 @@ fn listed_replicas(end: u64, replicas: &[(SocketAddr, u64)], info: Option<&Info>
 fn sentinel_view(now: Instant, at: &HostPort, sentinel: &SentinelState) -> SentinelView {
     let claim = sentinel.answer.as_ref().and_then(|answer| answer.claim.as_ref());
     let addr = at.to_string();
-    // Its address stands beside it.
+    // Its address is shown beside it.
     let bare =
         |error: &String| error.replacen(&format!("Sentinel {addr}"), "", 1).trim_start_matches([':', ' ']).into();
     SentinelView {

@@ -106,7 +106,7 @@ impl Tracker {
         }
     }
 
-    /// Answers without a master: it has another name, most likely. A Sentinel may also be away for a moment.
+    /// Answers without a master: it has another name, most likely. A Sentinel may also be away for a short time.
     fn why_none_is_named(&mut self, now: Instant) -> String {
         let answered = self.sentinels.all_answers(now).find_map(|(_, answer)| answer.problem.clone());
         if let Some(problem) = &answered {
@@ -131,7 +131,7 @@ impl Tracker {
         self.note_family(now);
     }
 
-    /// Whether `named`, which says that it is the master, is being replaced at this moment. `Err`: not known yet, and
+    /// Whether `named`, which says that it is the master, is being replaced now. `Err`: not known yet, and
     /// what is waited for.
     fn under_way(&self, now: Instant, named: &Named, info: Option<&Info>) -> Result<Option<UnderWay>, String> {
         let first = self.sentinels.first_answer().unwrap_or(now);
