@@ -137,15 +137,9 @@ pub async fn run(
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
-    let memory = match &name {
-        Some(name) => remembered(&parts, name),
-        None => parts.state_dir.as_deref().and_then(Memory::only),
-    };
+    let memory = memory_at_start(&parts, name.as_deref());
     let mut tracker = Tracker::new(settings(&parts), Instant::now());
-    if let Some(memory) = memory.clone() {
-        let file = file(&parts, &memory.name);
-        tracker.recall(Some(memory), file);
-    }
+    memory.iter().for_each(|memory| tracker.recall(Some(memory.clone()), file(&parts, &memory.name)));
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
@@ -180,6 +174,14 @@ pub async fn run(
         named_since: None,
     };
     task.run(Inbox { messages, reports, commands, drain: Some(drain) }, relay_replies).await
+}
+
+/// Without a name, that of the only master that is remembered.
+fn memory_at_start(parts: &Parts, name: Option<&str>) -> Option<Memory> {
+    match name {
+        Some(name) => remembered(parts, name),
+        None => parts.state_dir.as_deref().and_then(Memory::only),
+    }
 }
 
 fn settings(parts: &Parts) -> Settings {

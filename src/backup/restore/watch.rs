@@ -96,7 +96,7 @@ async fn listen(mut sentinel: Sentinel, at: String, name: String, out: mpsc::Sen
     while let Ok(event) = sentinel.event(Some(&name)).await {
         let what = match event.kind {
             Kind::MasterDown => "takes the master for down",
-            Kind::TryFailover | Kind::Candidate { .. } | Kind::Promoted => "has begun a failover",
+            Kind::TryFailover | Kind::Candidate | Kind::Promoted => "has begun a failover",
             Kind::SwitchMaster => "names another master",
             _ => continue,
         };

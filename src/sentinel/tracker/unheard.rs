@@ -62,7 +62,8 @@ impl Tracker {
         let silent = self.sentinels.all_answers(now).next().is_none();
         let waited =
             || self.sentinels.all_tried().is_some_and(|tried| now >= tried + OTHERS_WITHIN + REMEMBERED_WITHIN);
-        if !proven && !(silent && waited()) {
+        let decided = proven || (silent && waited());
+        if !decided {
             return;
         }
         if !proven && self.settings.minority == Minority::Stop {
