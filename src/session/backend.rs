@@ -68,7 +68,7 @@ pub async fn attach(
                 }
                 Ok(Err(Refusal::Broken(error))) => error,
                 Ok(Err(Refusal::NotNow(line))) => {
-                    worker.upstream.topology.report(Report::Refused { term, prefix: line.clone() });
+                    worker.upstream.topology.report(Report::Refused { term });
                     io::Error::other(line)
                 }
                 Ok(Err(Refusal::Auth(error))) => {
@@ -81,7 +81,7 @@ pub async fn attach(
             Err(error) => error,
         };
         drop(turn);
-        worker.upstream.topology.report(Report::DialFailed { term, error: error.to_string() });
+        worker.upstream.topology.report(Report::DialFailed { term });
         if Instant::now() + pause > deadline {
             return Err(AttachError::Unreachable(error));
         }

@@ -410,9 +410,7 @@ impl Session {
                     if self.flags.too_few_replicas {
                         return;
                     }
-                    let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
-                    let prefix = String::from_utf8_lossy(prefix).into_owned();
-                    self.worker.upstream.topology.report(Report::Refused { term: self.term, prefix });
+                    self.worker.upstream.topology.report(Report::Refused { term: self.term });
                 }
                 return;
             }
