@@ -4,11 +4,13 @@
 //! binds a port or asks the network.
 
 mod address;
+mod changes;
 mod check;
 mod environment;
 mod file;
 mod keys;
 mod laravel;
+mod layer;
 mod listen;
 mod location;
 mod origin;
@@ -16,6 +18,7 @@ mod packages;
 mod print;
 mod problem;
 mod sources;
+mod suggest;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,7 +28,8 @@ use std::time::Duration;
 use crate::secret::{Credentials, Secret};
 use crate::socket::ListenAddr;
 
-pub use keys::{KEYS, Key};
+pub use changes::Changes;
+pub use keys::{KEYS, Key, Reload};
 pub use listen::Listen;
 pub use location::Location;
 pub use origin::Origin;

@@ -7,10 +7,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::keys::{Draft, KEYS};
+use super::layer::{Found, Layer};
 use super::origin::Origin;
 use super::problem::{Problem, Problems};
 use super::value::Raw;
-use super::{Config, check, environment, file, laravel, print};
+use super::{Config, check, environment, file, laravel};
 
 /// Where the configuration comes from. No `Debug`: the environment may hold passwords.
 #[derive(Clone, Default)]
@@ -38,18 +39,6 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     pub(super) draft: Draft,
     pub(super) origins: BTreeMap<&'static str, Origin>,
-}
-
-/// What one source says.
-pub(super) type Layer = BTreeMap<&'static str, Found>;
-
-/// A value where it was found.
-#[derive(Clone)]
-pub(super) struct Found {
-    pub raw: Raw,
-    pub origin: Origin,
-    /// The file of its own that it was read from (`…_file`).
-    pub read_from: Option<PathBuf>,
 }
 
 impl Sources {
@@ -150,16 +139,6 @@ impl Loaded {
     /// Whether anything of it stands in a file: then it may be another when it is read again.
     pub fn reads_files(&self) -> bool {
         self.file.is_some() || self.laravel_env.is_some() || !self.draft.read_from.is_empty()
-    }
-
-    /// What came out of the variables of a Laravel set-up, as [`Loaded::print`] shows it.
-    pub fn understood(&self) -> String {
-        print::print_if(self, Origin::is_laravel)
-    }
-
-    /// The whole configuration as TOML that parses again: secrets masked, each value's origin behind it.
-    pub fn print(&self) -> String {
-        format!("# What switchmaster runs on, and where each value came from.\n{}", print::print_if(self, |_| true))
     }
 }
 
