@@ -1,4 +1,4 @@
-//! The verbs that talk to a running switchmaster: `status`, `failover`, `hold`, `release`.
+//! The verbs that talk to a running switchmaster: `status`, `failover`, `hold`, `release`, `reload`.
 //!
 //! They know the admin address and nothing else: what they print is what the server said.
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -36,6 +36,8 @@ pub enum Error {
     Garbled(SocketAddr, String),
     /// switchmaster said no, and why.
     Refused(String),
+    /// The configuration that switchmaster has read again is wrong.
+    Misconfigured(String),
     /// The command was accepted and nothing came of it in time.
     NothingHappened(String),
     /// The output could not be written.
@@ -43,9 +45,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// The process's exit code: 69, unavailable; 70 when the output could not be written.
+    /// The process's exit code: 69, unavailable; 64 for a wrong configuration, 70 when the output could not be written.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Output(_)) { 70 } else { 69 }
+        match self {
+            Error::Misconfigured(_) => 64,
+            Error::Output(_) => 70,
+            _ => 69,
+        }
     }
 }
 
@@ -61,7 +67,7 @@ impl fmt::Display for Error {
             Error::Garbled(addr, what) => {
                 write!(f, "what listens at {addr} does not answer as switchmaster does: {what}")
             }
-            Error::Refused(why) => f.write_str(why),
+            Error::Refused(why) | Error::Misconfigured(why) => f.write_str(why),
             Error::NothingHappened(what) => f.write_str(what),
             Error::Output(error) => write!(f, "cannot write: {error}"),
         }
@@ -141,6 +147,11 @@ pub async fn hold(remote: impl Into<Remote>, for_: Duration, out: &mut impl Writ
 /// Ends a hold.
 pub async fn release(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
     writeln!(out, "{}", order_release(&remote.into()).await?).map_err(Error::Output)
+}
+
+/// Has the configuration read again, and prints what that has changed.
+pub async fn reload(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "{}", order(&remote.into(), "/control/reload").await?).map_err(Error::Output)
 }
 
 /// Asks for a planned failover and follows it until the sessions have another master, at most 30 s. `force` asks whatever
@@ -242,6 +253,7 @@ async fn fetch(remote: &Remote, method: Method, path: &str) -> Result<String, Er
                 return Ok(text);
             }
             Err(match message(&text) {
+                Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
                 Some(message) => Error::Refused(message),
                 None => garbled(&format!("{status}: {}", text.lines().next().unwrap_or(""))),
             })

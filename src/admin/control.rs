@@ -33,6 +33,8 @@ pub enum Control {
         /// Whatever the nodes are like.
         force: bool,
     },
+    /// Read the configuration again.
+    Reload,
 }
 
 /// A command and where its answer goes: what was done, or why not, in plain words.
@@ -50,6 +52,7 @@ pub fn parse(verb: &str, query: Option<&str>) -> Result<Control, String> {
             Ok(Control::Hold { for_: hold_length(text)? })
         }
         "release" => Ok(Control::Release),
+        "reload" => Ok(Control::Reload),
         "failover" => match query {
             None | Some("") => Ok(Control::Failover { force: false }),
             Some("force") => Ok(Control::Failover { force: true }),

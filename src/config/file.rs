@@ -52,21 +52,29 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
             put(&mut layer, key, Found { raw, origin, read_from: None }, problems);
         } else if let Some(key) = KEYS.iter().find(|key| key.has_file() && name.strip_suffix("_file") == Some(key.name))
         {
-            match raw(value) {
-                Raw::Text(file) if !file.is_empty() => {
-                    let file = directory.join(file);
-                    if let Some(value) = read_value(&file, &origin, name, problems) {
-                        put(&mut layer, key, Found { raw: Raw::Text(value), origin, read_from: Some(file) }, problems);
-                    }
-                }
-                Raw::Text(_) => {}
-                _ => problems.push(Problem::at(&origin, format!("{name}: expected the path of a file in quotes"))),
-            }
+            let found = from_own_file(raw(value), directory, origin, name, problems);
+            found.into_iter().for_each(|found| put(&mut layer, key, found, problems));
         } else {
             problems.push(Problem::at(&name_at, unknown(name, value.get_ref())));
         }
     }
     layer
+}
+
+/// The value of `name`, which is a `…_file`; nothing where the path is empty.
+fn from_own_file(raw: Raw, directory: &Path, origin: Origin, name: &str, problems: &mut Vec<Problem>) -> Option<Found> {
+    match raw {
+        Raw::Text(file) if !file.is_empty() => {
+            let file = directory.join(file);
+            let value = read_value(&file, &origin, name, problems)?;
+            Some(Found { raw: Raw::Text(value), origin, read_from: Some(file) })
+        }
+        Raw::Text(_) => None,
+        _ => {
+            problems.push(Problem::at(&origin, format!("{name}: expected the path of a file in quotes")));
+            None
+        }
+    }
 }
 
 fn text(path: &Path, named_by: Option<&Origin>) -> Result<String, Problem> {

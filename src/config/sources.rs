@@ -66,24 +66,8 @@ impl Sources {
         };
         let inherited = environment::inherited(&self.environment);
 
-        let mut draft = Draft::default();
-        let mut origins = BTreeMap::new();
-        for key in KEYS {
-            let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
-            let found = layers.into_iter().find_map(|layer| layer.get(key.name));
-            let overridden = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin));
-            if let Some(below) = overridden {
-                // It does not count now, but a mistake in the file is still one.
-                refuse_into(&mut problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
-            }
-            if let Some(found) = found {
-                refuse_into(&mut problems, key.name, found, (key.set)(&mut draft, &found.raw));
-                if let Some(path) = &found.read_from {
-                    draft.read_from.insert(key.name, path.clone());
-                }
-            }
-            origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
-        }
+        let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
+        let (mut draft, origins) = merge(layers, &written, &mut problems);
         if problems.is_empty() {
             check::complete(&mut draft, &origins, &mut problems);
         }
@@ -140,6 +124,27 @@ impl Loaded {
     pub fn reads_files(&self) -> bool {
         self.file.is_some() || self.laravel_env.is_some() || !self.draft.read_from.is_empty()
     }
+}
+
+/// The first of `layers` that names a key has its value. What the file says counts below others, but a mistake in it is
+/// one all the same.
+fn merge(layers: [&Layer; 6], written: &Layer, problems: &mut Vec<Problem>) -> (Draft, BTreeMap<&'static str, Origin>) {
+    let mut draft = Draft::default();
+    let mut origins = BTreeMap::new();
+    for key in KEYS {
+        let found = layers.into_iter().find_map(|layer| layer.get(key.name));
+        if let Some(below) = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin)) {
+            refuse_into(problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
+        }
+        if let Some(found) = found {
+            refuse_into(problems, key.name, found, (key.set)(&mut draft, &found.raw));
+            if let Some(path) = &found.read_from {
+                draft.read_from.insert(key.name, path.clone());
+            }
+        }
+        origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
+    }
+    (draft, origins)
 }
 
 fn refuse_into(problems: &mut Vec<Problem>, key: &str, found: &Found, result: Result<(), String>) {

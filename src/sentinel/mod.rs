@@ -70,6 +70,23 @@ impl Parts {
             own,
         }
     }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            sentinels: self.sentinel.addrs.clone(),
+            address_map: AddressMap::new(self.sentinel.address_map.clone()),
+            heartbeat: self.sentinel.heartbeat,
+            poll_interval: self.sentinel.poll_interval,
+            suspect_after: self.sentinel.suspect_after,
+            hold_timeout: self.hold_timeout,
+            planned_hold_limit: self.planned_hold_limit,
+            minority: self.sentinel.minority,
+            credentials: self.sentinel.redis_auth.clone(),
+            learn_credentials: self.sentinel.learn_credentials,
+            floor: None,
+            candidate: None,
+        }
+    }
 }
 
 /// What an operator may ask of the watch task.
@@ -87,12 +104,12 @@ pub enum Command {
         /// Answered when sessions were told.
         reply: oneshot::Sender<()>,
     },
-    /// The configured credentials were changed where they are kept.
-    Credentials {
-        /// For the Redis nodes.
-        redis: Option<Credentials>,
-        /// For the Sentinels.
-        sentinels: Option<Credentials>,
+    /// The configuration was read again. It says the same as before about all that needs a restart.
+    Reload {
+        /// What is configured now; nobody asks them for the addresses that are our own.
+        parts: Box<Parts>,
+        /// Answered when it counts.
+        reply: oneshot::Sender<()>,
     },
     /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
     Failover {
@@ -144,21 +161,7 @@ pub async fn run(
         Some(name) => remembered(&parts, name),
         None => parts.state_dir.as_deref().and_then(Memory::only),
     };
-    let settings = Settings {
-        sentinels: parts.sentinel.addrs.clone(),
-        address_map: AddressMap::new(parts.sentinel.address_map.clone()),
-        heartbeat: parts.sentinel.heartbeat,
-        poll_interval: parts.sentinel.poll_interval,
-        suspect_after: parts.sentinel.suspect_after,
-        hold_timeout: parts.hold_timeout,
-        planned_hold_limit: parts.planned_hold_limit,
-        minority: parts.sentinel.minority,
-        credentials: parts.sentinel.redis_auth.clone(),
-        learn_credentials: parts.sentinel.learn_credentials,
-        floor: None,
-        candidate: None,
-    };
-    let mut view = View::new(settings, Instant::now());
+    let mut view = View::new(parts.settings(), Instant::now());
     if let Some(memory) = memory.clone() {
         let file = file(&parts, &memory.name);
         view.recall(Some(memory), file);
@@ -421,10 +424,17 @@ impl Task {
                 self.carry_out();
                 let _ = reply.send(());
             }
-            Command::Credentials { redis, sentinels } => {
-                tracing::info!("the configured passwords have changed: using the new ones from now on");
-                self.auth.send_replace(sentinels);
-                self.view.handle(now, Input::Configured(redis));
+            Command::Reload { parts, reply } => {
+                let auth = &parts.sentinel.auth;
+                self.auth.send_if_modified(|used| {
+                    used != auth && {
+                        used.clone_from(auth);
+                        true
+                    }
+                });
+                self.view.adjust(now, parts.settings());
+                self.carry_out();
+                let _ = reply.send(());
             }
             Command::Failover { force, reply } => match self.view.want_failover(now, force) {
                 Ok(()) => self.asked = Some(reply),

@@ -379,6 +379,18 @@ impl View {
         }
     }
 
+    /// The configuration was read again. What counts at a start only stays: the Sentinels to begin with, the map, and what
+    /// an earlier run has left.
+    pub fn adjust(&mut self, now: Instant, next: Settings) {
+        self.on_learning(next.learn_credentials);
+        let credentials = next.credentials.clone();
+        let before = std::mem::replace(&mut self.settings, next);
+        self.settings.sentinels = before.sentinels;
+        self.settings.address_map = before.address_map;
+        (self.settings.floor, self.settings.candidate) = (before.floor, before.candidate);
+        self.handle(now, Input::Configured(credentials));
+    }
+
     /// Takes one report in and decides.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.forgive_own_lateness(now);

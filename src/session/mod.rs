@@ -42,7 +42,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
@@ -85,6 +85,23 @@ pub struct Worker {
     pub topology: Arc<Topology>,
     /// This thread's counters.
     pub relay: Arc<metrics::Relay>,
+    /// What a reload may change, replaced as a whole: see [`Worker::settings`].
+    pub settings: watch::Sender<Arc<Settings>>,
+    /// Dials under way: kept below the master's backlog.
+    pub dials: Arc<Semaphore>,
+    /// The scripts that clients have loaded; shared by all threads.
+    pub scripts: Arc<Scripts>,
+    /// Sessions open in the whole process.
+    pub open: Arc<AtomicUsize>,
+    /// Descriptors of the whole process beyond those of its clients and of the control plane.
+    pub spare: Arc<Spare>,
+    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
+    pub credentials: Arc<Mutex<Option<Credentials>>>,
+}
+
+/// What is configured for the sessions of one listener on one worker thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
     /// How a blocking pop ends whose reply was lost.
@@ -99,18 +116,20 @@ pub struct Worker {
     pub warm_backends: usize,
     /// Whether a connection serves another session after a RESET.
     pub reuse_backends: bool,
-    /// Dials under way: kept below the master's backlog.
-    pub dials: Arc<Semaphore>,
-    /// The scripts that clients have loaded; shared by all threads.
-    pub scripts: Arc<Scripts>,
-    /// Sessions open in the whole process.
-    pub open: Arc<AtomicUsize>,
-    /// Descriptors of the whole process beyond those of its clients and of the control plane.
-    pub spare: Arc<Spare>,
-    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
-    pub credentials: Arc<Mutex<Option<Credentials>>>,
+    /// Idle sessions give their backends back after this long; zero: never.
+    pub detach_idle_after: Duration,
     /// Whether control wants the credentials with which clients authenticate.
     pub learn_credentials: bool,
+    /// Sessions that may be open in the whole process.
+    pub max_clients: usize,
+}
+
+impl Worker {
+    /// Those of now. A session takes them at its start and again when it sees a new generation of the topology, so that
+    /// a request costs no lock: who replaces them lets [`Topology::renew`] follow.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
 }
 
 /// Serves one client until its session ends, and counts why it did; then drops `held`.
@@ -156,6 +175,8 @@ pub async fn linger(client: &mut Client, limit: Duration) {
 struct Session {
     client: Client,
     worker: Arc<Worker>,
+    /// As of `generation`.
+    settings: Arc<Settings>,
     ticket: Option<Ticket>,
     /// The generation of the entry that `gate` and `term` are from.
     generation: u64,
@@ -302,12 +323,13 @@ impl Gate {
 impl Session {
     fn new(client: Client, worker: Arc<Worker>) -> Session {
         let entry = worker.topology.current();
+        let settings = worker.settings();
         Session {
             client,
             ticket: None,
             generation: entry.generation,
             term: entry.term,
-            gate: gate_of(&entry, &worker),
+            gate: gate_of(&entry, settings.hold_timeout),
             lane: Lane::None,
             requests: RequestScanner::default(),
             replies: ReplyScanner::default(),
@@ -327,6 +349,7 @@ impl Session {
             flags: Flags::default(),
             held: Held::default(),
             worker,
+            settings,
         }
     }
 
@@ -385,7 +408,7 @@ impl Session {
     /// The sessions of this thread hold all that they may: this one makes do with little.
     #[inline]
     fn is_exhausted(&self) -> bool {
-        held_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
+        held_by_thread() >= self.settings.retain_total.max(LEAST_TOTAL)
     }
 
     fn set_urgency(&self) {
@@ -434,13 +457,16 @@ impl Session {
         self.observe_round();
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
-            || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
+            || (self.settings.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
         if self.worker.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
         let entry = self.worker.topology.current();
+        if entry.generation != self.generation {
+            self.settings = self.worker.settings();
+        }
         let looks = self.ledger.has_more_behind_a_block()
-            || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
+            || (self.settings.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
         if entry.term != self.term && entry.replicated_until.is_some() && looks {
             // Whether it still blocks: what the old master has said before it was left is read.
             self.gate = Gate::Held { withhold: true };
@@ -455,7 +481,7 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = match gate_of(&entry, &self.worker) {
+        self.gate = match gate_of(&entry, self.settings.hold_timeout) {
             Gate::Open | Gate::Electing | Gate::Held { .. } if self.flags.unwatched => Gate::Held { withhold: true },
             gate => gate,
         };
@@ -524,8 +550,8 @@ impl Session {
             queue_stays_in_data_set: self.state.queue_stays_in_data_set(),
             now: Instant::now(),
             resp3: self.state.is_resp3(),
-            policy: self.worker.on_lost_reply,
-            on_lost_pop: self.worker.on_lost_pop,
+            policy: self.settings.on_lost_reply,
+            on_lost_pop: self.settings.on_lost_pop,
             unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
@@ -560,18 +586,16 @@ impl Session {
 
     /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
-        let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
+        let Settings { on_lost_reply, on_lost_pop, .. } = *self.settings;
         let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
         self.worker.relay.lost.add(lost);
     }
 }
 
-fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
+fn gate_of(entry: &Entry, hold_timeout: Option<Duration>) -> Gate {
     let outage = entry.outage_since.map(|since| since.elapsed());
     match entry.phase {
-        Phase::Suspect | Phase::Switching if worker.hold_timeout.is_some_and(|limit| outage > Some(limit)) => {
-            Gate::Failing
-        }
+        Phase::Suspect | Phase::Switching if hold_timeout.is_some_and(|limit| outage > Some(limit)) => Gate::Failing,
         Phase::Failing => Gate::Failing,
         Phase::Stable if entry.master.is_some() => Gate::Open,
         Phase::Electing => Gate::Electing,

@@ -17,8 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Worker;
 use super::spare::{Spare, Taken};
+use super::{Settings, Worker};
 use crate::socket;
 
 /// How long a connection waits to be lent: far below what servers and firewalls call idle.
@@ -107,8 +107,8 @@ pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<TcpStream> {
 
 /// A connection to the master of `term` at `addr`, if one is ready; dials ahead for the sessions to come. A RESET has to
 /// go in front of what is sent there first.
-pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStream> {
-    if worker.warm_backends == 0 && !worker.reuse_backends {
+pub fn take(worker: &Arc<Worker>, settings: &Settings, term: u64, addr: SocketAddr) -> Option<TcpStream> {
+    if settings.warm_backends == 0 && !settings.reuse_backends {
         return None;
     }
     let now = Instant::now();
@@ -117,7 +117,7 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
         if pool.resets == Some(false) {
             return (None, 0);
         }
-        let wanted = pool.note(now, worker.warm_backends);
+        let wanted = pool.note(now, settings.warm_backends);
         let taken = loop {
             let Some((stream, since, _)) = pool.ready.pop() else { break None };
             if now.saturating_duration_since(since) < LIFETIME && is_quiet(&stream) {

@@ -448,7 +448,7 @@ impl Session {
         // The server has just looked, as it would have on a fresh connection.
         self.flags.stale &= proved.is_none();
         if let Some(credentials) = proved
-            && self.worker.learn_credentials
+            && self.settings.learn_credentials
         {
             let known = self.worker.credentials.lock().unwrap_or_else(PoisonError::into_inner);
             if known.as_ref() != Some(&credentials) {
