@@ -64,12 +64,18 @@ pub struct Source {
 
 /// Serves until SIGTERM or SIGINT, then drains; a second one ends it. SIGHUP reloads. Blocks the calling thread.
 pub fn run(loaded: Loaded, source: Source) -> Result<(), Error> {
+    let runtime = thread::runtime()?;
+    // Before anything else: a signal that comes during the start is carried out behind it.
+    let watched = |kind| {
+        let _context = runtime.enter();
+        signal(kind)
+    };
+    let mut terminate = watched(SignalKind::terminate())?;
+    let mut interrupt = watched(SignalKind::interrupt())?;
+    let mut hangup = watched(SignalKind::hangup())?;
     let bound = Bound::bind(&loaded.config)?;
     let mut server = App::build(loaded, source, bound).spawn()?;
-    thread::runtime()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    runtime.block_on(async {
         let ended = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),

@@ -31,6 +31,7 @@ pub mod registry;
 mod replies;
 mod requests;
 pub mod scripts;
+mod settings;
 pub mod spare;
 pub mod splice;
 pub mod state;
@@ -44,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{OnLostPop, OnLostReply};
+use crate::config::OnLostPop;
 use crate::drain::Stage;
 use crate::metrics;
 use crate::resp::scanner::{ReplyScanner, RequestScanner};
@@ -52,6 +53,7 @@ use crate::secret::Credentials;
 use crate::topology::{Entry, Phase, Topology};
 
 pub use close::CloseReason;
+pub use settings::Settings;
 
 use client::Client;
 use finish::Finish;
@@ -97,39 +99,6 @@ pub struct Worker {
     pub spare: Arc<Spare>,
     /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
     pub credentials: Arc<Mutex<Option<Credentials>>>,
-}
-
-/// What is configured for the sessions of one listener on one worker thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How a request whose reply was lost ends.
-    pub on_lost_reply: OnLostReply,
-    /// How a blocking pop ends whose reply was lost.
-    pub on_lost_pop: OnLostPop,
-    /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
-    pub hold_timeout: Option<Duration>,
-    /// Bytes of unreplied requests that one session may retain.
-    pub retain_bytes: usize,
-    /// What all sessions of this thread may hold in memory, those requests and every buffer.
-    pub retain_total: usize,
-    /// At most this many connections are dialled ahead of the sessions that will need them.
-    pub warm_backends: usize,
-    /// Whether a connection serves another session after a RESET.
-    pub reuse_backends: bool,
-    /// Idle sessions give their backends back after this long; zero: never.
-    pub detach_idle_after: Duration,
-    /// Whether control wants the credentials with which clients authenticate.
-    pub learn_credentials: bool,
-    /// Sessions that may be open in the whole process.
-    pub max_clients: usize,
-}
-
-impl Worker {
-    /// Those of now. A session takes them at its start and again when it sees a new generation of the topology, so that
-    /// a request costs no lock: who replaces them lets [`Topology::renew`] follow.
-    pub fn settings(&self) -> Arc<Settings> {
-        self.settings.borrow().clone()
-    }
 }
 
 /// Serves one client until its session ends, and counts why it did; then drops `held`.
