@@ -114,7 +114,7 @@ impl ConfigArgs {
 pub enum Verb {
     /// Relay clients to the master and follow Sentinel (the default)
     #[command(after_help = "Example:\n  switchmaster serve --listen 6379 --sentinel 10.0.0.5\n\n\
-        SIGTERM lets sessions end (drain_grace).")]
+        SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again.")]
     Serve,
     /// Show what the running switchmaster sees: master, Sentinels, sessions
     #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
@@ -130,6 +130,12 @@ pub enum Verb {
     /// End a hold
     #[command(after_help = "Example:\n  switchmaster release")]
     Release,
+    /// Have the running switchmaster read its configuration again, as SIGHUP does
+    #[command(
+        after_help = "Example:\n  switchmaster reload\n\nPrints what has changed, and what needs a restart. If the \
+        configuration is wrong, nothing changes, and it says where (64)."
+    )]
+    Reload,
     /// Make, check and restore backups that can be trusted
     #[cfg(feature = "backup")]
     #[command(after_help = "Examples:\n  switchmaster backup create --store s3://bucket/redis\n  \

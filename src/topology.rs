@@ -209,6 +209,16 @@ impl Topology {
         Ok(generation)
     }
 
+    /// Publishes the entry again as it is, so that each session looks anew at all that it goes by.
+    pub fn renew(&self) {
+        let mut entry = self.entry.lock().expect("no panic while held");
+        let next = Entry { generation: entry.generation + 1, ..(**entry).clone() };
+        self.generation.store(next.generation, Ordering::Release);
+        *entry = Arc::new(next);
+        drop(entry);
+        self.changed.send_replace(());
+    }
+
     /// The control plane asked the master of the current term at `asked` and it answered as that same master.
     /// A session that lost its connection before `asked` then knows that this was no failover.
     pub fn prove(&self, asked: Instant) {
@@ -296,6 +306,17 @@ mod tests {
         entry.term = 1;
         assert_eq!(topology.publish(entry), Err(Stale { offered: 1, current: 2 }));
         assert_eq!(topology.generation(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_is_published_again_is_the_same_in_a_new_generation() {
+        let (topology, _reports) = Topology::new();
+        let (before, woken) = (topology.current(), topology.subscribe());
+        topology.renew();
+        let now = topology.current();
+        assert_eq!((now.generation, topology.generation()), (before.generation + 1, before.generation + 1));
+        assert_eq!((now.term, now.phase, &now.reason), (before.term, before.phase, &before.reason));
+        assert!(woken.has_changed().unwrap());
     }
 
     #[test]

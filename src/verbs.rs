@@ -1,4 +1,4 @@
-//! The verbs that talk to a running switchmaster: `status`, `failover`, `hold`, `release`.
+//! The verbs that talk to a running switchmaster: `status`, `failover`, `hold`, `release`, `reload`.
 //!
 //! They know the admin address and nothing else: what they print is what the server said.
 
@@ -29,9 +29,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// The process's exit code: 69, unavailable; 70 when the output could not be written.
+    /// The process's exit code: 69, unavailable; 64 for a wrong configuration, 70 when the output could not be written.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Error::Output(_)) { 70 } else { 69 }
+        match self {
+            Error::Remote(remote::Error::Misconfigured(_)) => 64,
+            Error::Output(_) => 70,
+            _ => 69,
+        }
     }
 }
 
@@ -88,6 +92,11 @@ pub async fn hold(remote: impl Into<Remote>, for_: Duration, out: &mut impl Writ
 /// Ends a hold.
 pub async fn release(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
     writeln!(out, "{}", remote.into().order(&Control::Release).await?).map_err(Error::Output)
+}
+
+/// Has the configuration read again, and prints what that has changed.
+pub async fn reload(remote: impl Into<Remote>, out: &mut impl Write) -> Result<(), Error> {
+    writeln!(out, "{}", remote.into().order(&Control::Reload).await?).map_err(Error::Output)
 }
 
 /// Asks for a planned failover and follows it until the sessions have another master, at most 30 s. `force` asks whatever

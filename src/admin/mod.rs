@@ -26,7 +26,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use control::Commands;
@@ -71,8 +71,8 @@ pub struct Options {
     pub on_global_outage: OnGlobalOutage,
     /// How long `/health` may take.
     pub health_budget: Duration,
-    /// Commands that carry it are taken from other hosts too; without one, from loopback alone.
-    pub token: Option<Secret>,
+    /// Commands that carry it are taken from other hosts too; without one, from loopback alone. A reload may change it.
+    pub token: watch::Receiver<Option<Secret>>,
     /// How long a command's answer is waited for.
     pub control_limit: Duration,
     /// Connections served at once. Of those beyond, a few are let in for `/live` and `/ready` alone; any other is
@@ -90,7 +90,7 @@ impl Default for Options {
             ready_grace: Duration::from_secs(30),
             on_global_outage: OnGlobalOutage::Ready,
             health_budget: Duration::from_secs(2),
-            token: None,
+            token: watch::channel(None).1,
             control_limit: Duration::from_secs(25),
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
@@ -179,7 +179,7 @@ type Reply = Response<Full<Bytes>>;
 
 /// What may be asked, with the methods that each path takes.
 const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
-                     POST /control/hold?for=10s /control/release /control/failover";
+                     POST /control/hold?for=10s /control/release /control/failover /control/reload";
 
 impl Server {
     /// One request per connection: a silent client keeps its place no longer than the head's time-out.
@@ -283,7 +283,7 @@ impl Server {
     async fn command(&self, request: &Request<Incoming>, verb: &str, peer: SocketAddr) -> Reply {
         let refuse =
             |status, message: String| json(status, &serde_json::json!({ "status": "error", "message": message }));
-        if !matches!(verb, "hold" | "release" | "failover") {
+        if !matches!(verb, "hold" | "release" | "failover" | "reload") {
             return refuse(StatusCode::NOT_FOUND, format!("there is no command {verb:?}; there are: {PATHS}"));
         }
         if *request.method() != Method::POST {
@@ -291,7 +291,7 @@ impl Server {
             return with(refusal, header::ALLOW, "POST");
         }
         let options = &self.admin.options;
-        if let Err(why) = control::permit(request.headers(), peer, options.token.as_ref()) {
+        if let Err(why) = control::permit(request.headers(), peer, options.token.borrow().as_ref()) {
             return refuse(StatusCode::FORBIDDEN, why);
         }
         let control = match Control::parse(verb, request.uri().query()) {
@@ -301,6 +301,8 @@ impl Server {
         tracing::info!(?control, %peer, "command");
         match control::give(&self.admin.commands, control, options.control_limit).await {
             Ok(message) => json(StatusCode::OK, &serde_json::json!({ "status": "ok", "message": message })),
+            // What was read is wrong, and whoever wrote it can mend it.
+            Err(why) if control == Control::Reload => refuse(StatusCode::UNPROCESSABLE_ENTITY, why),
             Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
         }
     }

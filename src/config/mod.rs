@@ -3,17 +3,20 @@
 //! Whatever leaves here is parsed, complete and checked: nothing behind it validates again, and nothing in here
 //! binds a port or asks the network.
 
+mod changes;
 mod check;
 mod environment;
 mod file;
 mod keys;
 mod laravel;
+mod layer;
 mod listen;
 mod origin;
 mod packages;
 mod print;
 mod problem;
 mod sources;
+mod suggest;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,7 +30,8 @@ use crate::secret::{Credentials, Secret};
 pub use crate::address::HostPort;
 pub use crate::location::Location;
 pub use crate::settings::BackupConfig;
-pub use keys::{KEYS, Key};
+pub use changes::Changes;
+pub use keys::{KEYS, Key, Reload};
 pub use listen::Listen;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};

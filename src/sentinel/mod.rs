@@ -65,6 +65,23 @@ impl Parts {
             own,
         }
     }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            sentinels: self.sentinel.addrs.clone(),
+            address_map: AddressMap::new(self.sentinel.address_map.clone()),
+            heartbeat: self.sentinel.heartbeat,
+            poll_interval: self.sentinel.poll_interval,
+            suspect_after: self.sentinel.suspect_after,
+            hold_timeout: self.hold_timeout,
+            planned_hold_limit: self.planned_hold_limit,
+            minority: self.sentinel.minority,
+            credentials: self.sentinel.redis_auth.clone(),
+            learn_credentials: self.sentinel.learn_credentials,
+            floor: None,
+            candidate: None,
+        }
+    }
 }
 
 /// Why [`run`] returned.
@@ -90,12 +107,13 @@ impl std::error::Error for Error {}
 ///
 /// `relay_replies` is the number of replies that all sessions have received so far: that it rises is a sign of life
 /// of the master. `status` gets a new view every 100 ms and at each publication. `drain` is let go as soon as the
-/// drain begins: sessions that still drain need a master, so following goes on.
+/// drain begins: sessions that still drain need a master, so following goes on. Newly `configured` parts say the same as those before
+/// about all that needs a restart.
 ///
 /// # Errors
 /// Only [`Error::SeveralMasters`]. Absent Sentinels, DNS and nodes never end it.
 pub async fn run(
-    parts: Parts,
+    mut configured: watch::Receiver<Parts>,
     upstream: Arc<Upstream>,
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
@@ -103,9 +121,10 @@ pub async fn run(
     status: watch::Sender<status::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
+    let parts = configured.borrow_and_update().clone();
     let name = parts.sentinel.master_name.clone();
     let memory = memory_at_start(&parts, name.as_deref());
-    let mut tracker = Tracker::new(settings(&parts), Instant::now());
+    let mut tracker = Tracker::new(parts.settings(), Instant::now());
     memory.iter().for_each(|memory| tracker.recall(Some(memory.clone()), file(&parts, &memory.name)));
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
@@ -140,7 +159,7 @@ pub async fn run(
         names: BTreeMap::new(),
         named_since: None,
     };
-    task.run(Inbox { messages, reports, commands, drain: Some(drain) }, relay_replies).await
+    task.run(Inbox { messages, reports, commands, configured, drain: Some(drain) }, relay_replies).await
 }
 
 /// Without a name, that of the only master that is remembered.
@@ -148,23 +167,6 @@ fn memory_at_start(parts: &Parts, name: Option<&str>) -> Option<Memory> {
     match name {
         Some(name) => remembered(parts, name),
         None => parts.state_dir.as_deref().and_then(Memory::only),
-    }
-}
-
-fn settings(parts: &Parts) -> Settings {
-    Settings {
-        sentinels: parts.sentinel.addrs.clone(),
-        address_map: AddressMap::new(parts.sentinel.address_map.clone()),
-        heartbeat: parts.sentinel.heartbeat,
-        poll_interval: parts.sentinel.poll_interval,
-        suspect_after: parts.sentinel.suspect_after,
-        hold_timeout: parts.hold_timeout,
-        planned_hold_limit: parts.planned_hold_limit,
-        minority: parts.sentinel.minority,
-        credentials: parts.sentinel.redis_auth.clone(),
-        learn_credentials: parts.sentinel.learn_credentials,
-        floor: None,
-        candidate: None,
     }
 }
 
@@ -193,7 +195,7 @@ mod tests {
             let (_, commands) = mpsc::channel(1);
             let (status, _) = watch::channel(status::View::default());
             let (_, drain) = drain::channel();
-            movable(run(parts, upstream, reports, || 0, commands, status, drain));
+            movable(run(watch::channel(parts).1, upstream, reports, || 0, commands, status, drain));
         };
         let _ = started;
     }

@@ -101,6 +101,7 @@ impl Task {
             }
             Heard::Report(report) => return Ok(Some(from_session(report))),
             Heard::Control(request) => self.order(request),
+            Heard::Configured(parts) => self.reload(*parts),
             Heard::Drain => {}
             Heard::Nothing => return Ok(Some(Input::Tick)),
         }
@@ -232,12 +233,6 @@ impl Task {
                 self.carry_out();
                 Ok("requests flow again".into())
             }
-            Control::Credentials { redis, sentinels } => {
-                tracing::info!("the configured passwords have changed: using the new ones from now on");
-                self.auth.send_replace(sentinels);
-                self.tracker.handle(now, Input::Configured(redis));
-                Ok("the new passwords are used from now on".into())
-            }
             Control::Failover { force } => match self.tracker.want_failover(now, force) {
                 Ok(()) => {
                     self.asked = Some(answer);
@@ -245,8 +240,21 @@ impl Task {
                 }
                 Err(why) => Err(why),
             },
+            Control::Reload => Err("whoever follows Sentinel reads no configuration".into()),
         };
         let _ = answer.send(done);
+    }
+
+    fn reload(&mut self, parts: Parts) {
+        let auth = &parts.sentinel.auth;
+        self.auth.send_if_modified(|used| {
+            let is_new = used != auth;
+            used.clone_from(auth);
+            is_new
+        });
+        self.upstream.credentials.learn(parts.sentinel.learn_credentials);
+        self.tracker.adjust(Instant::now(), parts.settings());
+        self.parts = parts;
     }
 
     fn ask_for_failover(&self, order: Vec<HostPort>) {
@@ -275,6 +283,7 @@ pub(super) struct Inbox {
     pub(super) messages: mpsc::Receiver<Message>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) commands: mpsc::Receiver<ControlRequest>,
+    pub(super) configured: watch::Receiver<Parts>,
     /// Let go when the drain begins: sessions that still drain need a master, so following goes on.
     pub(super) drain: Option<drain::Watch>,
 }
@@ -286,6 +295,9 @@ enum Heard {
     Report(Report),
     /// From an operator.
     Control(ControlRequest),
+    /// The configuration was read again.
+    Configured(Box<Parts>),
+    /// The drain begins.
     Drain,
     /// Until it was time.
     Nothing,
@@ -298,6 +310,7 @@ impl Inbox {
             Some(message) = self.messages.recv() => Heard::Message(message),
             Some(report) = self.reports.recv() => Heard::Report(report),
             Some(command) = self.commands.recv() => Heard::Control(command),
+            Ok(()) = self.configured.changed() => Heard::Configured(Box::new(self.configured.borrow_and_update().clone())),
             () = draining(&mut self.drain) => {
                 self.drain = None;
                 Heard::Drain

@@ -186,6 +186,17 @@ impl Tracker {
         }
     }
 
+    /// The configuration was read again. What counts at a start only stays: the Sentinels to begin with, the map, and what
+    /// an earlier run has left.
+    pub fn adjust(&mut self, now: Instant, next: Settings) {
+        self.on_learning(next.learn_credentials);
+        self.sentinels.polled_every(next.poll_interval);
+        let credentials = next.credentials.clone();
+        let Settings { sentinels, address_map, floor, candidate, .. } = std::mem::replace(&mut self.settings, next);
+        self.settings = Settings { sentinels, address_map, floor, candidate, ..self.settings.clone() };
+        self.handle(now, Input::Configured(credentials));
+    }
+
     /// Takes one report in and decides.
     pub fn handle(&mut self, now: Instant, input: Input) {
         if let Some(due) = self.gap.take_due() {

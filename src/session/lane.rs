@@ -67,8 +67,10 @@ impl Session {
             if restore.requests.is_empty()
                 && self.to_backend.is_empty()
                 && self.outage().moved_at.is_none()
-                && let Some(stream) =
-                    pool::take(&self.worker, pool::Key::fresh(&self.worker.upstream, self.term, master.addr))
+                && let Some(stream) = {
+                    let key = pool::Key::fresh(&self.worker.upstream, self.term, master.addr);
+                    pool::take(&self.worker, &self.settings, key)
+                }
             {
                 self.lane = Lane::Up(stream);
                 self.flags.stale = true;
@@ -160,7 +162,7 @@ impl Session {
     /// Gives up the lane, or returns it, with its term, if a RESET makes it as good as new: nothing is owed there, and
     /// nothing was done that would stay.
     pub(super) fn end_lane(&mut self) -> Option<(Conn, u64)> {
-        let is_clean = self.worker.reuse_backends && !self.flags.lasting && self.is_settled();
+        let is_clean = self.settings.reuse_backends && !self.flags.lasting && self.is_settled();
         let Lane::Up(stream) = std::mem::replace(&mut self.lane, Lane::None) else { return None };
         if is_clean {
             return Some((stream, self.term));

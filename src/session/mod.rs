@@ -28,6 +28,7 @@ mod refused;
 pub mod registry;
 mod replies;
 mod requests;
+mod settings;
 pub mod state;
 mod unblock;
 
@@ -37,9 +38,9 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::config::{OnLostPop, OnLostReply};
+use crate::config::OnLostPop;
 use crate::drain::Stage;
 use crate::metrics;
 use crate::net::{Conn, Scratch, Spare, Unsent};
@@ -48,6 +49,7 @@ use crate::topology::{Entry, Phase};
 use crate::upstream::Upstream;
 
 pub use crate::close_reason::CloseReason;
+pub use settings::Settings;
 
 use finish::Finish;
 use held::{Held, held_by_thread};
@@ -77,20 +79,8 @@ pub struct Worker {
     pub upstream: Arc<Upstream>,
     /// This thread's counters.
     pub counters: Arc<metrics::WorkerCounters>,
-    /// How a request whose reply was lost ends.
-    pub on_lost_reply: OnLostReply,
-    /// How a blocking pop ends whose reply was lost.
-    pub on_lost_pop: OnLostPop,
-    /// How long this listener's requests are held in one outage, where that is shorter than for the whole proxy.
-    pub hold_timeout: Option<Duration>,
-    /// Bytes of unreplied requests that one session may retain.
-    pub retain_bytes: usize,
-    /// What all sessions of this thread may hold in memory, those requests and every buffer.
-    pub retain_total: usize,
-    /// At most this many connections are dialled ahead of the sessions that will need them.
-    pub warm_backends: usize,
-    /// Whether a connection serves another session after a RESET.
-    pub reuse_backends: bool,
+    /// What a reload may change, replaced as a whole: see [`Worker::settings`].
+    pub settings: watch::Sender<Arc<Settings>>,
     /// Dials under way: kept below the master's backlog.
     pub dials: Arc<Semaphore>,
     /// Sessions open in the whole process.
@@ -138,6 +128,8 @@ pub async fn linger(client: &mut Conn, limit: Duration) {
 struct Session {
     client: Conn,
     worker: Arc<Worker>,
+    /// As of `generation`.
+    settings: Arc<Settings>,
     ticket: Option<Ticket>,
     /// The generation of the entry that `gate` and `term` are from.
     generation: u64,
@@ -282,12 +274,13 @@ impl Gate {
 impl Session {
     fn new(client: Conn, worker: Arc<Worker>) -> Session {
         let entry = worker.upstream.topology.current();
+        let settings = worker.settings();
         Session {
             client,
             ticket: None,
             generation: entry.generation,
             term: entry.term,
-            gate: gate_of(&entry, &worker),
+            gate: gate_of(&entry, settings.hold_timeout),
             lane: Lane::None,
             requests: RequestScanner::default(),
             replies: ReplyScanner::default(),
@@ -307,6 +300,7 @@ impl Session {
             flags: Flags::default(),
             held: Held::default(),
             worker,
+            settings,
         }
     }
 
@@ -365,7 +359,7 @@ impl Session {
     /// The sessions of this thread hold all that they may: this one makes do with little.
     #[inline]
     fn is_exhausted(&self) -> bool {
-        held_by_thread() >= self.worker.retain_total.max(LEAST_TOTAL)
+        held_by_thread() >= self.settings.retain_total.max(LEAST_TOTAL)
     }
 
     fn set_urgency(&self) {
@@ -415,13 +409,16 @@ impl Session {
         self.observe_round();
         let unsettled = self.refused_at.is_some()
             || matches!(self.lane, Lane::Lost { .. })
-            || (self.worker.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
+            || (self.settings.hold_timeout.is_some() && matches!(self.gate, Gate::Held { .. }));
         if self.worker.upstream.topology.generation() == self.generation && !unsettled {
             return Ok(());
         }
         let entry = self.worker.upstream.topology.current();
+        if entry.generation != self.generation {
+            self.settings = self.worker.settings();
+        }
         let looks = self.ledger.has_more_behind_a_block()
-            || (self.worker.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
+            || (self.settings.on_lost_pop != OnLostPop::Resend && self.ledger.has_pop());
         if entry.term != self.term && entry.replicated_until.is_some() && looks {
             // Whether it still blocks: what the old master has said before it was left is read.
             self.gate = Gate::Held { withhold: true };
@@ -436,7 +433,7 @@ impl Session {
         if entry.term != self.term {
             self.leave(&entry)?;
         }
-        self.gate = match gate_of(&entry, &self.worker) {
+        self.gate = match gate_of(&entry, self.settings.hold_timeout) {
             Gate::Open | Gate::Electing | Gate::Held { .. } if self.flags.unwatched => Gate::Held { withhold: true },
             gate => gate,
         };
@@ -505,8 +502,8 @@ impl Session {
             queue_stays_in_data_set: self.state.queue_stays_in_data_set(),
             now: Instant::now(),
             resp3: self.state.is_resp3(),
-            policy: self.worker.on_lost_reply,
-            on_lost_pop: self.worker.on_lost_pop,
+            policy: self.settings.on_lost_reply,
+            on_lost_pop: self.settings.on_lost_pop,
             unsent: if self.flags.unanswered { 0 } else { self.to_backend.len() as u64 },
             partly_delivered: self.flags.partly_delivered,
             watching: self.state.is_watching(),
@@ -541,18 +538,16 @@ impl Session {
 
     /// Ends every request that is noted and has no answer; the last `unsent` bytes of them went nowhere.
     fn fail_outstanding(&mut self, reason: &str, unsent: u64) {
-        let Worker { on_lost_reply, on_lost_pop, .. } = *self.worker;
+        let Settings { on_lost_reply, on_lost_pop, .. } = *self.settings;
         let lost = self.ledger.fail(&no_master(reason), on_lost_reply, on_lost_pop, unsent, self.state.is_resp3());
         self.worker.counters.lost.add(lost);
     }
 }
 
-fn gate_of(entry: &Entry, worker: &Worker) -> Gate {
+fn gate_of(entry: &Entry, hold_timeout: Option<Duration>) -> Gate {
     let outage = entry.outage_since.map(|since| since.elapsed());
     match entry.phase {
-        Phase::Suspect | Phase::Switching if worker.hold_timeout.is_some_and(|limit| outage > Some(limit)) => {
-            Gate::Failing
-        }
+        Phase::Suspect | Phase::Switching if hold_timeout.is_some_and(|limit| outage > Some(limit)) => Gate::Failing,
         Phase::Failing => Gate::Failing,
         Phase::Stable if entry.master.is_some() => Gate::Open,
         Phase::Electing => Gate::Electing,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::Worker;
+use super::{Settings, Worker};
 use crate::net::{Conn, Connector, Liveness, Taken};
 use crate::upstream::{Upstream, UpstreamId};
 
@@ -151,14 +151,14 @@ pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<Conn> {
 
 /// A connection of this key, if one is ready; dials ahead for the sessions to come. A RESET has to go in front of what is
 /// sent there first.
-pub fn take(worker: &Arc<Worker>, key: Key) -> Option<Conn> {
-    if worker.warm_backends == 0 && !worker.reuse_backends {
+pub fn take(worker: &Arc<Worker>, settings: &Settings, key: Key) -> Option<Conn> {
+    if settings.warm_backends == 0 && !settings.reuse_backends {
         return None;
     }
     let now = Instant::now();
     let (taken, missing) = POOL.with_borrow_mut(|pool| {
         let shelf = pool.shelf(key).filter(|shelf| shelf.resets != Some(false))?;
-        let wanted = shelf.note(now, worker.warm_backends);
+        let wanted = shelf.note(now, settings.warm_backends);
         let taken = shelf.lend(now);
         let missing = wanted.saturating_sub(shelf.ready.len() + shelf.dialling);
         shelf.dialling += missing;

@@ -270,8 +270,8 @@ impl Session {
             return Run::default();
         }
         self.ledger.trim();
-        let room = self.worker.retain_bytes.saturating_sub(self.ledger.retained());
-        let room = room.min(self.worker.retain_total.saturating_sub(held_by_thread()));
+        let room = self.settings.retain_bytes.saturating_sub(self.ledger.retained());
+        let room = room.min(self.settings.retain_total.saturating_sub(held_by_thread()));
         let run = ordinary::run(data, MOST_IN_FLIGHT - self.ledger.len(), room);
         if run.requests > 0 {
             self.flags.nothing_written &= !run.writes;
@@ -471,8 +471,8 @@ impl Session {
     }
 
     fn may_retain(&self, bytes: usize) -> bool {
-        self.ledger.retained() + bytes <= self.worker.retain_bytes
-            && held_by_thread() + bytes <= self.worker.retain_total
+        self.ledger.retained() + bytes <= self.settings.retain_bytes
+            && held_by_thread() + bytes <= self.settings.retain_total
     }
 
     /// No master: every whole request in the inbox is answered with an error.

@@ -2,6 +2,7 @@
 //!
 //! A session that saw a client authenticate offers what it used; only control puts anything in force.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::secret::Credentials;
@@ -12,12 +13,17 @@ pub struct KnownCredentials {
     current: Mutex<Option<Credentials>>,
     /// The newest that was offered and that control has not looked at.
     offered: Mutex<Option<Credentials>>,
-    learns: bool,
+    /// Whether control wants what is offered.
+    learns: AtomicBool,
 }
 
 impl KnownCredentials {
     pub(super) fn new(configured: Option<&Credentials>, learns: bool) -> KnownCredentials {
-        KnownCredentials { current: Mutex::new(configured.cloned()), offered: Mutex::default(), learns }
+        KnownCredentials {
+            current: Mutex::new(configured.cloned()),
+            offered: Mutex::default(),
+            learns: AtomicBool::new(learns),
+        }
     }
 
     /// Those in force.
@@ -32,9 +38,14 @@ impl KnownCredentials {
 
     /// A client's AUTH succeeded with these. Of several the newest is kept until control looks.
     pub fn offer(&self, proved: Credentials) {
-        if self.learns && lock(&self.current).as_ref() != Some(&proved) {
+        if self.learns.load(Ordering::Relaxed) && lock(&self.current).as_ref() != Some(&proved) {
             *lock(&self.offered) = Some(proved);
         }
+    }
+
+    /// Control says whether it wants to know from now on what is offered.
+    pub fn learn(&self, learns: bool) {
+        self.learns.store(learns, Ordering::Relaxed);
     }
 
     /// Control looks at the newest that was offered since it looked last.
@@ -85,5 +96,8 @@ mod tests {
         let known = KnownCredentials::new(Some(&password("ours")), false);
         known.offer(password("theirs"));
         assert_eq!((known.take_offered(), known.current()), (None, Some(password("ours"))));
+        known.learn(true);
+        known.offer(password("theirs"));
+        assert_eq!(known.take_offered(), Some(password("theirs")));
     }
 }

@@ -22,6 +22,7 @@ mod odd;
 mod operation;
 mod pool;
 mod readme;
+mod reload;
 mod sentinel;
 mod split;
 mod startup;

@@ -11,7 +11,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use switchmaster::backup;
 use switchmaster::cli::Cli;
-use switchmaster::config::KEYS;
+use switchmaster::config::{KEYS, Key, Reload};
 use switchmaster::demo::cluster::{Cluster, ClusterSpec};
 use switchmaster::metrics;
 use switchmaster::session::CloseReason;
@@ -62,7 +62,7 @@ fn the_reasons_for_a_close_are_those_of_the_program() {
 #[test]
 fn the_table_of_keys_has_every_key_with_its_default() {
     let listed: BTreeMap<String, String> =
-        table(&readme(), "config").into_iter().map(|[key, default, _]| (code(&key), default)).collect();
+        table(&readme(), "config").into_iter().map(|[key, default, ..]: [String; 4]| (code(&key), default)).collect();
     let files = KEYS.iter().filter(|key| key.has_file()).map(|key| format!("{}_file", key.name));
     let keys: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(files).collect();
     assert_eq!(listed.keys().cloned().collect::<BTreeSet<_>>(), keys);
@@ -81,6 +81,30 @@ fn the_table_of_keys_has_every_key_with_its_default() {
                 assert!(value.is_err(), "{key} has no default, and {cell} is given");
             }
         }
+    }
+}
+
+#[test]
+fn the_table_of_keys_says_what_a_reload_does() {
+    for [key, _, _, counts] in table(&readme(), "config") {
+        let name = code(&key);
+        let named = |key: &&Key| key.name == name || (key.has_file() && name == format!("{}_file", key.name));
+        let shown = match KEYS.iter().find(named).expect("a key").reload {
+            Reload::Live => "at once",
+            Reload::NewSessions => "new sessions",
+            Reload::Restart => "restart",
+            Reload::Unused => "–",
+        };
+        assert_eq!(counts, shown, "{name}");
+    }
+    let example = fs::read_to_string(root().join("config.example.toml")).unwrap();
+    let head: String = example.split("\n\n").next().unwrap().replace("\n# ", " ");
+    let (_, sessions) = head.split_once("for new sessions only, ").expect("the paragraph on reloads");
+    let (sessions, rest) = sessions.split_once("; after a restart, ").expect("the paragraph on reloads");
+    let restart = rest.split('.').next().unwrap();
+    for (listed, kind) in [(sessions, Reload::NewSessions), (restart, Reload::Restart)] {
+        let keys: Vec<_> = KEYS.iter().filter(|key| key.reload == kind).map(|key| key.name).collect();
+        assert_eq!(listed.split(", ").collect::<Vec<_>>(), keys);
     }
 }
 

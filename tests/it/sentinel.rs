@@ -213,6 +213,7 @@ impl Following {
                         }
                     }
                 });
+                let parts = watch::channel(parts).1;
                 let result =
                     sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain).await;
                 *end.lock().expect("no panic") = Some(result);

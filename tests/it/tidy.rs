@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("protocol::status", ""),
     ("protocol::settings", "protocol::location protocol::secret"),
     ("protocol::duration", ""),
-    ("protocol::control", "protocol::duration protocol::secret"),
+    ("protocol::control", "protocol::duration"),
     ("protocol::interrupt", ""),
     ("protocol::node", "protocol::resp"),
     ("protocol::random", ""),
@@ -79,7 +79,7 @@ const ROOMS: &[(&str, &str)] = &[
     (
         "serve",
         "admin backup config drain listener metrics sentinel session topology upstream protocol::control \
-         protocol::net protocol::status",
+         protocol::net protocol::secret protocol::status",
     ),
     // Backups.
     ("backup::error", ""),

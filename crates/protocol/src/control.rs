@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::duration;
-use crate::secret::Credentials;
 
 /// The header that an order must carry; its value does not matter.
 pub const HEADER: &str = "x-switchmaster";
@@ -17,7 +16,7 @@ pub const HEADER: &str = "x-switchmaster";
 pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// An order to the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Hold new requests for this long, or until released.
     Hold {
@@ -31,13 +30,8 @@ pub enum Control {
         /// Whatever the nodes are like.
         force: bool,
     },
-    /// The configured credentials were changed where they are kept. No operator's: it has no path.
-    Credentials {
-        /// For the Redis nodes.
-        redis: Option<Credentials>,
-        /// For the Sentinels.
-        sentinels: Option<Credentials>,
-    },
+    /// Read the configuration again.
+    Reload,
 }
 
 /// An order, and where its answer goes: what was done, or why not, in plain words. An answer to a failover comes when a
@@ -54,6 +48,7 @@ impl Control {
                 Ok(Control::Hold { for_: hold_length(text)? })
             }
             "release" => Ok(Control::Release),
+            "reload" => Ok(Control::Reload),
             "failover" => match query {
                 None | Some("") => Ok(Control::Failover { force: false }),
                 Some("force") => Ok(Control::Failover { force: true }),
@@ -63,15 +58,15 @@ impl Control {
         }
     }
 
-    /// The path of the admin server at which it is given; `None` for what only this process may order.
-    pub fn path(&self) -> Option<String> {
-        Some(match self {
+    /// The path of the admin server at which it is given.
+    pub fn path(&self) -> String {
+        match self {
             Control::Hold { for_ } => format!("/control/hold?for={}ms", for_.as_millis()),
             Control::Release => "/control/release".into(),
             Control::Failover { force: false } => "/control/failover".into(),
             Control::Failover { force: true } => "/control/failover?force".into(),
-            Control::Credentials { .. } => return None,
-        })
+            Control::Reload => "/control/reload".into(),
+        }
     }
 }
 
@@ -101,8 +96,9 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_what_was_meant() {
         let hold = Control::Hold { for_: Duration::from_millis(1500) };
-        for order in [hold, Control::Release, Control::Failover { force: false }, Control::Failover { force: true }] {
-            let path = order.path().unwrap();
+        let failovers = [false, true].map(|force| Control::Failover { force });
+        for order in failovers.into_iter().chain([hold, Control::Release, Control::Reload]) {
+            let path = order.path();
             let (verb, query) = path.strip_prefix("/control/").unwrap().split_once('?').unzip();
             let verb = verb.unwrap_or_else(|| path.strip_prefix("/control/").unwrap());
             assert_eq!(Control::parse(verb, query), Ok(order));

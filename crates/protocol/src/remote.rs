@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 
 use crate::control::{Control, HEADER};
@@ -31,6 +31,8 @@ pub enum Error {
     Garbled(SocketAddr, String),
     /// switchmaster said no, and why.
     Refused(String),
+    /// The configuration that it has read again is wrong.
+    Misconfigured(String),
 }
 
 impl fmt::Display for Error {
@@ -45,7 +47,7 @@ impl fmt::Display for Error {
             Error::Garbled(addr, what) => {
                 write!(f, "what listens at {addr} does not answer as switchmaster does: {what}")
             }
-            Error::Refused(why) => f.write_str(why),
+            Error::Refused(why) | Error::Misconfigured(why) => f.write_str(why),
         }
     }
 }
@@ -86,10 +88,9 @@ impl Remote {
     /// Gives an order and returns what was done, in the server's words. A second hold takes the place of the first.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it was not carried out; and what a [`Remote::look`] may end in.
+    /// [`Error::Refused`] or [`Error::Misconfigured`] when it was not carried out; and what a [`Remote::look`] may end in.
     pub async fn order(&self, control: &Control) -> Result<String, Error> {
-        let path = control.path().ok_or_else(|| Error::Refused("no order for another process".into()))?;
-        let answer = self.fetch(Method::POST, &path).await?;
+        let answer = self.fetch(Method::POST, &control.path()).await?;
         message(&answer).ok_or_else(|| Error::Garbled(self.admin, "an answer without a message".into()))
     }
 
@@ -119,6 +120,7 @@ impl Remote {
                     return Ok(text);
                 }
                 Err(match message(&text) {
+                    Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
                     Some(message) => Error::Refused(message),
                     None => garbled(&format!("{status}: {}", text.lines().next().unwrap_or(""))),
                 })

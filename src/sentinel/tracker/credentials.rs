@@ -261,6 +261,14 @@ impl Tracker {
         self.logins.offer(credentials);
     }
 
+    /// Whether clients' credentials may be used from now on.
+    pub(super) fn on_learning(&mut self, learn: bool) {
+        self.logins.learn = learn;
+        if !learn {
+            self.logins.learnt.clear();
+        }
+    }
+
     /// The configuration's own are these now: their file was changed.
     pub(super) fn on_configured(&mut self, credentials: Option<Credentials>) {
         let before = self.logins.configured.take();

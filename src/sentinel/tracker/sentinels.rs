@@ -28,6 +28,11 @@ const RIVALS_AFTER: Duration = Duration::from_secs(5);
 /// Sentinels that are dialled, at most.
 const MOST: usize = 64;
 
+/// How long an answer counts for where it is asked for so often.
+fn fresh(poll_interval: Duration) -> Duration {
+    (poll_interval * 3).max(Duration::from_secs(5))
+}
+
 /// Every Sentinel that is dialled.
 #[derive(Debug)]
 pub(super) struct Sentinels {
@@ -72,11 +77,16 @@ impl Sentinels {
             known: settings.sentinels.iter().map(|at| (at.clone(), SentinelState::default())).collect(),
             electorate: Electorate::default(),
             map: settings.address_map.clone(),
-            fresh: (settings.poll_interval * 3).max(Duration::from_secs(5)),
+            fresh: fresh(settings.poll_interval),
             first_answer: None,
             rivals_since: None,
             lower: None,
         }
+    }
+
+    /// An answer is believed for as long as that allows.
+    pub(super) fn polled_every(&mut self, poll_interval: Duration) {
+        self.fresh = fresh(poll_interval);
     }
 
     /// Connected and subscribed; true when it was reported as lost.

@@ -4,30 +4,36 @@
 //! Nobody waits for a spare one: where none is left, one does without. Those of the control plane are never among them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How many are left in the whole process.
+/// How many are left in the whole process; less than none after there came to be fewer than were taken.
 #[derive(Debug)]
-pub struct Spare(AtomicUsize);
+pub struct Spare(AtomicIsize);
 
 /// Some of them; given back on drop.
 #[derive(Debug)]
 pub struct Taken {
     from: Arc<Spare>,
-    count: usize,
+    count: isize,
 }
 
 impl Spare {
     /// So many.
     pub fn new(count: usize) -> Arc<Spare> {
-        Arc::new(Spare(AtomicUsize::new(count)))
+        Arc::new(Spare(AtomicIsize::new(count as isize)))
+    }
+
+    /// There are so many more, or fewer, than before.
+    pub fn change(&self, by: isize) {
+        self.0.fetch_add(by, Ordering::Relaxed);
     }
 
     /// Takes `count` of them, if they are there.
     pub fn take(self: &Arc<Spare>, count: usize) -> Option<Taken> {
-        let left = |left: usize| left.checked_sub(count);
+        let count = count as isize;
+        let left = |left: isize| (left >= count).then(|| left - count);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
         Some(Taken { from: self.clone(), count })
     }
@@ -61,6 +67,10 @@ mod tests {
         drop(pipe);
         assert!(spare.take(3).is_none());
         drop(one);
-        assert!(spare.take(3).is_some());
+        let three = spare.take(3);
+        assert!(three.is_some());
+        spare.change(-2);
+        drop(three);
+        assert!(spare.take(2).is_none() && spare.take(1).is_some());
     }
 }
