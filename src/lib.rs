@@ -27,6 +27,7 @@
 //!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` checks this.
 //! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
 //!   so; a blocking pop excepted (`on_lost_pop`).
+//! - Sockets of the runtime and of the standard library are named in [`net`] alone.
 //! - Nothing grows without bound, no error of the network ends the process, a panic in a session ends that session.
 //!
 //! # Words
@@ -46,11 +47,11 @@ pub mod demo;
 pub mod drain;
 pub mod listener;
 pub mod metrics;
+pub mod net;
 pub mod resp;
 pub mod secret;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
-pub mod socket;
 pub mod topology;
 pub mod wire;

@@ -1,22 +1,13 @@
 //! Accepts clients and gives each a session; does nothing else, and never stops for an error.
 
 use std::future::poll_fn;
-use std::io;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::net::{SocketFlags, accept_with};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
-
 use crate::drain::{self, Stage};
-use crate::session::client::{Client, Unix};
-use crate::session::pipe::Socket;
+use crate::net::{Conn, Listener};
 use crate::session::{self, Worker};
-use crate::socket;
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
@@ -26,39 +17,6 @@ const LAST_ACCEPTS: Duration = Duration::from_millis(10);
 const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
-
-/// Where one worker accepts.
-#[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A Unix socket.
-    Unix(AsyncFd<UnixListener>),
-}
-
-impl Listener {
-    /// Takes a non-blocking listener. Fails when the thread's runtime cannot watch it.
-    pub fn tcp(listener: std::net::TcpListener) -> io::Result<Listener> {
-        Ok(Listener::Tcp(TcpListener::from_std(listener)?))
-    }
-
-    /// The same for a Unix socket.
-    pub fn unix(listener: UnixListener) -> io::Result<Listener> {
-        Ok(Listener::Unix(socket::watch(listener, Interest::READABLE)?))
-    }
-
-    async fn accept(&self) -> io::Result<Client> {
-        match self {
-            Listener::Tcp(listener) => Ok(Client::Tcp(listener.accept().await?.0)),
-            Listener::Unix(listener) => {
-                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-                let accept = |listener: &UnixListener| Ok(accept_with(listener, flags)?);
-                let accepted = listener.async_io(Interest::READABLE, accept).await?;
-                Ok(Client::Unix(Unix::new(accepted.into())?))
-            }
-        }
-    }
-}
 
 /// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already. Runs on the worker's
 /// thread.
@@ -91,7 +49,7 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
     let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
-async fn admit(client: Client, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
+async fn admit(client: Conn, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
     if let Some(place) = Place::take(worker, max_clients) {
         worker.relay.accepted.add(1);
         tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
@@ -110,7 +68,7 @@ async fn admit(client: Client, worker: &Arc<Worker>, max_clients: usize, drain: 
     }
 }
 
-async fn refuse(mut client: Client, linger: Duration) {
+async fn refuse(mut client: Conn, linger: Duration) {
     let say = poll_fn(|cx| client.poll_write(cx, TOO_MANY));
     let _ = tokio::time::timeout(REFUSED_LINGER, say).await;
     session::linger(&mut client, linger).await;

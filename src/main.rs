@@ -11,8 +11,8 @@ use switchmaster::admin::client::{self, Remote};
 use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Origin, Sources};
 use switchmaster::demo::{self, DemoOptions};
+use switchmaster::net::ListenAddr;
 use switchmaster::serve;
-use switchmaster::socket::ListenAddr;
 
 /// tokio aligns tasks and sockets to 128 bytes. glibc's malloc wastes up to as much again on each, jemalloc has sizes for
 /// them: an idle session takes a fifth less (in a debug build 933 bytes for 1160, with a backend 1201 for 1573), and memory

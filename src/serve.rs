@@ -6,14 +6,12 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -22,14 +20,13 @@ use tokio::time::timeout;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Listen};
 use crate::drain::{self, Stage};
-use crate::listener::{self, Listener};
+use crate::listener;
 use crate::metrics::{self, Relay};
+use crate::net::{self, Bound, ListenAddr, SocketFile, Spare};
 use crate::secret::Credentials;
 use crate::sentinel;
 use crate::session::scripts::Scripts;
-use crate::session::spare::Spare;
-use crate::session::{CloseReason, Worker, registry};
-use crate::socket::{self, ListenAddr, SocketFile};
+use crate::session::{CloseReason, Settings, Worker, registry};
 use crate::topology::{Report, Topology};
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
@@ -123,12 +120,6 @@ pub struct Server {
     files: Vec<SocketFile>,
 }
 
-/// A listener of one worker, not yet on its thread.
-enum Bound {
-    Tcp(StdListener),
-    Unix(UnixListener),
-}
-
 impl Server {
     /// Binds and spawns. Returns once clients can connect; the first master is looked for meanwhile.
     pub fn start(config: &Config, reread: Option<Reread>) -> Result<Server, Error> {
@@ -137,27 +128,26 @@ impl Server {
         let mut queues: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
         let (mut clients, mut files) = (Vec::new(), Vec::new());
         for listen in &config.listen {
-            let bound: Vec<Bound> = match &listen.addr {
-                ListenAddr::Tcp(addr) => {
-                    let listeners = socket::bind(*addr, config.workers)?;
-                    clients.push(ListenAddr::Tcp(listeners[0].local_addr()?));
-                    listeners.into_iter().map(Bound::Tcp).collect()
-                }
+            let bound = match &listen.addr {
+                ListenAddr::Tcp(addr) => net::bind(*addr, config.workers)?,
                 ListenAddr::Unix(path) => {
                     let group = listen.group.as_deref();
-                    let (listeners, file) = socket::bind_unix(path, listen.mode, group, config.workers)?;
-                    clients.push(listen.addr.clone());
+                    let (bound, file) = net::bind_unix(path, listen.mode, group, config.workers)?;
                     files.push(file);
-                    listeners.into_iter().map(Bound::Unix).collect()
+                    bound
                 }
             };
+            clients.push(bound[0].addr()?);
             queues.iter_mut().zip(bound).for_each(|(queue, listener)| queue.push(listener));
         }
         let admin_listener = match config.admin {
-            Some(addr) => socket::bind(addr, 1)?.pop(),
+            Some(addr) => net::bind(addr, 1)?.pop(),
             None => None,
         };
-        let admin = admin_listener.as_ref().map(StdListener::local_addr).transpose()?;
+        let admin = match admin_listener.as_ref().map(Bound::addr).transpose()? {
+            Some(ListenAddr::Tcp(addr)) => Some(addr),
+            _ => None,
+        };
 
         let (topology, reports) = Topology::new();
         let (end, ended) = watch::channel(());
@@ -176,19 +166,21 @@ impl Server {
             let worker = |listen: &Listen| Worker {
                 topology: topology.clone(),
                 relay: relay.clone(),
-                on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
-                on_lost_pop: config.failover.on_lost_pop,
-                hold_timeout: listen.hold_timeout,
-                retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
-                retain_total: config.failover.retain_total_bytes / config.workers,
+                settings: Settings {
+                    on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
+                    on_lost_pop: config.failover.on_lost_pop,
+                    hold_timeout: listen.hold_timeout,
+                    retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
+                    retain_total: config.failover.retain_total_bytes / config.workers,
+                    reuse_backends: config.backends.reuse,
+                    learn_credentials: config.sentinel.learn_credentials,
+                },
                 warm_backends: config.backends.warm,
-                reuse_backends: config.backends.reuse,
                 dials: dials.clone(),
                 scripts: scripts.clone(),
                 open: open.clone(),
                 spare: spare.clone(),
                 credentials: credentials.clone(),
-                learn_credentials: config.sentinel.learn_credentials,
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
             let detach_after = config.backends.detach_idle_after;
@@ -294,11 +286,7 @@ async fn work(
     drain: drain::Watch,
 ) {
     for (worker, listener) in listeners {
-        let listener = match listener {
-            Bound::Tcp(listener) => Listener::tcp(listener),
-            Bound::Unix(listener) => Listener::unix(listener),
-        };
-        if let Ok(listener) = listener {
+        if let Ok(listener) = listener.listen() {
             tokio::spawn(listener::run(listener, worker, max_clients, drain.clone()));
         }
     }
@@ -314,7 +302,7 @@ struct Control {
     topology: Arc<Topology>,
     relays: Arc<[Arc<Relay>]>,
     draining: Arc<AtomicBool>,
-    admin_listener: Option<StdListener>,
+    admin_listener: Option<Bound>,
     credentials: Arc<Mutex<Option<Credentials>>>,
     reread: Option<Reread>,
     reports: mpsc::Receiver<Report>,
@@ -327,7 +315,7 @@ impl Control {
         let (commands, orders) = mpsc::channel(16);
         let passwords = commands.clone();
         let (status, shown) = watch::channel(admin::View::default());
-        if let Some(listener) = self.admin_listener.and_then(|listener| TcpListener::from_std(listener).ok()) {
+        if let Some(listener) = self.admin_listener.and_then(|listener| listener.listen().ok()) {
             let credentials = self.credentials;
             let admin = Admin {
                 topology: self.topology.clone(),
@@ -421,7 +409,7 @@ async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Con
 
 /// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.
 fn share_descriptors(config: &Config) -> (usize, usize) {
-    let limit = socket::raise_descriptor_limit();
+    let limit = net::raise_descriptor_limit();
     let (share, wanted) = Share::of(limit, config);
     if limit < wanted {
         tracing::warn!(

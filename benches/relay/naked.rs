@@ -7,17 +7,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::task::{Context, Poll};
 
-use switchmaster::session::client::{Client, Unix};
-use switchmaster::session::pipe::{Scratch, Socket, Unsent};
-use switchmaster::socket;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use switchmaster::net::{self, Bound, Conn, Connector, Listener, Scratch, Unsent};
 
 use crate::Failure;
 
 /// Serves until it is killed.
 pub fn run(listen: SocketAddr, path: &Path, upstream: SocketAddr, workers: usize) -> Result<(), Failure> {
-    let tcp = socket::bind(listen, workers)?;
-    let (unix, _file) = socket::bind_unix(path, 0o600, None, workers)?;
+    let tcp = net::bind(listen, workers)?;
+    let (unix, _file) = net::bind_unix(path, 0o600, None, workers)?;
     let threads: Vec<_> =
         tcp.into_iter().zip(unix).map(|(tcp, unix)| std::thread::spawn(move || work(tcp, unix, upstream))).collect();
     for thread in threads {
@@ -26,26 +23,24 @@ pub fn run(listen: SocketAddr, path: &Path, upstream: SocketAddr, workers: usize
     Ok(())
 }
 
-fn work(tcp: std::net::TcpListener, unix: std::os::unix::net::UnixListener, upstream: SocketAddr) -> io::Result<()> {
+fn work(tcp: Bound, unix: Bound, upstream: SocketAddr) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (tcp, unix) = (TcpListener::from_std(tcp)?, UnixListener::from_std(unix)?);
-        let from_unix = tokio::spawn(async move {
-            loop {
-                let client = unix.accept().await?.0.into_std().and_then(Unix::new)?;
-                tokio::spawn(relay(Client::Unix(client), upstream));
-            }
-        });
-        while !from_unix.is_finished() {
-            tokio::spawn(relay(Client::Tcp(tcp.accept().await?.0), upstream));
-        }
+        let (tcp, unix) = (tcp.listen()?, unix.listen()?);
+        let from_unix = tokio::spawn(accept(unix, upstream));
+        accept(tcp, upstream).await?;
         from_unix.await?
     })
 }
 
-async fn relay(mut client: Client, upstream: SocketAddr) -> io::Result<()> {
-    let mut backend = TcpStream::connect(upstream).await?;
-    backend.set_nodelay(true)?;
+async fn accept(listener: Listener, upstream: SocketAddr) -> io::Result<()> {
+    loop {
+        tokio::spawn(relay(listener.accept().await?, upstream));
+    }
+}
+
+async fn relay(mut client: Conn, upstream: SocketAddr) -> io::Result<()> {
+    let mut backend = Connector::DEFAULT.connect(upstream).await?;
     let (mut up, mut down) = (Unsent::default(), Unsent::default());
     poll_fn(|cx| {
         let ended = pump(&mut backend, &mut client, &mut down, cx)? | pump(&mut client, &mut backend, &mut up, cx)?;
@@ -55,7 +50,7 @@ async fn relay(mut client: Client, upstream: SocketAddr) -> io::Result<()> {
 }
 
 /// Moves what there is; true at the end of the stream.
-fn pump(from: &mut impl Socket, to: &mut impl Socket, unsent: &mut Unsent, cx: &mut Context<'_>) -> io::Result<bool> {
+fn pump(from: &mut Conn, to: &mut Conn, unsent: &mut Unsent, cx: &mut Context<'_>) -> io::Result<bool> {
     let mut scratch = Scratch::take();
     loop {
         if !unsent.is_empty() && unsent.poll_flush(to, cx)?.is_pending() {

@@ -11,11 +11,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::control::HEADER;
 use super::units::{bytes, millis};
 use super::view::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::net::Connector;
 use crate::secret::Secret;
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
@@ -223,7 +223,7 @@ async fn fetch(remote: &Remote, method: Method, path: &str) -> Result<String, Er
     let admin = remote.admin;
     let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
     let conversation = async {
-        let stream = TcpStream::connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
+        let stream = Connector::DEFAULT.connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
         let mut request =

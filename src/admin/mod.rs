@@ -30,7 +30,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -39,8 +38,8 @@ pub use health::OnGlobalOutage;
 pub use view::View;
 
 use crate::metrics::Relay;
+use crate::net::{Conn, ListenAddr, Listener};
 use crate::secret::{Credentials, Secret};
-use crate::socket::ListenAddr;
 use crate::topology::{Phase, Topology};
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
@@ -114,7 +113,7 @@ impl fmt::Debug for Admin {
 }
 
 /// Serves on `listener` for ever; dropping the future ends every connection.
-pub async fn serve(admin: Admin, listener: TcpListener) {
+pub async fn serve(admin: Admin, listener: Listener) {
     let server = Arc::new(Server {
         probe: probe::Probe::new(admin.proxy.clone()),
         probes: Mutex::default(),
@@ -131,11 +130,11 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match places.clone().try_acquire_owned() {
+                Ok(conn) => match places.clone().try_acquire_owned() {
                     Ok(place) => {
                         let server = server.clone();
                         connections.spawn(async move {
-                            server.converse(stream, peer).await;
+                            server.converse(conn).await;
                             drop(place);
                         });
                     }
@@ -147,7 +146,7 @@ pub async fn serve(admin: Admin, listener: TcpListener) {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
                         let server = server.clone();
-                        waiting.push_back(connections.spawn(async move { server.answer_briefly(stream, peer).await }));
+                        waiting.push_back(connections.spawn(async move { server.answer_briefly(conn).await }));
                     }
                 },
                 // Out of descriptors, or the client has gone: neither ends the server.
@@ -169,10 +168,10 @@ const WAITING_LIMIT: Duration = Duration::from_millis(300);
 const CROWDED: &str = "too many connections\n";
 
 /// Best effort: the kernel takes these few bytes, or the client learns less.
-fn turn_away(stream: &TcpStream) {
+async fn turn_away(conn: &mut Conn) {
     let head =
         format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", CROWDED.len());
-    let _ = stream.try_write(&[head.as_bytes(), CROWDED.as_bytes()].concat());
+    let _ = tokio::time::timeout(WAITING_LIMIT, conn.write_all(&[head.as_bytes(), CROWDED.as_bytes()].concat())).await;
 }
 
 struct Server {
@@ -191,19 +190,21 @@ const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
 
 impl Server {
     /// One request per connection: a silent client keeps its place no longer than the head's time-out.
-    async fn converse(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn converse(&self, conn: Conn) {
+        let Some(peer) = conn.peer_addr() else { return };
         let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, peer).await) });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.admin.options.header_timeout);
         http.keep_alive(false).half_close(true).max_buf_size(16 * 1024);
-        let mut stream = TokioIo::new(stream);
+        let mut stream = TokioIo::new(conn);
         let served = http.serve_connection(&mut stream, service);
         let _ = tokio::time::timeout(self.admin.options.connection_limit, served).await;
-        let _ = stream.inner_mut().shutdown().await;
+        stream.inner_mut().shutdown();
     }
 
     /// With every place taken: what a load balancer asks is answered from memory, and all else is turned away.
-    async fn answer_briefly(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn answer_briefly(&self, conn: Conn) {
+        let Some(peer) = conn.peer_addr() else { return };
         let asked = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| async {
             asked.store(true, Ordering::Relaxed);
@@ -215,12 +216,12 @@ impl Server {
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).keep_alive(false).half_close(true).max_buf_size(16 * 1024);
-        let mut stream = TokioIo::new(stream);
+        let mut stream = TokioIo::new(conn);
         let _ = tokio::time::timeout(WAITING_LIMIT, http.serve_connection(&mut stream, service)).await;
         if !asked.load(Ordering::Relaxed) {
-            turn_away(stream.inner());
+            turn_away(stream.inner_mut()).await;
         }
-        let _ = stream.inner_mut().shutdown().await;
+        stream.inner_mut().shutdown();
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {

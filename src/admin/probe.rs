@@ -7,12 +7,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
 
+use crate::net::{Conn, Connector, ListenAddr};
 use crate::secret::Credentials;
-use crate::socket::ListenAddr;
 
 /// How long a good answer is given to others who ask.
 const SHARED_FOR: Duration = Duration::from_millis(500);
@@ -45,10 +44,6 @@ impl Found {
         }
     }
 }
-
-/// TCP or a Unix socket.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,11 +98,7 @@ impl Probe {
 
     async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
         let failed = |error: std::io::Error| format!("{}: {error}", self.target);
-        let stream: Box<dyn Stream> = match &self.target {
-            ListenAddr::Tcp(addr) => Box::new(TcpStream::connect(addr).await.map_err(failed)?),
-            ListenAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
-        };
-        let mut stream = BufReader::new(stream);
+        let mut stream = BufReader::new(Connector::DEFAULT.connect_to(&self.target).await.map_err(failed)?);
         if let Some(credentials) = &credentials {
             match ask(&mut stream, &credentials.auth()).await {
                 // The guide's own replicas have no password and are served all the same.
@@ -147,7 +138,7 @@ fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), Str
 }
 
 /// One command and its reply, which must be a line or a bulk string.
-async fn ask<A: AsRef<[u8]>>(stream: &mut BufReader<Box<dyn Stream>>, command: &[A]) -> Result<Option<String>, String> {
+async fn ask<A: AsRef<[u8]>>(stream: &mut BufReader<Conn>, command: &[A]) -> Result<Option<String>, String> {
     let name = String::from_utf8_lossy(command[0].as_ref());
     let broken = |error: std::io::Error| format!("{name}: {error}");
     let mut request = zeroize::Zeroizing::new(Vec::new());

@@ -10,8 +10,8 @@ use super::origin::Origin;
 use super::problem::Problem;
 use super::value::{show_duration, show_size};
 use super::{HoldTimeout, HostPort};
+use crate::net::ListenAddr;
 use crate::secret::Credentials;
-use crate::socket::ListenAddr;
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");
 const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");

@@ -10,7 +10,7 @@ use super::OnLostReply;
 use super::address::parse_listen;
 use super::keys::ON_LOST_REPLY;
 use super::value::{Raw, show_duration, show_size};
-use crate::socket::{LONGEST_UNIX_PATH, ListenAddr};
+use crate::net::{LONGEST_UNIX_PATH, ListenAddr};
 
 /// Where clients connect, and how their sessions are treated at a failover.
 #[derive(Clone, Debug, PartialEq, Eq)]

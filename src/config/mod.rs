@@ -22,8 +22,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::net::ListenAddr;
 use crate::secret::{Credentials, Secret};
-use crate::socket::ListenAddr;
 
 pub use keys::{KEYS, Key};
 pub use listen::Listen;

@@ -5,6 +5,7 @@
 pub mod command;
 mod length;
 pub mod ordinary;
+pub mod push;
 pub mod request;
 pub mod scanner;
 mod table;

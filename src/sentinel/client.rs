@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use metered::{Allowance, Metered, too_much};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, Value};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::HostPort;
+use crate::net::Connector;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
@@ -170,15 +170,10 @@ impl Connection {
     ) -> Result<Connection, Error> {
         let end = tokio::time::Instant::now() + limit;
         let connect = async {
-            let stream = TcpStream::connect(addr).await.map_err(|error| match error.kind() {
+            Connector::DEFAULT.connect(addr).await.map_err(|error| match error.kind() {
                 std::io::ErrorKind::ConnectionRefused => Error::Refused(format!("{peer}: connection refused")),
                 _ => Error::Io(format!("{peer}: {error}")),
-            })?;
-            if stream.local_addr().is_ok_and(|local| local == addr) {
-                return Err(Error::Refused(format!("{peer}: nobody listens there (the dial met itself)")));
-            }
-            stream.set_nodelay(true).map_err(|error| Error::Io(format!("{peer}: {error}")))?;
-            Ok(stream)
+            })
         };
         let stream = within(&peer, "connecting", limit, connect).await??;
         let greet = async {

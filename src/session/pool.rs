@@ -9,17 +9,14 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Worker;
-use super::spare::{Spare, Taken};
-use crate::socket;
+use super::core::{RESET, RESET_DONE};
+use crate::net::{Conn, Connector, Liveness, Spare, Taken};
 
 /// How long a connection waits to be lent: far below what servers and firewalls call idle.
 const LIFETIME: Duration = Duration::from_secs(5);
@@ -29,11 +26,6 @@ const WINDOW: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A RESET that is not answered within this time is no success.
 const RESET_TIMEOUT: Duration = Duration::from_secs(1);
-/// Makes of a connection what a fresh one would be: the server looks anew whether it asks for a password (Redis 6.2
-/// networking.c, resetCommand). No ACL forbids it.
-pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
-/// What it is answered.
-pub const RESET_DONE: &[u8] = b"+RESET\r\n";
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
@@ -46,7 +38,7 @@ struct Pool {
     /// Whether that master knows RESET, once it was asked.
     resets: Option<bool>,
     /// The newest is last, and lent first.
-    ready: Vec<(TcpStream, Instant, Taken)>,
+    ready: Vec<(Conn, Instant, Taken)>,
     /// Under way.
     dialling: usize,
     /// Sessions that asked in this window and in the one before.
@@ -91,14 +83,9 @@ impl Pool {
 }
 
 /// Dials the master, with its socket's options set.
-pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<TcpStream> {
+pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<Conn> {
     worker.relay.dials.add(1);
-    let connected = async {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await??;
-        socket::tune(&SockRef::from(&stream))?;
-        Ok(stream)
-    };
-    let connected = connected.await;
+    let connected = Connector::lasting(CONNECT_TIMEOUT).connect(addr).await;
     if connected.is_err() {
         worker.relay.dial_failures.add(1);
     }
@@ -107,8 +94,8 @@ pub async fn dial(worker: &Worker, addr: SocketAddr) -> io::Result<TcpStream> {
 
 /// A connection to the master of `term` at `addr`, if one is ready; dials ahead for the sessions to come. A RESET has to
 /// go in front of what is sent there first.
-pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStream> {
-    if worker.warm_backends == 0 && !worker.reuse_backends {
+pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<Conn> {
+    if worker.warm_backends == 0 && !worker.settings.reuse_backends {
         return None;
     }
     let now = Instant::now();
@@ -120,7 +107,7 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
         let wanted = pool.note(now, worker.warm_backends);
         let taken = loop {
             let Some((stream, since, _)) = pool.ready.pop() else { break None };
-            if now.saturating_duration_since(since) < LIFETIME && is_quiet(&stream) {
+            if now.saturating_duration_since(since) < LIFETIME && stream.liveness() == Liveness::Clean {
                 break Some(stream);
             }
         };
@@ -155,9 +142,9 @@ pub fn take(worker: &Arc<Worker>, term: u64, addr: SocketAddr) -> Option<TcpStre
 
 /// Makes the connection of a session that has ended as good as new, and keeps it. Its client was the only one to use
 /// it, and did nothing that RESET does not undo; anything but `+RESET` closes it, and so does the want of a descriptor.
-pub async fn give_back(spare: &Arc<Spare>, stream: TcpStream, term: u64) {
+pub async fn give_back(spare: &Arc<Spare>, stream: Conn, term: u64) {
     let Some(descriptor) = spare.take(1) else {
-        let _ = stream.set_zero_linger(); // nothing is owed on it
+        stream.set_zero_linger(); // nothing is owed on it
         return;
     };
     if let Some(stream) = reset(stream, term).await {
@@ -166,7 +153,7 @@ pub async fn give_back(spare: &Arc<Spare>, stream: TcpStream, term: u64) {
 }
 
 /// The connection, if it answers a RESET and says nothing else; notes for the term whether it does.
-async fn reset(mut stream: TcpStream, term: u64) -> Option<TcpStream> {
+async fn reset(mut stream: Conn, term: u64) -> Option<Conn> {
     let mut reply = [0; RESET_DONE.len() + 1];
     let answer = async {
         stream.write_all(RESET).await?;
@@ -195,7 +182,7 @@ pub fn note_reset(term: u64, is_known: bool) {
     });
 }
 
-fn put(stream: TcpStream, term: u64, descriptor: Taken) {
+fn put(stream: Conn, term: u64, descriptor: Taken) {
     let must_sweep = POOL.with_borrow_mut(|pool| {
         if pool.term == term {
             pool.ready.push((stream, Instant::now(), descriptor));
@@ -212,7 +199,7 @@ async fn sweep() {
     loop {
         tokio::time::sleep(LIFETIME / 5).await;
         let is_empty = POOL.with_borrow_mut(|pool| {
-            pool.ready.retain(|(stream, since, _)| since.elapsed() < LIFETIME && is_quiet(stream));
+            pool.ready.retain(|(stream, since, _)| since.elapsed() < LIFETIME && stream.liveness() == Liveness::Clean);
             pool.is_swept = !pool.ready.is_empty();
             pool.ready.is_empty()
         });
@@ -220,11 +207,6 @@ async fn sweep() {
             return;
         }
     }
-}
-
-/// The server has neither closed it nor said anything, as far as the reactor knows.
-fn is_quiet(stream: &TcpStream) -> bool {
-    stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 #[cfg(test)]

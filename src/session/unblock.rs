@@ -13,11 +13,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{Worker, pool};
+use crate::net::Conn;
 use crate::resp::request::encode;
 use crate::resp::scanner::{ReplyScanner, Scan};
 
@@ -37,8 +37,8 @@ thread_local! {
 }
 
 /// What blocks on this backend is to be let go. Its reply comes from there.
-pub fn ask(worker: &Arc<Worker>, backend: &TcpStream) {
-    let (Ok(own), Ok(master)) = (backend.local_addr(), backend.peer_addr()) else { return };
+pub fn ask(worker: &Arc<Worker>, backend: &Conn) {
+    let (Some(own), Some(master)) = (backend.local_addr(), backend.peer_addr()) else { return };
     let is_first = BLOCKED.with_borrow_mut(|blocked| {
         blocked.push(own);
         blocked.len() == 1
@@ -87,7 +87,7 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
 }
 
 /// The bytes of so many replies.
-async fn read_replies(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+async fn read_replies(stream: &mut Conn, count: usize) -> io::Result<Vec<u8>> {
     let (mut scanner, mut replies, mut scanned) = (ReplyScanner::default(), Vec::new(), 0);
     let mut missing = count;
     while missing > 0 {

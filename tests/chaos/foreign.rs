@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use switchmaster::socket::ListenAddr;
+use switchmaster::net::ListenAddr;
 
 use super::event::{Clock, Journal, parse};
 

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use switchmaster::net::ListenAddr;
 use switchmaster::secret::Credentials;
-use switchmaster::socket::ListenAddr;
 use switchmaster::wire::{self, Reply, encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};

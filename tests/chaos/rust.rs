@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use switchmaster::socket::ListenAddr;
+use switchmaster::net::ListenAddr;
 use tokio::sync::watch;
 use tokio::time::sleep;
 

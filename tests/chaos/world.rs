@@ -10,7 +10,7 @@ use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::proxy::{Proxy, ProxySpec};
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::wire::Reply;
-use switchmaster::socket::ListenAddr;
+use switchmaster::net::ListenAddr;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use switchmaster::admin::view::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView};
 use switchmaster::admin::{self, Admin, Control, Options, View, client};
 use switchmaster::metrics::{self, Relay};
+use switchmaster::net::{self, ListenAddr};
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::socket::ListenAddr;
 use switchmaster::topology::{Master, Phase, Topology};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -49,8 +49,8 @@ impl Fixture {
         let draining = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (commands, mut orders) = mpsc::channel::<admin::Command>(4);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        let bound = net::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let ListenAddr::Tcp(addr) = bound.addr().unwrap() else { unreachable!("bound to TCP") };
         let source = view.clone();
         let server = Admin {
             topology: topology.clone(),
@@ -74,7 +74,7 @@ impl Fixture {
                 });
             }
         });
-        let tasks = vec![tokio::spawn(admin::serve(server, listener)), control];
+        let tasks = vec![tokio::spawn(admin::serve(server, bound.listen().unwrap())), control];
         let fixture = Fixture { addr, topology, relay, view, draining, taken, tasks };
         fixture.publish(Phase::Stable, "10.0.0.1:6379");
         fixture

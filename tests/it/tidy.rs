@@ -19,7 +19,7 @@ const LONGER: &[(&str, &str)] = &[
 const LEAVES: &[(&str, &[&str])] = &[
     ("src/topology.rs", &["secret"]),
     ("src/drain.rs", &[]),
-    ("src/socket.rs", &[]),
+    ("src/net", &["net"]),
     ("src/metrics.rs", &[]),
     ("src/secret.rs", &[]),
     ("src/resp", &["resp"]),

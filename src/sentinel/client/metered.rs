@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::net::Conn;
 
 /// Bytes between two questions. A Sentinel needs about 1 KiB for each replica, and less for a message; more costs time
 /// too, since the crate looks at a line from its beginning each time that some of it arrives.
@@ -35,13 +36,13 @@ impl Allowance {
 
 /// The socket. Reading fails for good once the allowance is used up.
 pub(super) struct Metered {
-    stream: TcpStream,
+    stream: Conn,
     left: Allowance,
     in_turn: usize,
 }
 
 impl Metered {
-    pub(super) fn new(stream: TcpStream) -> (Metered, Allowance) {
+    pub(super) fn new(stream: Conn) -> (Metered, Allowance) {
         let left = Allowance(Arc::new(AtomicUsize::new(MOST_BYTES)));
         (Metered { stream, left: left.clone(), in_turn: 0 }, left)
     }

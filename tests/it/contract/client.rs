@@ -6,9 +6,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use switchmaster::net::ListenAddr;
 use switchmaster::resp::request::encode;
 use switchmaster::resp::scanner::{ReplyScanner, Scan};
-use switchmaster::socket::ListenAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;

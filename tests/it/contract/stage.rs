@@ -14,7 +14,7 @@ use switchmaster::demo::cluster::{Cluster, ClusterSpec, Member, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::relay::Passage;
 use switchmaster::demo::roles::RoleWatch;
-use switchmaster::socket::ListenAddr;
+use switchmaster::net::ListenAddr;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::LocalSet;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use switchmaster::demo::cluster::{ClusterSpec, until};
 use switchmaster::demo::load::LoadSpec;
 use switchmaster::demo::wire::{Reply, Wire, encode};
-use switchmaster::socket::raise_descriptor_limit;
+use switchmaster::net::raise_descriptor_limit;
 
 use super::planned::{assert_nothing_missing, assert_nothing_noticed};
 use crate::support::figures::{Figures, Target, rounds, turn};

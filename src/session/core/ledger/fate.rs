@@ -122,6 +122,13 @@ impl Fates {
         }
     }
 
+    /// One of the proxy's own, which ends with the connection.
+    pub(super) fn pass_over(&mut self, entry: &Entry) {
+        if !entry.is_answered() {
+            self.sent = self.sent.saturating_sub(entry.size);
+        }
+    }
+
     /// The entry's answer; `None` sends it again. `request` is what is retained of it.
     pub(super) fn of(&mut self, entry: &mut Entry, request: &[u8], verdict: &mut Verdict) -> Option<Answer> {
         let first = std::mem::take(&mut self.first);

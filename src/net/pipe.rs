@@ -1,22 +1,19 @@
 //! Bodies of large values, moved from socket to socket by splice(2) through a pipe, without a copy in between.
 //!
-//! A session has a pipe only while bytes are in it; empty ones wait in a pool of the thread. Pipes are made of spare
+//! There is a pipe only while bytes are in it; empty ones wait in a pool of the thread. Pipes are made of spare
 //! descriptors: where none is left, bodies are copied.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
-use super::spare::{Spare, Taken};
+use super::descriptors::{Spare, Taken};
 
 /// What is less than this goes through the scratch: for that, the calls for a pipe cost more than the copy.
-pub const LEAST: usize = 64 * 1024;
+pub const LEAST_SPLICED: usize = 64 * 1024;
 /// What one call moves at most: the most that a pipe may hold without privileges.
 const SIZE: usize = 1024 * 1024;
 /// Empty pipes that a thread keeps.
@@ -66,36 +63,16 @@ impl Pipe {
         self.held
     }
 
-    /// Moves at most so many bytes from a socket into the pipe, which is empty: what would block is the socket. 0 is the
-    /// end of the stream.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<io::Result<usize>> {
-        let most = most.min(SIZE);
-        loop {
-            ready!(from.poll_read_ready(cx))?;
-            let fill = || Ok(splice(from, None, &self.ends.1, None, most, SpliceFlags::NONBLOCK)?);
-            match from.try_io(Interest::READABLE, fill) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => {
-                    self.held += *moved.as_ref().unwrap_or(&0);
-                    return Poll::Ready(moved);
-                }
-            }
-        }
+    /// Moves at most so many bytes from a socket into the pipe, which is empty, once: what would block is the socket. 0 is
+    /// the end of the stream.
+    pub(super) fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
+        let moved = splice(from, None, &self.ends.1, None, most.min(SIZE), SpliceFlags::NONBLOCK)?;
+        self.held += moved;
+        Ok(moved)
     }
 
-    /// Moves what is in it to a socket, as far as that takes it.
-    pub fn poll_empty(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(to.poll_write_ready(cx))?;
-            match to.try_io(Interest::WRITABLE, || self.empty(to)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                moved => return Poll::Ready(moved),
-            }
-        }
-    }
-
-    /// The same, once.
-    pub fn empty(&mut self, to: impl AsFd) -> io::Result<usize> {
+    /// Moves what is in it to a socket, once, as far as that takes it.
+    pub(super) fn empty(&mut self, to: impl AsFd) -> io::Result<usize> {
         let moved = splice(&self.ends.0, None, to, None, self.held, SpliceFlags::NONBLOCK)?;
         self.held -= moved;
         Ok(moved)

@@ -1,12 +1,9 @@
-//! Socket options and binding, in one place so that listener and backend agree.
+//! Listening at a Unix socket: a file with permissions, a group, and at most one process that listens there.
 //!
-//! Accepted sockets inherit what the listener has; nothing is set per connection that can be inherited.
+//! Nobody can connect before the permissions are set, and what another process listens at is never replaced.
 
-use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -15,34 +12,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Connections waiting to be accepted; dials are capped well below what a server's own backlog takes.
-const BACKLOG: i32 = 4096;
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddr {
-    /// An address and port.
-    Tcp(SocketAddr),
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ListenAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ListenAddr::Tcp(addr) => addr.fmt(f),
-            ListenAddr::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
+use super::bind::BACKLOG;
+use super::listener::Bound;
 
 /// The file of a Unix socket that we listen at; removed with it, if it is still ours. To be dropped before the listeners:
 /// while they are there nobody else takes it for abandoned, nor gets its inode.
@@ -61,8 +34,6 @@ impl Drop for SocketFile {
     }
 }
 
-/// Bytes that the path of a Unix socket may have (`sun_path` has 108 with its NUL, unix(7)).
-pub const LONGEST_UNIX_PATH: usize = 107;
 /// How long another process that starts there may take.
 const DIRECTORY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -71,12 +42,7 @@ const DIRECTORY_LIMIT: Duration = Duration::from_secs(5);
 /// Nobody can connect before the permissions are set. One that a process listens at is refused; what a process that
 /// ended left behind is replaced; anything else at that path is refused. Of several processes that start there at once
 /// one gets it.
-pub fn bind_unix(
-    path: &Path,
-    mode: u32,
-    group: Option<&str>,
-    count: usize,
-) -> io::Result<(Vec<UnixListener>, SocketFile)> {
+pub fn bind_unix(path: &Path, mode: u32, group: Option<&str>, count: usize) -> io::Result<(Vec<Bound>, SocketFile)> {
     let at = |error: io::Error| io::Error::new(error.kind(), format!("unix:{}: {error}", path.display()));
     let taken = |what: &str| at(io::Error::new(io::ErrorKind::AddrInUse, what.to_owned()));
     let group = group.map(group_id).transpose().map_err(at)?;
@@ -109,7 +75,7 @@ pub fn bind_unix(
         while listeners.len() < count {
             listeners.push(listeners[0].try_clone()?);
         }
-        Ok((listeners, file))
+        Ok((listeners.into_iter().map(Bound::from).collect(), file))
     })();
     bound.map_err(at)
 }
@@ -139,15 +105,6 @@ fn lock_directory(path: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// Watches a socket of ours for one direction only. Fails when the thread's runtime cannot.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for types whose descriptor changes hands; std's sockets keep theirs"
-)]
-pub fn watch<S: AsFd + AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
-    AsyncFd::with_interest(socket, interest)
-}
-
 /// The number of a group: a number, or a name in /etc/group.
 fn group_id(group: &str) -> io::Result<u32> {
     if let Ok(id) = group.parse() {
@@ -162,119 +119,17 @@ fn group_id(group: &str) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no group {group:?} in /etc/group")))
 }
 
-/// Binds `addr` for `count` accept queues (SO_REUSEPORT when there are several), non-blocking.
-///
-/// Port 0 takes a free port, the same for all. An address that another process listens on is refused with the
-/// name of that process where it can be seen, also if that process would let us share the port.
-pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    if count > 1 && addr.port() != 0 {
-        // SO_REUSEPORT would join another process of this user silently: look without it first.
-        drop(bind_one(addr, false)?);
-    }
-    let first = bind_one(addr, count > 1)?;
-    let bound = first.local_addr()?;
-    let mut listeners = vec![first];
-    while listeners.len() < count {
-        listeners.push(bind_one(bound, true)?);
-    }
-    Ok(listeners)
-}
-
-fn bind_one(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if reuse_port {
-        socket.set_reuse_port(true)?;
-    }
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    tune(&SockRef::from(&socket))?;
-    socket.set_nonblocking(true)?;
-    let bound = socket.bind(&addr.into()).and_then(|()| socket.listen(BACKLOG));
-    match bound {
-        Ok(()) => Ok(socket.into()),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let holder = holder_of(addr).map(|holder| format!(", held by {holder}")).unwrap_or_default();
-            Err(io::Error::new(error.kind(), format!("{addr} is in use{holder}")))
-        }
-        Err(error) => Err(io::Error::new(error.kind(), format!("{addr}: {error}"))),
-    }
-}
-
-/// TCP_NODELAY, keepalive and TCP_USER_TIMEOUT: a peer that dies silently is noticed.
-pub fn tune(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    // How many probes may stay unanswered is TCP_USER_TIMEOUT's to say (tcp(7)).
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
-}
-
-/// The process that listens on `addr`, as `name (pid N)`, if /proc lets us see it.
-fn holder_of(addr: SocketAddr) -> Option<String> {
-    let table = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    let wanted_port = format!("{:04X}", addr.port());
-    let inode = std::fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
-        // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode (proc(5)); 0A is LISTEN
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (_, port) = fields.get(1)?.rsplit_once(':')?;
-        (port == wanted_port && fields.get(3) == Some(&"0A")).then(|| fields.get(9).copied().map(str::to_owned))?
-    })?;
-    let link = format!("socket:[{inode}]");
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let pid = process.file_name().to_string_lossy().into_owned();
-        if pid.parse::<u32>().is_err() {
-            continue; // not a process, or `self`
-        }
-        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        let holds =
-            fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == link.as_str()));
-        if holds {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
-        }
-    }
-    None
-}
-
-/// Raises the limit of open descriptors to the hard limit; returns what it is now.
-pub fn raise_descriptor_limit() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
-        Err(_) => limit.current.unwrap_or(u64::MAX),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_taken_port_names_its_holder() {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = held.local_addr().unwrap();
-        for count in [1, 2] {
-            let error = bind(addr, count).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-            assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
-        }
-    }
-
-    #[test]
-    fn several_queues_share_one_port() {
-        let listeners = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        assert!(ports.iter().all(|port| *port == ports[0] && *port != 0), "{ports:?}");
-    }
+    use crate::net::LONGEST_UNIX_PATH;
 
     #[test]
     fn of_those_that_start_at_one_path_at_once_one_gets_it_and_keeps_it() {
         const AT_ONCE: usize = 8;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("redis.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for round in 0..50 {
             if round % 2 == 0 {
                 drop(UnixListener::bind(&path).unwrap()); // left behind
@@ -293,10 +148,14 @@ mod tests {
             for error in lost.into_iter().map(Result::unwrap_err) {
                 assert_eq!(error.to_string(), format!("unix:{}: a process listens there", path.display()));
             }
-            let (listeners, file) = won.into_iter().next().unwrap().unwrap();
+            let (mut listeners, file) = won.into_iter().next().unwrap().unwrap();
             connect_unix(&path).unwrap();
-            listeners[0].accept().expect("it is the winner's");
-            drop(file);
+            runtime.block_on(async {
+                let listener = listeners.remove(0).listen().unwrap();
+                let accepted = tokio::time::timeout(Duration::from_secs(5), listener.accept()).await;
+                accepted.expect("it is the winner's").unwrap();
+                drop(file);
+            });
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
         }
     }

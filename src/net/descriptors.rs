@@ -1,9 +1,12 @@
-//! The descriptors that are left when each client has its own: for pipes, for connections made ready, for refusals.
+//! How many descriptors the process may have, and those that are left when each client has its own: for pipes, for
+//! connections made ready, for refusals.
 //!
-//! Nobody waits for one: where none is left, one does without. Those of the control plane are never among them.
+//! Nobody waits for a spare one: where none is left, one does without. Those of the control plane are never among them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How many are left in the whole process.
 #[derive(Debug)]
@@ -33,6 +36,16 @@ impl Spare {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.from.0.fetch_add(self.count, Ordering::Relaxed);
+    }
+}
+
+/// Raises the limit of open descriptors to the hard limit; returns what it is now.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
     }
 }
 

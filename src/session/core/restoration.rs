@@ -1,0 +1,122 @@
+//! The conversation that gives a fresh connection a client's state, before any request of the client flows there.
+//!
+//! Sans-IO. When it is over, the next reply on the connection belongs to the client's own requests; what the server said
+//! unasked meanwhile is for the client.
+
+use super::state::{Expect, Restore};
+use crate::resp::push::announcement;
+use crate::resp::scanner::{ReplyScanner, Scan};
+
+/// All replies to the requests of a restoration together, and what the server says unasked meanwhile.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// A restoration whose requests were sent.
+#[derive(Debug)]
+pub struct Restoration<'a> {
+    expected: std::slice::Iter<'a, Expect>,
+    scanner: ReplyScanner,
+    /// Replies that were not whole.
+    rest: Vec<u8>,
+    scanned: usize,
+    taken: usize,
+    unasked: Vec<u8>,
+    /// AUTHs that the node did not need: it has no password.
+    pub auth_not_needed: u64,
+}
+
+/// How far it is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More replies must come.
+    More,
+    /// The connection is in the client's state. The bytes are for the client.
+    Done(Vec<u8>),
+}
+
+/// Why a connection cannot be the client's.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not the protocol, or there is no end of it.
+    Broken(&'static str),
+    /// The node is not, or not yet, the master: its line.
+    NotNow(String),
+    /// It refused the client's credentials, or what they must be allowed: its line.
+    Auth(String),
+    /// It refused something else that the client's state needs: its line.
+    Other(String),
+}
+
+impl<'a> Restoration<'a> {
+    /// Of a connection on which the requests of `restore` are sent.
+    pub fn new(restore: &'a Restore) -> Restoration<'a> {
+        Restoration {
+            expected: restore.expect.iter(),
+            scanner: ReplyScanner::default(),
+            rest: Vec::new(),
+            scanned: 0,
+            taken: 0,
+            unasked: Vec::new(),
+            auth_not_needed: 0,
+        }
+    }
+
+    /// Takes what the server said; nothing at the beginning.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
+        self.rest.extend_from_slice(bytes);
+        self.taken += bytes.len();
+        let mut start = 0;
+        while let Some(expect) = self.expected.as_slice().first() {
+            match self.scanner.scan(&self.rest[self.scanned..]) {
+                Scan::Frame(length) => {
+                    self.scanned += length;
+                    let reply = &self.rest[start..self.scanned];
+                    start = self.scanned;
+                    match announcement(reply) {
+                        Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
+                            self.unasked.extend_from_slice(reply);
+                        }
+                        _ => {
+                            self.auth_not_needed += u64::from(check(*expect, reply)?);
+                            self.expected.next();
+                        }
+                    }
+                }
+                Scan::Partial if self.taken > MOST_BYTES => return Err(Refusal::Broken("too much said")),
+                Scan::Partial => {
+                    self.rest.drain(..start);
+                    self.scanned = self.rest.len();
+                    return Ok(Progress::More);
+                }
+                Scan::Invalid(why) => return Err(Refusal::Broken(why)),
+            }
+        }
+        self.unasked.extend_from_slice(&self.rest[start..]);
+        Ok(Progress::Done(std::mem::take(&mut self.unasked)))
+    }
+}
+
+/// Whether the reply is what it must be; true for an AUTH that the node did not need.
+fn check(expect: Expect, reply: &[u8]) -> Result<bool, Refusal> {
+    let is_error = reply.first() == Some(&b'-');
+    let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
+    if is_error && [&b"-LOADING"[..], b"-MASTERDOWN", b"-READONLY"].iter().any(|word| reply.starts_with(word)) {
+        return Err(Refusal::NotNow(line()));
+    }
+    match expect {
+        Expect::Anything | Expect::Loaded => Ok(false),
+        Expect::Queued if reply == b"+QUEUED\r\n" => Ok(false),
+        Expect::Queued => Err(Refusal::Other(line())),
+        Expect::Authenticated if has_no_password(reply) => Ok(true),
+        Expect::Authenticated if is_error => Err(Refusal::Auth(line())),
+        Expect::Accepted if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => {
+            Err(Refusal::Auth(line()))
+        }
+        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
+        Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(false),
+    }
+}
+
+/// The node has no password at all: it takes everybody (Redis 7.0 acl.c, authCommand).
+pub fn has_no_password(reply: &[u8]) -> bool {
+    reply.starts_with(b"-ERR AUTH <password> called without any password configured")
+}
