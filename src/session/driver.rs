@@ -64,7 +64,6 @@ struct Session {
     sockets: Sockets,
     core: Core,
     worker: Arc<Worker>,
-    held: Held,
 }
 
 struct Sockets {
@@ -73,6 +72,8 @@ struct Sockets {
     /// Bytes of a large value on their way to the client.
     pipe: Option<Box<Pipe>>,
     ticket: Option<Ticket>,
+    /// What the session holds in memory.
+    held: Held,
 }
 
 enum Backend {
@@ -96,15 +97,15 @@ impl fmt::Debug for Backend {
 impl Session {
     fn new(client: Conn, worker: Arc<Worker>) -> Session {
         let core = Core::new(&worker.topology.current(), &turn(&worker, false));
-        let sockets = Sockets { client, backend: Backend::None, pipe: None, ticket: None };
-        Session { sockets, core, worker, held: Held::default() }
+        let sockets = Sockets { client, backend: Backend::None, pipe: None, ticket: None, held: Held::default() };
+        Session { sockets, core, worker }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
-        let Session { sockets, core, worker, held } = self;
+        let Session { sockets, core, worker } = self;
         sockets.ticket.get_or_insert_with(|| Ticket::new(cx.waker().clone()));
         let is_unwatched = worker.topology.is_unwatched();
         let mut poll = Polled {
@@ -119,7 +120,7 @@ impl Session {
         };
         let polled = poll.take_turns(cx);
         poll.count();
-        held.set(core.held_bytes());
+        sockets.held.set(core.held_bytes());
         polled
     }
 

@@ -32,7 +32,14 @@ pub(super) enum Link {
     Attaching,
     Up(Up),
     /// The node closed it: what that means is not known yet. What was true of it still is.
-    Lost(Up, Instant),
+    Lost(Box<Lost>),
+}
+
+/// A connection that is at its end.
+#[derive(Debug)]
+pub(super) struct Lost {
+    up: Up,
+    at: Instant,
 }
 
 /// One connection.
@@ -42,7 +49,7 @@ pub(super) struct Up {
     /// Bytes of a reply that must be whole before it is judged; all scanned.
     pub(super) tail: Vec<u8>,
     pub(super) download: Download,
-    pub(super) doubt: Doubt,
+    pub(super) doubt: Option<Box<Doubt>>,
     pub(super) writing: Writing,
     pub(super) standing: Standing,
 }
@@ -59,25 +66,20 @@ pub(super) enum Download {
     PartOfUnasked,
 }
 
-/// Whether the node is the master that it was taken for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Doubt {
-    #[default]
-    None,
-    /// It refused as a demoted one would: nothing more is sent until that is settled.
-    Refused { at: Instant },
-    /// It refused for want of replicas just after a switch.
-    TooFewReplicas { at: Instant },
+/// The node refused as a demoted one would: nothing more is sent until that is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    pub(super) since: Instant,
+    pub(super) why: Refusal,
 }
 
-impl Doubt {
-    /// Since when.
-    pub(super) fn since(self) -> Option<Instant> {
-        match self {
-            Doubt::None => None,
-            Doubt::Refused { at } | Doubt::TooFewReplicas { at } => Some(at),
-        }
-    }
+/// What it said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// That it is not the master, or not yet.
+    NotMaster,
+    /// That it has too few replicas, just after a switch.
+    TooFewReplicas,
 }
 
 /// Our side of the connection. Open → UnblockAsked → FinToUnblock while the proxy drains; to FinPassedOn when the client
@@ -122,7 +124,7 @@ impl Up {
             scanner: ReplyScanner::default(),
             tail: Vec::new(),
             download: Download::Between,
-            doubt: Doubt::None,
+            doubt: None,
             writing: Writing::Open,
             standing,
         }
@@ -134,7 +136,8 @@ impl Back {
     #[inline]
     pub(super) fn last(&self) -> Option<&Up> {
         match &self.link {
-            Link::Up(up) | Link::Lost(up, _) => Some(up),
+            Link::Up(up) => Some(up),
+            Link::Lost(lost) => Some(&lost.up),
             Link::None | Link::Attaching => None,
         }
     }
@@ -142,7 +145,8 @@ impl Back {
     #[inline]
     pub(super) fn last_mut(&mut self) -> Option<&mut Up> {
         match &mut self.link {
-            Link::Up(up) | Link::Lost(up, _) => Some(up),
+            Link::Up(up) => Some(up),
+            Link::Lost(lost) => Some(&mut lost.up),
             Link::None | Link::Attaching => None,
         }
     }
@@ -160,7 +164,7 @@ impl Back {
 
     /// When the node closed it.
     pub(super) fn lost_at(&self) -> Option<Instant> {
-        if let Link::Lost(_, at) = self.link { Some(at) } else { None }
+        if let Link::Lost(lost) = &self.link { Some(lost.at) } else { None }
     }
 
     pub(super) fn download(&self) -> Download {
@@ -177,13 +181,14 @@ impl Back {
         self.last().map_or(Writing::Open, |up| up.writing)
     }
 
-    pub(super) fn doubt(&self) -> Doubt {
-        self.last().map_or(Doubt::None, |up| up.doubt)
+    #[inline]
+    pub(super) fn doubt(&self) -> Option<Doubt> {
+        self.last().and_then(|up| up.doubt.as_deref().copied())
     }
 
-    pub(super) fn set_doubt(&mut self, doubt: Doubt) {
+    pub(super) fn set_doubt(&mut self, doubt: Option<Doubt>) {
         if let Some(up) = self.last_mut() {
-            up.doubt = doubt;
+            up.doubt = doubt.map(Box::new);
         }
     }
 
@@ -205,7 +210,7 @@ impl Back {
     /// The server's FIN, or an error, was seen.
     pub(super) fn lose(&mut self, now: Instant) {
         self.link = match std::mem::take(&mut self.link) {
-            Link::Up(up) => Link::Lost(up, now),
+            Link::Up(up) => Link::Lost(Box::new(Lost { up, at: now })),
             other => other,
         };
     }

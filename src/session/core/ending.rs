@@ -9,8 +9,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, ClientEnd, CloseReason, Core, Doubt, Download, Hear, Parting, Phase, ReplyMode, Reuse, Turn, Uncounted,
-    Writing,
+    Action, ClientEnd, CloseReason, Core, Download, Hear, Parting, Phase, ReplyMode, Reuse, Turn, Uncounted, Writing,
 };
 use crate::drain::Stage;
 
@@ -193,7 +192,7 @@ impl Core {
 
     /// Under a master that nobody doubts.
     fn is_at_ease(&self, turn: &Turn<'_>) -> bool {
-        self.phase == Phase::Flowing && self.sight == turn.sight && self.back.doubt() == Doubt::None
+        self.phase == Phase::Flowing && self.sight == turn.sight && self.back.doubt().is_none()
     }
 
     /// Between two requests, with a backend, under a master that nobody doubts.

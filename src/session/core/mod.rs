@@ -33,7 +33,7 @@ use std::time::Instant;
 use crate::session::CloseReason;
 use crate::topology::Entry;
 
-use back::{Back, Doubt, Download, Link, Reuse, Standing, Up, Writing};
+use back::{Back, Doubt, Download, Link, Refusal, Reuse, Standing, Up, Writing};
 use front::{ClientEnd, Front, ReplyMode, Uncounted, Upload};
 pub use held::Held;
 use outbox::Outbox;

@@ -9,7 +9,7 @@ use super::ledger::{Judgement, no_master};
 use super::phase::Finish;
 use super::replies::is_harmless;
 use super::{
-    Action, ClientEnd, CloseReason, Core, Doubt, Download, Link, Parting, Phase, Turn, Uncounted, Upload, Writing,
+    Action, ClientEnd, CloseReason, Core, Download, Link, Parting, Phase, Refusal, Turn, Uncounted, Upload, Writing,
 };
 use crate::config::OnLostPop;
 use crate::topology::Entry;
@@ -28,8 +28,8 @@ impl Core {
 
     fn is_unsettled(&self, turn: &Turn<'_>) -> bool {
         let is_in_doubt = match &self.back.link {
-            Link::Up(up) => up.doubt != Doubt::None,
-            Link::Lost(..) => true,
+            Link::Up(up) => up.doubt.is_some(),
+            Link::Lost(_) => true,
             Link::None | Link::Attaching => false,
         };
         is_in_doubt || (turn.settings.hold_timeout.is_some() && matches!(self.phase, Phase::Holding { .. }))
@@ -59,7 +59,7 @@ impl Core {
             return Ok(());
         }
         if let Some(finish) = self.finish(turn, entry) {
-            self.phase = Phase::Finishing(finish);
+            self.phase = Phase::Finishing(Box::new(finish));
             return Ok(()); // looked at again each turn
         }
         self.sight = turn.sight;
@@ -84,19 +84,16 @@ impl Core {
     /// The phase is open in the term of the backend: the node is the master that it was.
     fn settle_doubts(&mut self, proven: Option<Instant>) {
         let is_proven = |at: Instant| proven.is_some_and(|proven| proven > at);
-        if let Doubt::TooFewReplicas { at } = self.back.doubt()
-            && is_proven(at)
-        {
-            self.back.set_doubt(Doubt::Refused { at });
-            if let Some(again) = self.front.owed.retry_refused() {
-                self.back.set_doubt(Doubt::None);
-                self.back.out.push(&again);
+        let doubt = self.back.doubt();
+        let is_settled = doubt.is_none_or(|doubt| is_proven(doubt.since));
+        if is_settled {
+            self.back.set_doubt(None);
+            let wants_replicas = doubt.is_some_and(|doubt| doubt.why == Refusal::TooFewReplicas);
+            match wants_replicas.then(|| self.front.owed.retry_refused()).flatten() {
+                Some(again) => self.back.out.push(&again),
+                // It said what it said as the master: the client gets to see it.
+                None => self.front.owed.release(None),
             }
-        }
-        if self.back.doubt().since().is_none_or(is_proven) {
-            // It said what it said as the master: the client gets to see it.
-            self.back.set_doubt(Doubt::None);
-            self.front.owed.release(None);
         }
         if self.back.lost_at().is_some_and(is_proven) {
             let client_did = self.back.writing() == Writing::FinPassedOn;
@@ -189,8 +186,8 @@ impl Core {
         if self.back.download() == Download::Between {
             return None;
         }
-        match self.phase {
-            Phase::Finishing(finish) if turn.now < finish.due => return Some(finish),
+        match &self.phase {
+            Phase::Finishing(finish) if turn.now < finish.due => return Some(**finish),
             Phase::Finishing(finish) if !finish.moved && self.front.out.is_empty() => return None,
             _ => {}
         }

@@ -12,7 +12,7 @@ use crate::topology::{Entry, Phase as Topological};
 use super::turn::Turn;
 
 /// What a session does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Requests are noted in the ledger and sent on; replies settle them.
     Flowing,
@@ -21,7 +21,7 @@ pub(super) enum Phase {
     /// No request is begun; outstanding ones finish, and replies to writes are withheld if the next master may lack them.
     Holding { withhold: bool },
     /// A living master is left: first the rest of a message that it has begun. It is listened to and sent nothing.
-    Finishing(Finish),
+    Finishing(Box<Finish>),
     /// No master, and the deadline has passed: requests are answered with an error.
     Failing,
     /// Bytes pass untouched while `open`, and the session ends at a failover: replication, what is not RESP, a mode that
@@ -66,27 +66,27 @@ impl Phase {
 
     /// Requests may be begun.
     #[inline]
-    pub(super) fn is_open(self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         matches!(self, Phase::Flowing | Phase::Electing | Phase::Tunnel { open: true })
     }
 
     /// Replies to writes may be of what the next master lacks.
     #[inline]
-    pub(super) fn withholds(self) -> bool {
+    pub(super) fn withholds(&self) -> bool {
         matches!(self, Phase::Electing | Phase::Holding { withhold: true } | Phase::Finishing(_))
     }
 
     #[inline]
-    pub(super) fn is_tunnel(self) -> bool {
+    pub(super) fn is_tunnel(&self) -> bool {
         matches!(self, Phase::Tunnel { .. })
     }
 
-    pub(super) fn is_finishing(self) -> bool {
+    pub(super) fn is_finishing(&self) -> bool {
         matches!(self, Phase::Finishing(_))
     }
 
-    pub(super) fn closing(self) -> Option<CloseReason> {
-        if let Phase::Closing(reason) = self { Some(reason) } else { None }
+    pub(super) fn closing(&self) -> Option<CloseReason> {
+        if let Phase::Closing(reason) = self { Some(*reason) } else { None }
     }
 
     /// The session ends behind what is ready for the client. The first reason counts.

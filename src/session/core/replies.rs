@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::ledger::{Delivery, Fate, nothing};
 use super::outbox::Forwarded;
 use super::restoration::has_no_password;
-use super::{Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Reuse, Standing, Take, Turn};
+use super::{
+    Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Refusal, Reuse, Standing, Take, Turn,
+};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::push::{announcement, element};
 use crate::resp::request::Args;
@@ -67,7 +69,7 @@ impl Core {
         if !self.front.owed.has_answers() {
             return false;
         }
-        if self.phase == Phase::Flowing && self.back.doubt() == Doubt::None {
+        if self.phase == Phase::Flowing && self.back.doubt().is_none() {
             // Nothing is in doubt: what was kept only because lost replies are ahead of it goes with them.
             self.front.owed.release(None);
         }
@@ -392,15 +394,15 @@ impl Core {
     fn hold_back(&mut self, turn: &mut Turn<'_>, effect: Effect, queued: bool, reply: &[u8]) -> bool {
         let doubt = self.back.doubt();
         let wants_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas(turn);
-        let refused = wants_replicas || is_refusal(reply, effect, doubt != Doubt::None);
+        let refused = wants_replicas || is_refusal(reply, effect, doubt.is_some());
         if !(refused || self.front.owed.has_answers() || self.withholds(effect, queued)) {
             return false;
         }
         self.front.owed.withhold(reply, turn.now, refused);
         turn.counts.withheld += 1;
-        if refused && doubt == Doubt::None {
-            let at = turn.now;
-            self.back.set_doubt(if wants_replicas { Doubt::TooFewReplicas { at } } else { Doubt::Refused { at } });
+        if refused && doubt.is_none() {
+            let why = if wants_replicas { Refusal::TooFewReplicas } else { Refusal::NotMaster };
+            self.back.set_doubt(Some(Doubt { since: turn.now, why }));
             if !wants_replicas {
                 let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
                 let prefix = String::from_utf8_lossy(prefix).into_owned();

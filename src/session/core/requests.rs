@@ -120,7 +120,7 @@ impl Core {
             _ => false,
         };
         is_open
-            && self.back.up().is_some_and(|up| up.doubt.since().is_none() && up.writing != Writing::FinToUnblock)
+            && self.back.up().is_some_and(|up| up.doubt.is_none() && up.writing != Writing::FinToUnblock)
             && !self.front.owed.is_barred()
             && self.front.owed.len() < MOST_IN_FLIGHT
             && self.front.out.is_empty()
