@@ -30,6 +30,8 @@ thread_local! {
     #[allow(clippy::vec_box, reason = "the box is what a ledger holds: it moves in and out without an allocation")]
     static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
 }
+/// What is sent for an EXEC that must answer nil.
+pub(super) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
 const POOLED_ENTRIES: usize = 64;
@@ -144,6 +146,22 @@ impl Ledger {
     pub fn has_ended_transaction(&self) -> bool {
         let ends = |entry: &Entry| matches!(entry.effect.duty, Duty::Exec | Duty::Discard) && entry.is_answered();
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(ends))
+    }
+
+    /// Forgets every request of the client: nobody will look at the replies.
+    pub fn forget_client(&mut self) {
+        if let Some(book) = &mut self.0 {
+            book.entries.retain(|entry| entry.origin == Origin::Proxy);
+            book.run = Run::default();
+            (book.answered, book.barred) = (0, false);
+            book.retained.clear();
+            self.recycle();
+        }
+    }
+
+    /// Replies to the proxy's own requests come next.
+    pub fn awaits_own(&self) -> bool {
+        self.0.as_ref().and_then(|book| book.entries.front()).is_some_and(|entry| entry.origin == Origin::Proxy)
     }
 
     /// Forgets every request.
@@ -477,7 +495,10 @@ impl Ledger {
             {
                 request = rest.into();
             }
-            if answer.is_none() && entry.whole && entry.kept > 0 {
+            if answer.is_none() && entry.fate == Fate::Nothing {
+                request = DISCARD.into();
+            }
+            if answer.is_none() && entry.whole && (entry.kept > 0 || entry.fate == Fate::Nothing) {
                 (entry.size, entry.kept) = (request.len() as u64, request.len() as u32);
             }
             if answer.is_none() {

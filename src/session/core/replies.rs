@@ -120,7 +120,7 @@ impl Core {
         let mut out = Forwarded::default();
         // Replies that need no look, as nearly all: those to come, and those at hand of which the ledger does not know yet.
         let (mut expected, mut ordinary) = (self.ordinary(), 0);
-        while at < data.len() && !self.phase.is_tunnel() {
+        while at < data.len() && (!self.phase.is_tunnel() || self.front.owed.awaits_own()) {
             match scanner.scan(&data[at..]) {
                 Scan::Frame(length) => {
                     at += length;

@@ -4,7 +4,7 @@
 //! in the inbox, which is bounded.
 
 use super::front::pins;
-use super::ledger::{Asked, Fate, Origin, no_replica};
+use super::ledger::{Asked, DISCARD, Fate, Origin, no_replica};
 use super::outbox::Forwarded;
 use super::{
     ClientEnd, CloseReason, Core, Hear, LITTLE, OK, Phase, RESET, RESET_DONE, ReplyMode, Reuse, Standing, Turn,
@@ -22,7 +22,6 @@ const SMALL_REQUEST: usize = 16 * 1024;
 const HELD_BYTES: usize = 64 * 1024;
 /// Requests in flight on one connection before no more are begun.
 const MOST_IN_FLIGHT: usize = 1024;
-const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// What becomes of a request.
 enum Admission {
@@ -447,7 +446,7 @@ impl Core {
 
     pub(super) fn enter_tunnel(&mut self) {
         self.phase = Phase::Tunnel { open: self.phase.is_open() };
-        self.front.owed.clear();
+        self.front.owed.forget_client();
     }
 
     fn may_retain(&self, turn: &Turn<'_>, bytes: usize) -> bool {

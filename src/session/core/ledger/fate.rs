@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Entry};
+use super::{Answer, Entry, Fate};
 use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
 use crate::resp::request::{Args, encode, with_arg};
@@ -103,6 +103,8 @@ pub(super) struct Fates {
     first: bool,
     /// An earlier request blocks: the old master, which has answered all that it ran, has not come to the later ones.
     blocked: bool,
+    /// A MULTI, or what it queues, is sent again, and not yet what ends it.
+    queues_again: bool,
     /// Bytes of unanswered requests that were sent.
     sent: u64,
     /// What stands in the queue that the next EXEC runs does nothing outside the data set.
@@ -117,6 +119,7 @@ impl Fates {
             broken: false,
             first: true,
             blocked: false,
+            queues_again: false,
             sent: unanswered.saturating_sub(judgement.unsent),
             queue_stays_in_data_set: judgement.queue_stays_in_data_set,
         }
@@ -224,12 +227,22 @@ impl Fates {
             return Some(Answer::Close(CloseReason::ClientClosed));
         }
         if entry.effect.duty == Duty::Exec && self.judgement.watching {
-            // What WATCH guarded may have changed: nil says "try again".
+            // What WATCH guarded may have changed: nil says "try again". A queue that is sent again has to end.
+            if std::mem::take(&mut self.queues_again) {
+                entry.fate = Fate::Nothing;
+                entry.effect.class = Class::Connection;
+                return None;
+            }
             return Some(Answer::Ready(nothing(self.judgement.resp3)));
         }
         let is_whole = entry.kept as u64 == entry.size;
         // What blocks has done no harm so far, and may outlast any number of masters.
         if is_whole && (entry.replays <= MAX_REPLAYS || entry.effect.class == Class::Blocking) {
+            match entry.effect.duty {
+                Duty::Multi => self.queues_again = true,
+                Duty::Exec | Duty::Discard | Duty::Reset => self.queues_again = false,
+                _ => self.queues_again |= entry.queued,
+            }
             return None;
         }
         // The rest of one that is not whole is still to come: no answer would fit there.

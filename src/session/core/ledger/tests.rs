@@ -38,6 +38,46 @@ fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
 }
 
 #[test]
+fn a_queue_that_is_sent_again_ends_though_its_exec_is_nil() {
+    let now = Instant::now();
+    let requests = [encode(&[b"MULTI"]), encode(&[b"INCR", b"a"]), encode(&[b"EXEC"])];
+    let mut ledger = Ledger::default();
+    for (at, request) in requests.iter().enumerate() {
+        ledger.push(Asked { queued: at == 1, ..Asked::new(classify(request)) }, request, now);
+    }
+    let unsent = requests.concat().len() as u64;
+    let sent_again = [&requests[0], &requests[1], DISCARD].concat();
+    for _ in 0..2 {
+        let verdict = ledger.judge(Judgement { unsent, watching: true, ..judgement(now) });
+        assert_eq!(verdict.again, sent_again, "or the next MULTI would be refused");
+    }
+    ledger.settle();
+    ledger.settle();
+    assert_eq!(ledger.next_fate(), Fate::Nothing);
+}
+
+#[test]
+fn the_proxys_own_requests_are_never_sent_again() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    let (reset, get) = (encode(&[b"RESET"]), encode(&[b"GET", b"a"]));
+    let own = Asked {
+        origin: Origin::Proxy,
+        fate: Fate::Swallow(b"+RESET\r\n"),
+        keep: false,
+        ..Asked::new(classify(&reset))
+    };
+    ledger.push(own, &reset, now);
+    ledger.push(Asked::new(classify(&get)), &get, now);
+    let verdict = ledger.judge(judgement(now));
+    assert_eq!((verdict.again, verdict.replayed), (get.clone(), 1));
+    assert_eq!(ledger.len(), 1);
+    ledger.settle();
+    ledger.push(own, &reset, now);
+    assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, 0, false), 0);
+    assert!(ledger.is_empty());
+}
+
+#[test]
 fn what_stands_behind_a_pop_that_blocks_has_not_run() {
     let now = Instant::now();
     let requests: Vec<Vec<u8>> =
