@@ -220,7 +220,7 @@ impl Fates {
         stays && self.judgement.diverged_from.is_some_and(|from| entry.sent_after >= from)
     }
 
-    fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
+    fn again_or_lost(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
         self.broken = true;
         if self.judgement.half_closed && entry.effect.class == Class::Blocking && !entry.queued {
             // The client may have left, and nobody would get what is popped.
