@@ -144,7 +144,14 @@ impl Core {
                     self.take_part(turn, &scanner, data, start, scanned, &mut out);
                     start = at;
                 }
-                Scan::Invalid(_) => self.phase = Phase::Tunnel { open: self.phase.is_open() },
+                Scan::Invalid(_) if self.front.owed.awaits_own() => {
+                    self.distrust(turn, &mut out, data);
+                    break;
+                }
+                Scan::Invalid(_) => {
+                    self.phase = Phase::Tunnel { open: self.phase.is_open() };
+                    break;
+                }
             }
         }
         if start < data.len() && self.phase.is_tunnel() {
