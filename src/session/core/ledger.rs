@@ -467,7 +467,6 @@ impl Ledger {
         let retained = book.retained.take();
         let total = book.unanswered_bytes();
         let entries = std::mem::take(&mut book.entries);
-        book.barred = false;
         let mut fates = Fates::new(judgement, total);
         let mut kept_from = 0;
         for mut entry in entries {

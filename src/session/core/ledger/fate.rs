@@ -294,7 +294,9 @@ pub(super) fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>
         Timeout::Millis => timeout - waited.as_secs_f64() * 1e3,
     };
     (left > 0.0).then(|| {
-        let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
+        // 0 would be for ever.
+        let left =
+            if unit == Timeout::Seconds { format!("{:.3}", left.max(0.001)) } else { format!("{:.0}", left.ceil()) };
         with_arg(request, index, left.as_bytes())
     })
 }
