@@ -31,7 +31,7 @@ thread_local! {
     static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
 }
 /// What is sent for an EXEC that must answer nil.
-pub(super) const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+pub const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
 const POOLED_ENTRIES: usize = 64;

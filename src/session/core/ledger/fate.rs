@@ -228,7 +228,7 @@ impl Fates {
         }
         if entry.effect.duty == Duty::Exec && self.judgement.watching {
             // What WATCH guarded may have changed: nil says "try again". A queue that is sent again has to end.
-            if std::mem::take(&mut self.queues_again) {
+            if entry.whole && std::mem::take(&mut self.queues_again) {
                 entry.fate = Fate::Nothing;
                 entry.effect.class = Class::Connection;
                 return None;
