@@ -3,16 +3,13 @@
 //! No flag takes a secret (everybody sees a process's arguments), and no value is interpreted here: the same table
 //! that reads the file reads flags.
 
-#[cfg(feature = "backup")]
-mod backup;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 #[cfg(feature = "backup")]
-pub use backup::*;
+use crate::backup::args::BackupArgs;
 
 /// A Sentinel-aware TCP proxy for Redis: a failover that applications do not notice.
 #[derive(Clone, Parser)]
@@ -142,6 +139,7 @@ pub enum Verb {
         the spool folder, 85 no such backup or no such key in it, 86 the restore was given up, 87 a format newer than \
         this switchmaster, 130 ended by a signal.")]
     Backup(Box<BackupArgs>),
+    #[cfg(feature = "demo")]
     /// Start a throwaway cluster, put load on it and fail it over before your eyes
     #[command(
         after_help = "Examples:\n  switchmaster demo\n  switchmaster demo --keep   leave it running to play with"
@@ -177,7 +175,7 @@ pub struct FailoverArgs {
 #[derive(Args, Clone)]
 pub struct HoldArgs {
     /// Release by itself after this long, such as 10s; at most 300s
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::admin::hold_length)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::control::hold_length)]
     pub duration: std::time::Duration,
 }
 

@@ -51,11 +51,11 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
 
 async fn admit(client: Conn, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
     if let Some(place) = Place::take(worker, max_clients) {
-        worker.relay.accepted.add(1);
+        worker.counters.accepted.add(1);
         tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
         return;
     }
-    worker.relay.refused.add(1);
+    worker.counters.refused.add(1);
     match worker.spare.take(1) {
         Some(descriptor) => {
             tokio::spawn(async move {
@@ -88,7 +88,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         if std::thread::panicking() {
-            self.0.relay.closed.add(1); // no reason was given
+            self.0.counters.closed.add(1); // no reason was given
         }
     }
 }

@@ -7,8 +7,9 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -18,16 +19,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
+#[cfg(feature = "backup")]
+use crate::backup;
 use crate::config::{Config, Listen};
+use crate::control::{self, ControlRequest};
 use crate::drain::{self, Stage};
 use crate::listener;
-use crate::metrics::{self, Relay};
+use crate::metrics::{self, WorkerCounters};
 use crate::net::{self, Bound, ListenAddr, SocketFile, Spare};
-use crate::secret::Credentials;
 use crate::sentinel;
-use crate::session::scripts::Scripts;
-use crate::session::{CloseReason, Settings, Worker, registry};
+use crate::session::{Settings, Worker, registry};
+use crate::status::View;
 use crate::topology::{Report, Topology};
+use crate::upstream::Upstream;
 
 /// Dials under way at once in one worker: far below the 511 that Redis queues by default (`tcp-backlog`).
 const DIALS: usize = 128;
@@ -149,23 +153,22 @@ impl Server {
             _ => None,
         };
 
-        let (topology, reports) = Topology::new();
+        let following = &config.sentinel;
+        let name = following.master_name.as_deref();
+        let (upstream, reports) = Upstream::new(name, following.redis_auth.as_ref(), following.learn_credentials);
         let (end, ended) = watch::channel(());
         let (drain, drain_watch) = drain::channel();
         let open = Arc::new(AtomicUsize::new(0));
-        let scripts = Arc::new(Scripts::default());
-        topology.use_credentials(config.sentinel.redis_auth.as_ref());
-        let credentials = topology.credentials();
         let draining = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut relays = Vec::new();
+        let mut workers = Vec::new();
         for (index, listeners) in queues.into_iter().enumerate() {
-            let relay = Arc::new(Relay::default());
-            relays.push(relay.clone());
+            let counters = Arc::new(WorkerCounters::default());
+            workers.push(counters.clone());
             let dials = Arc::new(Semaphore::new(DIALS));
             let worker = |listen: &Listen| Worker {
-                topology: topology.clone(),
-                relay: relay.clone(),
+                upstream: upstream.clone(),
+                counters: counters.clone(),
                 settings: Settings {
                     on_lost_reply: listen.on_lost_reply.unwrap_or(config.failover.on_lost_reply),
                     on_lost_pop: config.failover.on_lost_pop,
@@ -173,18 +176,15 @@ impl Server {
                     retain_bytes: listen.retain_bytes.unwrap_or(config.failover.retain_bytes),
                     retain_total: config.failover.retain_total_bytes / config.workers,
                     reuse_backends: config.backends.reuse,
-                    learn_credentials: config.sentinel.learn_credentials,
                 },
                 warm_backends: config.backends.warm,
                 dials: dials.clone(),
-                scripts: scripts.clone(),
                 open: open.clone(),
                 spare: spare.clone(),
-                credentials: credentials.clone(),
             };
             let listeners = config.listen.iter().map(|listen| Arc::new(worker(listen))).zip(listeners).collect();
             let detach_after = config.backends.detach_idle_after;
-            let work = work(topology.clone(), listeners, max_clients, detach_after, drain_watch.clone());
+            let work = work(upstream.clone(), listeners, max_clients, detach_after, drain_watch.clone());
             threads.push(spawn(&format!("worker-{index}"), ended.clone(), work)?);
         }
 
@@ -192,11 +192,10 @@ impl Server {
         let control = Control {
             config: config.clone(),
             own: clients.clone(),
-            topology: topology.clone(),
-            relays: relays.into(),
+            upstream: upstream.clone(),
+            workers: workers.into(),
             draining: draining.clone(),
             admin_listener,
-            credentials,
             reread,
             reports,
             drain: drain_watch,
@@ -213,7 +212,7 @@ impl Server {
         Ok(Server {
             clients,
             admin,
-            topology,
+            topology: upstream.topology.clone(),
             open,
             draining,
             drain: Some(drain),
@@ -279,7 +278,7 @@ impl Drop for Server {
 
 /// Everything on one worker thread.
 async fn work(
-    topology: Arc<Topology>,
+    upstream: Arc<Upstream>,
     listeners: Vec<(Arc<Worker>, Bound)>,
     max_clients: usize,
     detach_after: Duration,
@@ -292,18 +291,17 @@ async fn work(
     }
     tokio::spawn(registry::rounds(detach_after, drain.news()));
     drop(drain);
-    registry::herald(&topology).await;
+    registry::herald(&upstream.topology).await;
 }
 
 /// Everything on the control thread.
 struct Control {
     config: Config,
     own: Vec<ListenAddr>,
-    topology: Arc<Topology>,
-    relays: Arc<[Arc<Relay>]>,
+    upstream: Arc<Upstream>,
+    workers: Arc<[Arc<WorkerCounters>]>,
     draining: Arc<AtomicBool>,
     admin_listener: Option<Bound>,
-    credentials: Arc<Mutex<Option<Credentials>>>,
     reread: Option<Reread>,
     reports: mpsc::Receiver<Report>,
     drain: drain::Watch,
@@ -314,35 +312,29 @@ impl Control {
     async fn run(self) {
         let (commands, orders) = mpsc::channel(16);
         let passwords = commands.clone();
-        let (status, shown) = watch::channel(admin::View::default());
+        let (status, shown) = watch::channel(View::default());
         if let Some(listener) = self.admin_listener.and_then(|listener| listener.listen().ok()) {
-            let credentials = self.credentials;
             let admin = Admin {
-                topology: self.topology.clone(),
-                relays: self.relays.clone(),
-                close_reasons: &CloseReason::NAMES,
+                upstream: self.upstream.clone(),
+                workers: self.workers.clone(),
                 view: Arc::new(move || shown.borrow().clone()),
-                commands: translate(commands),
+                backups: Arc::new(backups(self.config.state_dir.clone())),
+                commands,
                 draining: self.draining,
                 prometheus: metrics::install(),
                 proxy: self.own[0].clone(),
-                credentials: Arc::new(move || credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-                options: admin::Options {
-                    token: self.config.admin_token.clone(),
-                    state_dir: self.config.state_dir.clone(),
-                    ..admin::Options::default()
-                },
+                options: admin::Options { token: self.config.admin_token.clone(), ..admin::Options::default() },
             };
             tokio::spawn(admin::serve(admin, listener));
         }
         if let Some(reread) = self.reread {
             tokio::spawn(follow_passwords(reread, self.config.clone(), passwords));
         }
-        let relays = self.relays;
-        let replies = move || relays.iter().map(|relay| relay.replies.get()).sum();
+        let workers = self.workers;
+        let replies = move || workers.iter().map(|counters| counters.replies.get()).sum();
         let own = self.own.iter().filter_map(|own| if let ListenAddr::Tcp(addr) = own { Some(*addr) } else { None });
         let parts = sentinel::Parts::new(&self.config, own.collect());
-        let ended = sentinel::run(parts, self.topology, self.reports, replies, orders, status, self.drain).await;
+        let ended = sentinel::run(parts, self.upstream, self.reports, replies, orders, status, self.drain).await;
         if let Err(error) = ended {
             let _ = self.failure.send(error);
         }
@@ -352,7 +344,7 @@ impl Control {
 }
 
 /// Looks at the files again and again: a rotation needs no restart.
-async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<sentinel::Command>) {
+async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<ControlRequest>) {
     let (mut redis, mut sentinels) = (config.sentinel.redis_auth, config.sentinel.auth);
     loop {
         tokio::time::sleep(PASSWORDS_EVERY).await;
@@ -361,50 +353,27 @@ async fn follow_passwords(reread: Reread, config: Config, orders: mpsc::Sender<s
         if (&redis, &sentinels) != (&found.sentinel.redis_auth, &found.sentinel.auth) {
             (redis, sentinels) = (found.sentinel.redis_auth, found.sentinel.auth);
             let (redis, sentinels) = (redis.clone(), sentinels.clone());
-            if orders.send(sentinel::Command::Credentials { redis, sentinels }).await.is_err() {
+            let (reply, _) = oneshot::channel();
+            if orders.send((control::Control::Credentials { redis, sentinels }, reply)).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// Gives the admin server's commands to the control plane.
-fn translate(orders: mpsc::Sender<sentinel::Command>) -> admin::Commands {
-    let (commands, mut received) = mpsc::channel::<admin::Command>(16);
-    tokio::spawn(async move {
-        while let Some((control, answer)) = received.recv().await {
-            let orders = orders.clone();
-            tokio::spawn(async move {
-                let _ = answer.send(carry_out(&orders, control).await);
-            });
-        }
-    });
-    commands
+/// What the runs of `backup` left in `state_dir`, as samples of the backups of the master of a given name.
+#[cfg(feature = "backup")]
+fn backups(state_dir: Option<PathBuf>) -> impl Fn(&str) -> String {
+    move |master_name| {
+        let mut records = state_dir.as_deref().map(backup::report::read_state).unwrap_or_default();
+        records.entry(master_name.to_owned()).or_default();
+        backup::report::exposition(&records)
+    }
 }
 
-async fn carry_out(orders: &mpsc::Sender<sentinel::Command>, control: admin::Control) -> Result<String, String> {
-    const ENDING: &str = "the proxy is ending";
-    let send = |order| async { orders.send(order).await.map_err(|_| ENDING.to_owned()) };
-    match control {
-        admin::Control::Hold { for_ } => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Hold { limit: for_, reply }).await?;
-            done.await.map_err(|_| ENDING)?;
-            Ok(format!("new requests are held for at most {} s", for_.as_secs_f64()))
-        }
-        admin::Control::Release => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Release { reply }).await?;
-            done.await.map_err(|_| ENDING)?;
-            Ok("requests flow again".into())
-        }
-        admin::Control::Failover { force } => {
-            let (reply, done) = oneshot::channel();
-            send(sentinel::Command::Failover { force, reply }).await?;
-            done.await.map_err(|_| ENDING)??;
-            Ok("Sentinel has begun the failover".into())
-        }
-    }
+#[cfg(not(feature = "backup"))]
+fn backups(_: Option<PathBuf>) -> impl Fn(&str) -> String {
+    |_| String::new()
 }
 
 /// How many clients may be there at once, and how many descriptors are left beyond theirs and the control plane's.

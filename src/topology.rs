@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::secret::Credentials;
-
 /// The shared topology: written by the control plane, read by every session.
 ///
 /// A session compares [`Topology::generation`] (one relaxed load) before each send and reads the whole
@@ -30,8 +28,6 @@ pub struct Topology {
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
-    proved: Mutex<Option<Credentials>>,
-    credentials: Arc<Mutex<Option<Credentials>>>,
 }
 
 /// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
@@ -116,8 +112,7 @@ impl Phase {
     }
 }
 
-/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough. Of
-/// credentials the newest are kept until control looks.
+/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough.
 #[derive(Clone, Debug)]
 pub enum Report {
     /// The backend of this term closed the connection.
@@ -146,11 +141,9 @@ pub enum Report {
         /// The server's error line, without secrets.
         error: String,
     },
-    /// A client authenticated with these; the control plane may use them if it has none.
-    Credentials(Credentials),
 }
 
-/// Publishing an entry of an older term, or of an older epoch in a term that is not new.
+/// Publishing an entry of an older term.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stale {
     /// The term that was offered.
@@ -191,8 +184,6 @@ impl Topology {
             })),
             changed: watch::Sender::new(()),
             reports,
-            proved: Mutex::default(),
-            credentials: Arc::default(),
         };
         (Arc::new(topology), receiver)
     }
@@ -279,28 +270,7 @@ impl Topology {
 
     /// Tells the control plane; never blocks, and drops the report when 256 are waiting.
     pub fn report(&self, report: Report) {
-        match report {
-            Report::Credentials(newest) => *self.proved.lock().expect("no panic while held") = Some(newest),
-            report => _ = self.reports.try_send(report),
-        }
-    }
-
-    /// The newest credentials with which a client's AUTH succeeded since the last call.
-    pub fn take_proved(&self) -> Option<Credentials> {
-        self.proved.lock().expect("no panic while held").take()
-    }
-
-    /// The control plane says which credentials let a client of our own in.
-    pub fn use_credentials(&self, credentials: Option<&Credentials>) {
-        let mut known = self.credentials.lock().expect("no panic while held");
-        if known.as_ref() != credentials {
-            *known = credentials.cloned();
-        }
-    }
-
-    /// Where they are found.
-    pub fn credentials(&self) -> Arc<Mutex<Option<Credentials>>> {
-        self.credentials.clone()
+        let _ = self.reports.try_send(report);
     }
 }
 

@@ -8,10 +8,10 @@ use super::address::reaches;
 use super::keys::{Account, Draft};
 use super::origin::Origin;
 use super::problem::Problem;
-use super::value::{show_duration, show_size};
 use super::{HoldTimeout, HostPort};
 use crate::net::ListenAddr;
 use crate::secret::Credentials;
+use crate::{duration, size};
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");
 const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");
@@ -68,10 +68,10 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     if suspect < heartbeat * 2 {
         let message = format!(
             "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests; make it {} or more",
-            show_duration(suspect),
-            show_duration(heartbeat),
+            duration::exact(suspect),
+            duration::exact(heartbeat),
             origins["heartbeat"],
-            show_duration(heartbeat * 2)
+            duration::exact(heartbeat * 2)
         );
         refuse(later("suspect_after", "heartbeat", origins), message);
     }
@@ -79,8 +79,8 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
     if total < each {
         let message = format!(
             "retain_total is {}, less than the {} that retain_bytes gives one session ({}); raise it",
-            show_size(total),
-            show_size(each),
+            size::exact(total),
+            size::exact(each),
             origins["retain_bytes"]
         );
         refuse(later("retain_total", "retain_bytes", origins), message);
@@ -89,7 +89,7 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
         if let Some(listen) = config.listen.iter().find(|listen| listen.hold_timeout.is_some_and(|own| own > hold)) {
             let message = format!(
                 "listen: {listen} would hold longer than hold_timeout with {} ({}): it can only be shorter there",
-                show_duration(hold),
+                duration::exact(hold),
                 origins["hold_timeout"]
             );
             refuse("listen", message);
@@ -100,8 +100,8 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
         } else if planned > hold {
             let message = format!(
                 "planned_hold_limit is {}, longer than hold_timeout with {} ({}): it could never be reached",
-                show_duration(planned),
-                show_duration(hold),
+                duration::exact(planned),
+                duration::exact(hold),
                 origins["hold_timeout"]
             );
             refuse("planned_hold_limit", message);

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::value::{Raw, show_duration, show_size};
+use super::value::Raw;
 use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
+use crate::{duration, size};
 
 /// One key of the configuration.
 pub struct Key {
@@ -183,7 +184,7 @@ pub static KEYS: &[Key] = &[
         |d| {
             Some(match d.config.failover.hold_timeout {
                 HoldTimeout::Auto => quote("auto"),
-                HoldTimeout::Fixed(duration) => quote(&show_duration(duration)),
+                HoldTimeout::Fixed(duration) => quote(&duration::exact(duration)),
             })
         },
     )
@@ -191,7 +192,7 @@ pub static KEYS: &[Key] = &[
     key(
         "planned_hold_limit",
         |d, raw| put(&mut d.config.failover.planned_hold_limit, raw.duration(millis(100, 600_000))),
-        |d| Some(quote(&show_duration(d.config.failover.planned_hold_limit))),
+        |d| Some(quote(&duration::exact(d.config.failover.planned_hold_limit))),
     ),
     key(
         "on_lost_reply",
@@ -207,12 +208,12 @@ pub static KEYS: &[Key] = &[
     key(
         "retain_bytes",
         |d, raw| put(&mut d.config.failover.retain_bytes, raw.size(0..=MAX_SIZE)),
-        |d| Some(quote(&show_size(d.config.failover.retain_bytes))),
+        |d| Some(quote(&size::exact(d.config.failover.retain_bytes))),
     ),
     key(
         "retain_total",
         |d, raw| put(&mut d.config.failover.retain_total_bytes, raw.size(0..=MAX_SIZE)),
-        |d| Some(quote(&show_size(d.config.failover.retain_total_bytes))),
+        |d| Some(quote(&size::exact(d.config.failover.retain_total_bytes))),
     ),
     key(
         "warm_backends",
@@ -229,13 +230,13 @@ pub static KEYS: &[Key] = &[
         |d, raw| {
             let after = match raw.duration(seconds(0, 604_800)) {
                 Ok(short) if !short.is_zero() && short < Duration::from_millis(100) => {
-                    Err(format!("expected \"0s\" or a duration from 100ms to 7d, found {}", show_duration(short)))
+                    Err(format!("expected \"0s\" or a duration from 100ms to 7d, found {}", duration::exact(short)))
                 }
                 after => after,
             };
             put(&mut d.config.backends.detach_idle_after, after)
         },
-        |d| Some(quote(&show_duration(d.config.backends.detach_idle_after))),
+        |d| Some(quote(&duration::exact(d.config.backends.detach_idle_after))),
     ),
     key(
         "minority",
@@ -245,17 +246,17 @@ pub static KEYS: &[Key] = &[
     key(
         "heartbeat",
         |d, raw| put(&mut d.config.sentinel.heartbeat, raw.duration(millis(10, 10_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.heartbeat))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.heartbeat))),
     ),
     key(
         "suspect_after",
         |d, raw| put(&mut d.config.sentinel.suspect_after, raw.duration(millis(20, 60_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.suspect_after))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.suspect_after))),
     ),
     key(
         "poll_interval",
         |d, raw| put(&mut d.config.sentinel.poll_interval, raw.duration(millis(100, 60_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.poll_interval))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.poll_interval))),
     ),
     key(
         "backup_store",
@@ -344,7 +345,7 @@ pub static KEYS: &[Key] = &[
     key(
         "drain_grace",
         |d, raw| put(&mut d.config.drain_grace, raw.duration(seconds(0, 86_400))),
-        |d| Some(quote(&show_duration(d.config.drain_grace))),
+        |d| Some(quote(&duration::exact(d.config.drain_grace))),
     )
     .flag("--drain-grace"),
     key("state_dir", |d, raw| put(&mut d.config.state_dir, raw.path()), |d| d.config.state_dir.as_deref().map(path))

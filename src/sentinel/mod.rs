@@ -6,19 +6,16 @@
 //! ```text
 //! follower ─┐                    ┌─► topology.publish / prove
 //! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
-//! sessions ─┘                    └─► log, metrics, admin::View
+//! sessions ─┘                    └─► log, metrics, status::View
 //! ```
 
-pub mod client;
-pub mod electorate;
-pub mod event;
 mod follower;
 pub mod lineage;
 mod memory;
 mod prober;
-pub mod report;
 pub mod view;
-pub mod word;
+
+pub use switchmaster_protocol::sentinel::{client, electorate, event, report, word};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -30,8 +27,8 @@ use std::time::{Duration, Instant};
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin;
 use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
+use crate::control::{Control, ControlRequest};
 use crate::drain;
 use crate::metrics::FAILOVER_PHASE_SECONDS;
 use crate::secret::Credentials;
@@ -42,7 +39,9 @@ use crate::sentinel::memory::{Keeper, Memory};
 use crate::sentinel::prober::Prober;
 use crate::sentinel::report::Input;
 use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
+use crate::status;
 use crate::topology::{Report, Topology};
+use crate::upstream::Upstream;
 
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
@@ -70,37 +69,6 @@ impl Parts {
             own,
         }
     }
-}
-
-/// What an operator may ask of the watch task.
-#[derive(Debug)]
-pub enum Command {
-    /// Hold requests (phase `Paused`) until [`Command::Release`], at most this long.
-    Hold {
-        /// At most.
-        limit: Duration,
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// End that hold.
-    Release {
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// The configured credentials were changed where they are kept.
-    Credentials {
-        /// For the Redis nodes.
-        redis: Option<Credentials>,
-        /// For the Sentinels.
-        sentinels: Option<Credentials>,
-    },
-    /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
-    Failover {
-        /// Ask whatever the nodes are like.
-        force: bool,
-        /// A Sentinel has begun it, or why none has.
-        reply: oneshot::Sender<Result<(), String>>,
-    },
 }
 
 /// Why [`run`] returned.
@@ -132,11 +100,11 @@ impl std::error::Error for Error {}
 /// Only [`Error::SeveralMasters`]. Absent Sentinels, DNS and nodes never end it.
 pub async fn run(
     parts: Parts,
-    topology: Arc<Topology>,
+    upstream: Arc<Upstream>,
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
-    commands: mpsc::Receiver<Command>,
-    status: watch::Sender<admin::View>,
+    commands: mpsc::Receiver<ControlRequest>,
+    status: watch::Sender<status::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
     let name = parts.sentinel.master_name.clone();
@@ -178,7 +146,8 @@ pub async fn run(
     let task = Task {
         view,
         parts,
-        topology,
+        topology: upstream.topology.clone(),
+        upstream,
         status,
         shared,
         out,
@@ -215,8 +184,9 @@ fn file(parts: &Parts, name: &str) -> String {
 struct Task {
     view: View,
     parts: Parts,
+    upstream: Arc<Upstream>,
     topology: Arc<Topology>,
-    status: watch::Sender<admin::View>,
+    status: watch::Sender<status::View>,
     shared: Arc<Shared>,
     out: mpsc::Sender<Message>,
     name: watch::Sender<Option<String>>,
@@ -231,7 +201,7 @@ struct Task {
     memory: Option<Memory>,
     keeper: Keeper,
     /// Who is answered when a Sentinel has begun the failover, or none has.
-    asked: Option<oneshot::Sender<Result<(), String>>>,
+    asked: Option<oneshot::Sender<Result<String, String>>>,
     shown: Option<Instant>,
     /// What each Sentinel monitors, while no name is known, and since when one has said so.
     names: BTreeMap<HostPort, Vec<String>>,
@@ -244,20 +214,20 @@ impl Task {
         mut messages: mpsc::Receiver<Message>,
         mut reports: mpsc::Receiver<Report>,
         relay_replies: impl Fn() -> u64,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<ControlRequest>,
         drain: drain::Watch,
     ) -> Result<(), Error> {
         let mut drain = Some(drain);
         let mut replies = relay_replies();
         let mut looked = Instant::now();
         loop {
-            if let Some(proved) = self.topology.take_proved() {
+            if let Some(proved) = self.upstream.credentials.take_offered() {
                 self.view.handle(Instant::now(), Input::Credentials(proved));
             }
             let before = self.topology.generation();
             self.carry_out();
             self.topology.look(looked);
-            self.topology.use_credentials(self.view.health_credentials());
+            self.upstream.credentials.set(self.view.health_credentials());
             self.reconcile();
             self.show(before != self.topology.generation());
             let now = Instant::now();
@@ -334,7 +304,10 @@ impl Task {
                     tracing::Level::WARN => tracing::warn!("{text}"),
                     _ => tracing::info!("{text}"),
                 },
-                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase).record(took),
+                Output::Phase(phase, took) => {
+                    let master = self.upstream.label().to_owned();
+                    histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase, "master" => master).record(took);
+                }
             }
         }
     }
@@ -396,6 +369,7 @@ impl Task {
                 tracing::info!("Sentinel monitors one master: {name}");
                 self.memory = remembered(&self.parts, &name);
                 self.view.recall(self.memory.clone(), file(&self.parts, &name));
+                self.upstream.found(&name);
                 self.name.send_replace(Some(name));
             }
             Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
@@ -408,29 +382,34 @@ impl Task {
         Ok(())
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, (control, reply): ControlRequest) {
         let now = Instant::now();
-        match command {
-            Command::Hold { limit, reply } => {
-                self.view.handle(now, Input::Hold { until: now + limit });
+        let done = match control {
+            Control::Hold { for_ } => {
+                self.view.handle(now, Input::Hold { until: now + for_ });
                 self.carry_out();
-                let _ = reply.send(());
+                Ok(format!("new requests are held for at most {} s", for_.as_secs_f64()))
             }
-            Command::Release { reply } => {
+            Control::Release => {
                 self.view.handle(now, Input::Release);
                 self.carry_out();
-                let _ = reply.send(());
+                Ok("requests flow again".into())
             }
-            Command::Credentials { redis, sentinels } => {
+            Control::Credentials { redis, sentinels } => {
                 tracing::info!("the configured passwords have changed: using the new ones from now on");
                 self.auth.send_replace(sentinels);
                 self.view.handle(now, Input::Configured(redis));
+                Ok("the new passwords are used from now on".into())
             }
-            Command::Failover { force, reply } => match self.view.want_failover(now, force) {
-                Ok(()) => self.asked = Some(reply),
-                Err(why) => _ = reply.send(Err(why)),
+            Control::Failover { force } => match self.view.want_failover(now, force) {
+                Ok(()) => {
+                    self.asked = Some(reply);
+                    return;
+                }
+                Err(why) => Err(why),
             },
-        }
+        };
+        let _ = reply.send(done);
     }
 
     fn ask_for_failover(&self, order: Vec<HostPort>) {
@@ -443,7 +422,7 @@ impl Task {
 
     fn answer_asked(&mut self, result: Result<(), String>) {
         if let Some(asked) = self.asked.take() {
-            let _ = asked.send(result);
+            let _ = asked.send(result.map(|()| "Sentinel has begun the failover".into()));
         }
     }
 
@@ -495,7 +474,6 @@ fn from_session(report: Report) -> Input {
         Report::DialFailed { term, error } => Input::SessionDialFailed { term, error },
         Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
         Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
-        Report::Credentials(credentials) => Input::Credentials(credentials),
     }
 }
 
@@ -507,11 +485,11 @@ mod tests {
     fn the_watch_task_may_run_on_a_thread_of_its_own() {
         fn movable<T: Send>(_: T) {}
         let started = |parts: Parts| {
-            let (topology, reports) = Topology::new();
+            let (upstream, reports) = Upstream::new(None, None, true);
             let (_, commands) = mpsc::channel(1);
-            let (status, _) = watch::channel(admin::View::default());
+            let (status, _) = watch::channel(status::View::default());
             let (_, drain) = drain::channel();
-            movable(run(parts, topology, reports, || 0, commands, status, drain));
+            movable(run(parts, upstream, reports, || 0, commands, status, drain));
         };
         let _ = started;
     }

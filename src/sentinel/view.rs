@@ -34,7 +34,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::admin::view::Counters;
 use crate::config::{HoldTimeout, HostPort, Minority};
 use crate::secret::Credentials;
 use crate::sentinel::client::AddressMap;
@@ -47,6 +46,7 @@ pub use crate::sentinel::view::belief::OTHERS_WITHIN;
 use crate::sentinel::view::credentials::Logins;
 use crate::sentinel::view::gap::Doubt;
 use crate::sentinel::view::record::Change;
+use crate::status::Counters;
 use crate::topology::{Entry, Master, Phase};
 
 /// How the decision is made.

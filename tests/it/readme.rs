@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use switchmaster::backup;
 use switchmaster::cli::Cli;
 use switchmaster::config::KEYS;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec};
@@ -18,12 +19,17 @@ use tokio::process::Command;
 
 use crate::support::proxy;
 
+/// Those of the proxy, and those of backups, which it shows too.
+fn all_metrics() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    metrics::ALL.iter().chain(backup::metrics::ALL)
+}
+
 #[test]
 fn the_table_of_metrics_is_that_of_the_program() {
     let listed: Vec<_> =
         table(&readme(), "metrics").into_iter().map(|[name, kind, help]| (code(&name), kind, help)).collect();
     let all: Vec<_> =
-        metrics::ALL.iter().map(|(name, kind, help)| (name.to_string(), kind.to_string(), help.to_string())).collect();
+        all_metrics().map(|(name, kind, help)| (name.to_string(), kind.to_string(), help.to_string())).collect();
     assert_eq!(listed, all);
 }
 
@@ -36,7 +42,7 @@ fn no_document_names_a_metric_that_does_not_exist() {
     for (path, text) in texts {
         for word in text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_')) {
             if word.starts_with("switchmaster_") {
-                let known = metrics::ALL.iter().any(|(name, ..)| *name == word);
+                let known = all_metrics().any(|(name, ..)| *name == word);
                 assert!(known, "{}: there is no metric {word}", path.display());
                 seen.insert(word.to_owned());
             }
@@ -50,7 +56,7 @@ fn the_reasons_for_a_close_are_those_of_the_program() {
     let text = readme();
     let rows = text.split("| reason |").nth(1).expect("the table of reasons").lines().skip(2);
     let listed: Vec<_> = rows.take_while(|line| line.starts_with('|')).map(|line| code(&cells(line)[0])).collect();
-    assert_eq!(listed, CloseReason::NAMES);
+    assert_eq!(listed, CloseReason::ALL.map(CloseReason::name));
 }
 
 #[test]

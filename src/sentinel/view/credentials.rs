@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::{Output, State, View};
-use crate::admin::view::CredentialsState;
 use crate::secret::Credentials;
 use crate::sentinel::report::{NodeAnswer, Role};
+use crate::status::CredentialsState;
+pub use switchmaster_protocol::sentinel::login::Login;
 
 /// What was refused is tried again this often where nothing works: the node may have been set right.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -23,15 +24,6 @@ const PROVEN_FOR: Duration = Duration::from_secs(10);
 const DOUBTED_AFTER: Duration = Duration::from_secs(2);
 /// Clients' credentials that are remembered, the newest first.
 const MOST_LEARNT: usize = 8;
-
-/// Credentials to ask the nodes with. Each choice has an id of its own, also when it is the same again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// Comes back in [`NodeAnswer::login`]. 0 is nobody's choice: a node that we do not trust is asked without.
-    pub id: u64,
-    /// `None`: without.
-    pub credentials: Option<Credentials>,
-}
 
 /// What a node made of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Output, State, View};
-use crate::admin::view::FailoverView;
+use crate::status::FailoverView;
 
 /// A first reply later than this says that nobody asked, not that sessions were slow to move.
 const ATTACH_WITHIN: Duration = Duration::from_secs(1);

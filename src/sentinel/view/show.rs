@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{SentinelState, State, View};
-use crate::admin::view::{self as shown, AbortView, Agreement, FailoverView, MasterView, ReplicaView, SentinelView};
 use crate::config::HostPort;
 use crate::sentinel::report::{Role, SentinelAnswer};
+use crate::status::{self as shown, AbortView, Agreement, FailoverView, MasterView, ReplicaView, SentinelView};
 
 /// For this long after a switch a Sentinel may name the old master: gossip takes a second or two.
 const GOSSIP_FOR: Duration = Duration::from_secs(5);

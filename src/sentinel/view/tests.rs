@@ -5,9 +5,9 @@ mod credentials;
 mod shown;
 
 use super::*;
-use crate::admin::view::CredentialsState;
 use crate::sentinel::event::Kind;
 use crate::sentinel::report::{Claim, Peer, ReplicaFact, Role};
+use crate::status::CredentialsState;
 
 mod abandoned;
 mod electing;

@@ -4,17 +4,16 @@
 //! while a failover is under way) is judged whole; nothing overtakes what is held back.
 
 use std::ops::Range;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::ledger::{Answered, Delivery, Fate, nothing};
 use super::outbox::Forwarded;
-use super::restoration::has_no_password;
 use super::{
     Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Refusal, Reuse, Standing, Take, Turn,
 };
+use crate::node::{auth, refusal};
 use crate::resp::command::{Duty, Effect};
-use crate::resp::push::{announcement, element};
+use crate::resp::reply::{announcement, element};
 use crate::resp::request::Args;
 use crate::resp::scanner::{ReplyScanner, Scan};
 use crate::topology::Report;
@@ -391,8 +390,8 @@ impl Core {
     /// it is the reply to.
     fn hold_back(&mut self, turn: &mut Turn<'_>, effect: Effect, queued: bool, reply: &[u8]) -> bool {
         let doubt = self.back.doubt();
-        let wants_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas(turn);
-        let refused = wants_replicas || is_refusal(reply, effect, doubt.is_some());
+        let wants_replicas = refusal::is_too_few_replicas(reply) && self.may_wait_for_replicas(turn);
+        let refused = wants_replicas || refusal::is_of_no_master(reply, effect.duty == Duty::Exec, doubt.is_some());
         if !(refused || self.front.owed.has_answers() || self.withholds(effect, queued)) {
             return false;
         }
@@ -426,7 +425,7 @@ impl Core {
         if !effect.duty.changes_session() && !queued {
             return None;
         }
-        if effect.duty == Duty::Auth && has_no_password(reply) && is_known_password(turn, request) {
+        if effect.duty == Duty::Auth && auth::is_not_needed(reply) && is_known_password(turn, request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             turn.counts.auth_not_needed += 1;
             state.delivered(effect, queued, request, OK);
@@ -445,10 +444,7 @@ impl Core {
             if let Some(up) = self.back.last_mut() {
                 up.standing = Standing::Restored;
             }
-            let known = turn.credentials.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&proved);
-            if turn.settings.learn_credentials && !known {
-                turn.report(Report::Credentials(proved));
-            }
+            turn.credentials.offer(proved);
         }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.front.state.in_transaction() => {
@@ -465,9 +461,7 @@ impl Core {
 }
 
 fn is_known_password(turn: &Turn<'_>, request: &[u8]) -> bool {
-    let known = turn.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(known) = known.as_ref() else { return false };
-    Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
+    Args::new(request).last().is_some_and(|password| turn.credentials.is_password(&password))
 }
 
 /// What the reply is to changed no data: a read, or a request that MULTI has only queued.
@@ -478,27 +472,4 @@ pub(super) fn is_harmless(effect: Effect, queued: bool) -> bool {
 /// `+1700000000.123456 [0 127.0.0.1:1234] "get" "a"`
 fn is_monitor_line(frame: &[u8]) -> bool {
     frame.first() == Some(&b'+') && frame.get(1).is_some_and(u8::is_ascii_digit)
-}
-
-/// The server's own words for "I am not, or not yet, the master"; anything else is the application's.
-/// (Redis 7.0 server.c and blocked.c; Valkey keeps the texts.)
-fn is_refusal(reply: &[u8], effect: Effect, after_a_refusal: bool) -> bool {
-    const REFUSALS: [&[u8]; 5] = [
-        b"-READONLY You can't write against a read only replica.",
-        b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        b"-LOADING ",
-        b"-UNBLOCKED force unblock from blocking operation, instance state changed",
-        b"-REDIRECT ",
-    ];
-    const ABORT: &[u8] = b"-EXECABORT Transaction discarded because of: ";
-    if reply.first() != Some(&b'-') {
-        return false;
-    }
-    if let Some(cause) = reply.strip_prefix(ABORT) {
-        return [&b"READONLY"[..], b"MASTERDOWN", b"LOADING"].iter().any(|word| cause.starts_with(word));
-    }
-    if effect.duty == Duty::Exec && after_a_refusal {
-        return reply.starts_with(b"-EXECABORT Transaction discarded because of previous errors");
-    }
-    REFUSALS.iter().any(|refusal| reply.starts_with(refusal))
 }

@@ -4,16 +4,14 @@
 //! neighbours is here.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::held::held_by_thread;
 use super::state::Restore;
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
-use crate::secret::Credentials;
-use crate::session::scripts::Scripts;
 use crate::topology::Report;
+use crate::upstream::{KnownCredentials, Scripts};
 
 /// Buffers may be this large in each thread even if nothing is to be retained.
 const LEAST_TOTAL: usize = 1024 * 1024;
@@ -33,8 +31,6 @@ pub struct Settings {
     pub retain_total: usize,
     /// A connection may serve another session after a RESET.
     pub reuse_backends: bool,
-    /// Control wants the credentials with which clients authenticate.
-    pub learn_credentials: bool,
 }
 
 /// What is true now, and what is to be done about it.
@@ -54,8 +50,8 @@ pub struct Turn<'a> {
     pub settings: &'a Settings,
     /// The scripts that clients have loaded.
     pub scripts: &'a Scripts,
-    /// The credentials of the nodes, as far as they are known.
-    pub credentials: &'a Mutex<Option<Credentials>>,
+    /// The credentials that let us in at the nodes.
+    pub credentials: &'a KnownCredentials,
     /// What happened, for the metrics.
     pub counts: Counts,
     /// To be done, in this order.
