@@ -7,7 +7,7 @@
 //!                 reports │   │ generation                                   │ ROLE, INFO
 //!                         ▼   │                                              │
 //!                        topology ◀── sentinel ──────────────────────────────┘
-//!                             ▲       │  view decides (sans-IO)   ▲
+//!                             ▲       │  tracker (sans-IO)        ▲
 //!                           admin ◀───┘ view                      └── +switch-master … every Sentinel
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
@@ -21,7 +21,7 @@
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
 //! replies mirror it. One loop in [`session`] drives both directions.
 //!
-//! **A failover**: a Sentinel's event → `sentinel::view` → [`topology::Topology::publish`] → each session, on its next
+//! **A failover**: a Sentinel's event → `sentinel::tracker` → [`topology::Topology::publish`] → each session, on its next
 //! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → Moving (dial, restore, send again what
 //! may be) → Flowing.
 //!

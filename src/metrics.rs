@@ -38,7 +38,7 @@ names! {
     REQUESTS_REPLAYED "counter" "switchmaster_requests_replayed_total" "Requests sent again to a new master."
     REPLIES_LOST "counter" "switchmaster_replies_lost_total" "Requests whose reply was lost with a master, so that nobody can know whether they ran."
     REPLIES_WITHHELD "counter" "switchmaster_replies_withheld_total" "Replies to writes that waited until the new master was seen to have them."
-    FAILOVERS "counter" "switchmaster_failovers_total" "Changes of master, by kind: planned, crash, or restart at the same address."
+    FAILOVERS "counter" "switchmaster_failovers_total" "Changes of master, by kind: planned, crash, restart at the same address, or restore (its data set was replaced in place)."
     FAILOVER_PHASE_SECONDS "histogram" "switchmaster_failover_phase_seconds" "Duration of a failover's phases: promotion and hold (from the first sign to the promotion and to the end of the hold), attach (from there to the first reply, within 1 s), confirm (from an early commit to Sentinel's epoch)."
     HOLD_SECONDS "histogram" "switchmaster_hold_seconds" "How long each held session was held."
     EMPTY_RESTARTS "counter" "switchmaster_empty_restarts_total" "Times the master was restarted with an empty data set, which its replicas then copy."
@@ -66,7 +66,7 @@ names! {
 }
 
 /// Values of the label `kind` of [`FAILOVERS`].
-pub const FAILOVER_KINDS: [&str; 3] = ["planned", "crash", "restart"];
+pub const FAILOVER_KINDS: [&str; 4] = ["planned", "crash", "restart", "restore"];
 /// Values of the label `phase` of [`FAILOVER_PHASE_SECONDS`].
 pub const FAILOVER_PHASES: [&str; 4] = ["hold", "promotion", "attach", "confirm"];
 /// Upper bounds of the histograms' buckets, in seconds.

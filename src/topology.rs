@@ -1,7 +1,7 @@
 //! The one thing both planes know: who is master, and whether requests may flow to it.
 //!
 //! The control plane publishes an [`Entry`]; every session reads it. An entry of an older term is refused, so
-//! nothing ever moves back by accident. Nothing here does I/O or decides anything: `sentinel::view` decides.
+//! nothing ever moves back by accident. Nothing here does I/O or decides anything: `sentinel::tracker` decides.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ pub struct Master {
     pub provisional: bool,
 }
 
-/// Whether requests may flow. The transitions are `sentinel::view`'s; sessions only obey.
+/// Whether requests may flow. The transitions are `sentinel::tracker`'s; sessions only obey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Requests flow to the master.
@@ -124,15 +124,11 @@ pub enum Report {
     DialFailed {
         /// The term that was dialled.
         term: u64,
-        /// The operating system's words.
-        error: String,
     },
     /// The node answered -READONLY, -MASTERDOWN or -LOADING to a request.
     Refused {
         /// The term of the session's backend.
         term: u64,
-        /// The first word of the refusal.
-        prefix: String,
     },
     /// The node refused the credentials replayed for a session (WRONGPASS, NOPERM).
     AuthRefused {

@@ -136,7 +136,12 @@ impl Samples {
     /// What control knows and did.
     fn control(&mut self, view: &View) {
         let counters = &view.counters;
-        let kinds = [counters.failovers_planned, counters.failovers_crash, counters.failovers_restart];
+        let kinds = [
+            counters.failovers_planned,
+            counters.failovers_crash,
+            counters.failovers_restart,
+            counters.failovers_restore,
+        ];
         self.by(names::FAILOVERS, "kind", names::FAILOVER_KINDS.into_iter().zip(kinds));
         self.one(names::FAILOVERS_ABORTED, counters.failovers_aborted);
         self.one(names::EARLY_COMMITS, counters.early_commits);

@@ -20,7 +20,7 @@ const MOST_LINES: usize = 600;
 /// Longer files, each with its reason.
 const LONGER: &[(&str, &str)] = &[
     ("crates/protocol/src/resp/table.rs", "one line for each command"),
-    ("src/sentinel/view/tests.rs", "the decision's own scenarios, one after the other"),
+    ("src/sentinel/tracker/tests.rs", "the decision's own scenarios, one after the other"),
 ];
 
 /// Every room of every member, with the rooms that it may import. A room stands behind all that it imports, so that there
@@ -188,7 +188,7 @@ const NAMESAKES: &[(&[&str], &str)] = &[
     ),
     (&["Outcome", "Verdict", "Report", "Refusal", "Found"], "what came of a question: each room asks one of its own"),
     (&["State", "Stage", "Kind", "Event", "Watch"], "of whatever the room is about"),
-    (&["Settings", "View", "Server", "Probe", "Candidate", "Name", "Taken", "Key"], "yet to be told apart"),
+    (&["Settings", "Server", "Probe", "Candidate", "Name", "Taken", "Key"], "yet to be told apart"),
 ];
 
 /// Places outside `net` that still name a socket type of the runtime or of the standard library.

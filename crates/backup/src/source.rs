@@ -17,9 +17,9 @@ use crate::backup::Error;
 use crate::config::{Config, HostPort};
 use crate::node::info::InfoRole;
 use crate::sentinel::client::{self, AddressMap, Sentinel};
+use crate::sentinel::consensus::{self, Consensus, Named};
 use crate::sentinel::electorate;
 use crate::sentinel::report::SentinelAnswer;
-use crate::sentinel::word::{self, Named, Word};
 
 pub(crate) use node::refused;
 pub use node::{AskError, Node, dial};
@@ -196,16 +196,16 @@ pub async fn named(config: &Config) -> Result<Named, Error> {
 
 fn weigh(name: &str, answers: &[(HostPort, SentinelAnswer)], known: usize) -> Result<Named, Error> {
     let told = || answers.iter().map(|(_, answer)| answer);
-    match word::weigh(told(), known) {
-        Word::Named(named) => Ok(named),
-        Word::Split { epoch, addrs } => {
+    match consensus::weigh(told(), known) {
+        Consensus::Agreed(named) => Ok(named),
+        Consensus::Conflicting { epoch, addrs } => {
             let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
             Err(Error::Unavailable(format!(
                 "the Sentinels name several masters of {name} at epoch {epoch}: {}; try again when they agree",
                 addrs.join(", ")
             )))
         }
-        Word::Nothing => {
+        Consensus::None => {
             let problems: Vec<&str> = told().filter_map(|answer| answer.problem.as_deref()).collect();
             Err(Error::Unavailable(format!("no Sentinel names a master of {name}: {}", problems.join("; "))))
         }
@@ -240,7 +240,7 @@ impl<'a> Asker<'a> {
             names.sort();
             match &names[..] {
                 [name] => return Ok(name.clone()),
-                [] => problems.push(format!("Sentinel {} monitors nothing", client::show(at))),
+                [] => problems.push(format!("Sentinel {at} monitors nothing")),
                 _ => {
                     return Err(Error::Usage(format!(
                         "Sentinel monitors several masters: {}; choose one with --master-name",

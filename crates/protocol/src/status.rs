@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Everything that is known, at one moment.
 ///
-/// The one description of the control plane's state: `sentinel::view` makes it at each look, the admin server fills in
+/// The one description of the control plane's state: `sentinel::tracker` makes it at each look, the admin server fills in
 /// the parts named as its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -198,6 +198,7 @@ pub struct Counters {
     pub failovers_planned: u64,
     pub failovers_crash: u64,
     pub failovers_restart: u64,
+    pub failovers_restore: u64,
     pub failovers_aborted: u64,
     pub early_commits: u64,
     pub early_commits_wrong: u64,

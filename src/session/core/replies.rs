@@ -401,9 +401,7 @@ impl Core {
             let why = if wants_replicas { Refusal::TooFewReplicas } else { Refusal::NotMaster };
             self.back.set_doubt(Some(Doubt { since: turn.now, why }));
             if !wants_replicas {
-                let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
-                let prefix = String::from_utf8_lossy(prefix).into_owned();
-                turn.report(Report::Refused { term: self.term, prefix });
+                turn.report(Report::Refused { term: self.term });
             }
         }
         true

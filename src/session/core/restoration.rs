@@ -34,13 +34,13 @@ pub enum Progress {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not the protocol, or there is no end of it.
-    Broken(String),
-    /// The node is not, or not yet, the master: its line.
-    NotNow(String),
+    Broken,
+    /// The node is not, or not yet, the master.
+    NotNow,
     /// It refused the client's credentials, or what they must be allowed: its line.
     Auth(String),
-    /// It refused something else that the client's state needs: its line.
-    Other(String),
+    /// It refused something else that the client's state needs.
+    Other,
 }
 
 impl<'a> Restoration<'a> {
@@ -63,7 +63,7 @@ impl<'a> Restoration<'a> {
                 Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
                     self.unasked.extend_from_slice(reply);
                     if self.unasked.len() > MOST_BYTES {
-                        return Err(Refusal::Broken("too much is said unasked".into()));
+                        return Err(Refusal::Broken);
                     }
                 }
                 _ => {
@@ -78,8 +78,8 @@ impl<'a> Restoration<'a> {
 }
 
 impl From<NotAReply> for Refusal {
-    fn from(error: NotAReply) -> Refusal {
-        Refusal::Broken(error.to_string())
+    fn from(_: NotAReply) -> Refusal {
+        Refusal::Broken
     }
 }
 
@@ -88,18 +88,18 @@ fn check(expect: Expect, reply: &[u8]) -> Result<bool, Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
     if is_error && refusal::is_passing(reply) {
-        return Err(Refusal::NotNow(line()));
+        return Err(Refusal::NotNow);
     }
     match expect {
         Expect::Anything | Expect::Loaded => Ok(false),
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(false),
-        Expect::Queued => Err(Refusal::Other(line())),
+        Expect::Queued => Err(Refusal::Other),
         Expect::Authenticated if auth::is_not_needed(reply) => Ok(true),
         Expect::Authenticated if is_error => Err(Refusal::Auth(line())),
         Expect::Accepted if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => {
             Err(Refusal::Auth(line()))
         }
-        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
+        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other),
         Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(false),
     }
 }

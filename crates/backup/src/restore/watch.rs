@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::backup::Error;
 use crate::config::{Config, HostPort};
-use crate::sentinel::client::{self, AddressMap, Sentinel};
+use crate::sentinel::client::{AddressMap, Sentinel};
 use crate::sentinel::event::Kind;
 
 /// Two INFO periods.
@@ -52,7 +52,7 @@ impl Watch {
         for at in sentinels {
             let auth = config.sentinel.auth.as_ref();
             match Sentinel::connect(&map.map(at), &mut Vec::new(), auth, CONNECT).await {
-                Ok(sentinel) => _ = tasks.spawn(listen(sentinel, client::show(at), name.to_owned(), out.clone())),
+                Ok(sentinel) => _ = tasks.spawn(listen(sentinel, at.to_string(), name.to_owned(), out.clone())),
                 Err(error) => problems.push(error.to_string()),
             }
         }
@@ -96,7 +96,7 @@ async fn listen(mut sentinel: Sentinel, at: String, name: String, out: mpsc::Sen
     while let Ok(event) = sentinel.event(Some(&name)).await {
         let what = match event.kind {
             Kind::MasterDown => "takes the master for down",
-            Kind::TryFailover | Kind::Candidate { .. } | Kind::Promoted => "has begun a failover",
+            Kind::TryFailover | Kind::Candidate | Kind::Promoted => "has begun a failover",
             Kind::SwitchMaster => "names another master",
             _ => continue,
         };

@@ -26,8 +26,8 @@ use crate::net::Connector;
 use crate::node::auth as node_auth;
 use crate::secret::Credentials;
 use crate::sentinel::event::{self, Event};
+use crate::sentinel::login::Login;
 use crate::sentinel::report::{NodeAnswer, Role, SentinelAnswer};
-use crate::sentinel::view::Login;
 
 use reply::{
     claim, entries, error_of, fields, is_list, no_permission, parse_info, peer, replica, reply_error, role, text, words,
@@ -100,7 +100,7 @@ impl AddressMap {
     pub async fn resolve(&self, reported: &HostPort, limit: Duration) -> Result<SocketAddr, Error> {
         let mapped = self.map(reported);
         let addrs = resolve(&mapped, limit).await?;
-        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{} has no address", show(reported))))?;
+        let first = *addrs.first().ok_or_else(|| Error::Resolve(format!("{reported} has no address")))?;
         if mapped.host.parse::<IpAddr>().is_err() {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
             if names.len() < MOST_NAMES || names.contains_key(&mapped) {
@@ -122,15 +122,6 @@ impl AddressMap {
     pub fn literal(&self, reported: &HostPort) -> Option<SocketAddr> {
         let mapped = self.map(reported);
         Some(SocketAddr::new(mapped.host.parse::<IpAddr>().ok()?, mapped.port))
-    }
-}
-
-/// `host:port`, an IPv6 address in brackets.
-pub fn show(addr: &HostPort) -> String {
-    if addr.host.contains(':') {
-        format!("[{}]:{}", addr.host, addr.port)
-    } else {
-        format!("{}:{}", addr.host, addr.port)
     }
 }
 
@@ -275,7 +266,7 @@ pub struct Sentinel {
     /// Events about our master since then.
     events: (Instant, usize),
     myid: Option<String>,
-    /// Told once: it has no password although we have one.
+    /// For the log, once: it has no password although we have one.
     pub notice: Option<String>,
 }
 
@@ -293,7 +284,7 @@ impl Sentinel {
             Err(error) if known.is_empty() => return Err(error),
             Err(_) => {}
         }
-        let mut last = Error::Resolve(format!("{} has no address", show(at)));
+        let mut last = Error::Resolve(format!("{at} has no address"));
         for addr in known.iter().copied().take(4) {
             match Sentinel::connect_addr(at, addr, credentials, limit).await {
                 Ok(sentinel) => return Ok(sentinel),
@@ -309,7 +300,7 @@ impl Sentinel {
         credentials: Option<&Credentials>,
         limit: Duration,
     ) -> Result<Sentinel, Error> {
-        let peer = format!("Sentinel {}", show(at));
+        let peer = format!("Sentinel {at}");
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_lib_name("switchmaster", env!("CARGO_PKG_VERSION"))
@@ -331,7 +322,7 @@ impl Sentinel {
             return Err(reply_error(&connection.peer, error.code(), error.details().unwrap_or_default()));
         }
         let myid = replies.get(1).and_then(text);
-        // HELLO's AUTH succeeds silently where the default user has no password; the one-argument AUTH tells.
+        // HELLO's AUTH succeeds silently where the default user has no password; the one-argument AUTH does not.
         let mut notice = None;
         if let Some(credentials) = credentials.filter(|credentials| credentials.username.is_none()) {
             let reply = connection.ask(&[auth(credentials)], limit).await?;
@@ -479,7 +470,7 @@ pub struct Node {
     login: u64,
     /// The credentials were refused; questions may still be answered, or say NOAUTH.
     refused: Option<String>,
-    /// Told once: it has no password although we have one.
+    /// For the log, once: it has no password although we have one.
     pub notice: Option<String>,
 }
 

@@ -22,7 +22,7 @@ pub struct Listed<'a> {
     pub answer: Option<&'a SentinelAnswer>,
 }
 
-/// What tells one Sentinel from another.
+/// What distinguishes one Sentinel from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Id {
     RunId(String),
@@ -119,6 +119,41 @@ impl Vertex<'_> {
     }
 }
 
+impl Group {
+    /// How many of these answer in it.
+    fn answering_of(&self, vertices: &[&Vertex]) -> usize {
+        vertices.iter().filter(|vertex| self.answering.contains(&vertex.id)).count()
+    }
+
+    fn lists(&self, vertex: &Vertex, map: &AddressMap) -> bool {
+        self.others.values().any(|peer| vertex.is(peer, map))
+    }
+
+    /// The addresses of those that name a master, when one of them is configured.
+    fn claimants(&self, vertices: &[Vertex]) -> Option<Vec<HostPort>> {
+        let of_group = vertices.iter().filter(|vertex| self.answering.contains(&vertex.id));
+        let claims = of_group.filter(|vertex| vertex.answers().any(|answer| answer.claim.is_some()));
+        let listed: Vec<_> = claims.flat_map(|vertex| &vertex.listed).collect();
+        let configured = listed.iter().any(|listed| listed.configured);
+        configured.then(|| listed.into_iter().map(|listed| listed.at.clone()).collect())
+    }
+}
+
+/// A silent one counts for the one group that lists it.
+fn is_silent_one_of(vertex: &Vertex, group: &Group, groups: &[Group], map: &AddressMap) -> bool {
+    !vertex.takes_part()
+        && vertex.answers().next().is_none()
+        && group.lists(vertex, map)
+        && groups.iter().filter(|other| other.lists(vertex, map)).count() == 1
+}
+
+/// The one group with a Sentinel that an earlier run believed.
+fn recalled(groups: &[Group], remembered: &BTreeSet<String>) -> Option<usize> {
+    let is_known = |id: &Id| matches!(id, Id::RunId(id) if remembered.contains(id));
+    let mut recalled = (0..groups.len()).filter(|index| groups[*index].answering.iter().any(is_known));
+    recalled.next().filter(|_| recalled.next().is_none())
+}
+
 impl Electorate {
     /// Counts anew. `settled`: every configured Sentinel has had its chance to answer. `remembered`: the run ids of an
     /// earlier run's set.
@@ -131,58 +166,43 @@ impl Electorate {
         let vertices = vertices(listed);
         let groups = groups(&vertices, map);
         let configured: Vec<&Vertex> = vertices.iter().filter(|vertex| vertex.is_configured()).collect();
-        let answering = |group: &Group| configured.iter().filter(|vertex| group.answering.contains(&vertex.id)).count();
-        // A silent one counts for the one group that lists it.
-        let lists = |group: &Group, vertex: &Vertex| group.others.values().any(|peer| vertex.is(peer, map));
-        let silent = |group: &Group| {
-            let only = |vertex: &&&Vertex| {
-                !vertex.takes_part()
-                    && vertex.answers().next().is_none()
-                    && lists(group, vertex)
-                    && groups.iter().filter(|other| lists(other, vertex)).count() == 1
-            };
-            configured.iter().filter(only).count()
+        let holds = |group: &Group| {
+            let silent = configured.iter().filter(|vertex| is_silent_one_of(vertex, group, &groups, map)).count();
+            (group.answering_of(&configured) + silent) * 2 > configured.len()
         };
-        let present = |group: &Group| group.answering.intersection(&self.members).count();
-        let continued = || groups.iter().position(|group| present(group) * 2 > self.members.len());
-        let anchor = || groups.iter().position(|group| answering(group) * 2 > configured.len());
-        let holds = |group: &Group| (answering(group) + silent(group)) * 2 > configured.len();
-        let old =
-            |group: &Group| group.answering.iter().any(|id| matches!(id, Id::RunId(id) if remembered.contains(id)));
-        let anchored = continued().filter(|_| self.anchored).or_else(anchor);
+        let anchored = self.anchored_in(&groups, &configured);
         let chosen = anchored.or_else(|| {
-            let mut recalled = (0..groups.len()).filter(|index| old(&groups[*index]));
-            let recalled = recalled.next().filter(|_| recalled.next().is_none());
-            let held = groups.iter().position(holds).or(recalled);
+            let held = groups.iter().position(&holds).or_else(|| recalled(&groups, remembered));
             held.filter(|_| !self.anchored && settled)
         });
-        if let Some(index) = chosen {
-            let group = &groups[index];
-            self.anchored = anchored.is_some();
-            self.holds_configured = self.anchored || holds(group);
-            self.members = group.answering.iter().chain(group.others.keys()).cloned().collect();
-            // What is not anchored can have no majority.
-            self.known = if self.anchored { group.known } else { group.known.max(configured.len()) };
-            self.strangers = if self.anchored { group.strangers.clone() } else { Vec::new() };
-        } else {
-            self.strangers.clear();
+        match chosen.map(|index| &groups[index]) {
+            Some(group) => {
+                self.anchored = anchored.is_some();
+                self.holds_configured = self.anchored || holds(group);
+                self.members = group.answering.iter().chain(group.others.keys()).cloned().collect();
+                // What is not anchored can have no majority.
+                self.known = if self.anchored { group.known } else { group.known.max(configured.len()) };
+                self.strangers = if self.anchored { group.strangers.clone() } else { Vec::new() };
+            }
+            None => self.strangers.clear(),
         }
         let members = || vertices.iter().filter(|vertex| self.members.contains(&vertex.id));
         self.voices = members().flat_map(|vertex| &vertex.listed).map(|listed| listed.at.clone()).collect();
         self.say = members().filter_map(Vertex::representative).cloned().collect();
-        let ours = |index: usize, group: &Group| match chosen {
+        let is_ours = |index: usize, group: &Group| match chosen {
             Some(chosen) => index == chosen,
             None => group.answering.iter().any(|id| self.members.contains(id)),
         };
-        let rivals = groups.iter().enumerate().filter(|(index, group)| !ours(*index, group));
-        let addrs = |group: &Group| {
-            let of_group = vertices.iter().filter(|vertex| group.answering.contains(&vertex.id));
-            let claims = of_group.filter(|vertex| vertex.answers().any(|answer| answer.claim.is_some()));
-            let addrs: Vec<_> = claims.flat_map(|vertex| &vertex.listed).collect();
-            let configured = addrs.iter().any(|listed| listed.configured);
-            configured.then(|| addrs.into_iter().map(|listed| listed.at.clone()).collect())
-        };
-        self.rivals = rivals.filter_map(|(_, group)| addrs(group)).collect();
+        let rivals = groups.iter().enumerate().filter(|(index, group)| !is_ours(*index, group));
+        self.rivals = rivals.filter_map(|(_, group)| group.claimants(&vertices)).collect();
+    }
+
+    /// The group in which more than half of the present set answer, or more than half of the configured list.
+    fn anchored_in(&self, groups: &[Group], configured: &[&Vertex]) -> Option<usize> {
+        let present = |group: &Group| group.answering.intersection(&self.members).count();
+        let continued = groups.iter().position(|group| present(group) * 2 > self.members.len());
+        let anchor = || groups.iter().position(|group| group.answering_of(configured) * 2 > configured.len());
+        continued.filter(|_| self.anchored).or_else(anchor)
     }
 
     /// There is a set.
@@ -288,11 +308,11 @@ fn group(members: &[&Vertex], vertices: &[Vertex], map: &AddressMap) -> Group {
     let strangers = strangers.map(|(peer, _)| peer.clone()).collect();
     listed.retain(|_, (_, times)| *times * 2 >= speakers);
     let mute = members.iter().filter(|member| member.peers().is_none());
-    let told = mute.flat_map(|member| member.answers()).filter_map(|answer| answer.claim.as_ref());
-    let told = told.map(|claim| claim.other_sentinels + 1).max().unwrap_or_default();
+    let claims = mute.flat_map(|member| member.answers()).filter_map(|answer| answer.claim.as_ref());
+    let claimed = claims.map(|claim| claim.other_sentinels + 1).max().unwrap_or_default();
     Group {
         answering: members.iter().map(|member| member.id.clone()).collect(),
-        known: (members.len() + listed.len()).max(usize::try_from(told).unwrap_or_default()),
+        known: (members.len() + listed.len()).max(usize::try_from(claimed).unwrap_or_default()),
         others: listed.into_iter().map(|(id, (peer, _))| (id, peer)).collect(),
         strangers,
     }
@@ -334,10 +354,10 @@ pub enum Name {
 
 /// The name that more than half of the `configured` Sentinels monitor alone; once `settled`, more than half of those
 /// that answer. One Sentinel alone neither chooses the name nor ends the process.
-pub fn name(told: &BTreeMap<HostPort, Vec<String>>, configured: usize, settled: bool) -> Name {
-    let wanted = if settled { told.len().min(configured) } else { configured };
+pub fn name(monitored: &BTreeMap<HostPort, Vec<String>>, configured: usize, settled: bool) -> Name {
+    let wanted = if settled { monitored.len().min(configured) } else { configured };
     let mut counts: BTreeMap<&Vec<String>, usize> = BTreeMap::new();
-    told.values().for_each(|names| *counts.entry(names).or_default() += 1);
+    monitored.values().for_each(|names| *counts.entry(names).or_default() += 1);
     match counts.into_iter().find(|(_, count)| count * 2 > wanted).map(|(names, _)| &names[..]) {
         None => Name::Unknown,
         Some([]) => Name::Nothing,

@@ -22,10 +22,7 @@ pub enum Kind {
     /// `+try-failover`: a Sentinel runs for leader.
     TryFailover,
     /// `+selected-slave` and the states after it: `node` is about to be promoted.
-    Candidate {
-        /// The channel, for the log.
-        channel: String,
-    },
+    Candidate,
     /// `+promoted-slave`: the leader has seen `node` as a master.
     Promoted,
     /// `+switch-master`: the leader's or a follower's table now names `node`.
@@ -44,15 +41,9 @@ pub enum Kind {
     /// `-sdown` or `-odown` of the master.
     MasterUp,
     /// `+sdown` of a replica, `+reboot`, `+new-epoch`, `+vote-for-leader`: something is going on.
-    Unusual {
-        /// The channel, for the log.
-        channel: String,
-    },
+    Unusual,
     /// `+reset-master`, `+monitor`, `-monitor`: its table was rewritten by hand.
-    Table {
-        /// The channel, for the log.
-        channel: String,
-    },
+    Table,
     /// `+reboot` of the master: its process was restarted.
     MasterReboot,
     /// `+sentinel`, `-dup-sentinel` …: the peers changed.
@@ -69,7 +60,7 @@ pub fn parse(name: &str, channel: &str, payload: &str) -> Option<Event> {
     match channel {
         "+tilt" => return plain(Kind::TiltOn),
         "-tilt" => return plain(Kind::TiltOff),
-        "+new-epoch" | "+vote-for-leader" => return plain(Kind::Unusual { channel: channel.into() }),
+        "+new-epoch" | "+vote-for-leader" => return plain(Kind::Unusual),
         "+switch-master" => {
             let tokens: Vec<&str> = payload.split_ascii_whitespace().collect();
             let [master, old_host, old_port, host, port] = tokens[..] else { return None };
@@ -87,12 +78,11 @@ pub fn parse(name: &str, channel: &str, payload: &str) -> Option<Event> {
     }
     let of_master = about.kind == "master";
     let of_replica = about.kind == "slave" || about.kind == "replica";
-    let channel_name = || channel.to_owned();
     let kind = match channel {
         "+try-failover" => Kind::TryFailover,
         "+promoted-slave" if of_replica => Kind::Promoted,
-        "+selected-slave" if of_replica => Kind::Candidate { channel: channel_name() },
-        _ if of_replica && channel.starts_with("+failover-state-") => Kind::Candidate { channel: channel_name() },
+        "+selected-slave" if of_replica => Kind::Candidate,
+        _ if of_replica && channel.starts_with("+failover-state-") => Kind::Candidate,
         _ if channel.starts_with("-failover-abort") => {
             Kind::Aborted { reason: channel.trim_start_matches("-failover-abort").trim_start_matches('-').into() }
         }
@@ -101,8 +91,8 @@ pub fn parse(name: &str, channel: &str, payload: &str) -> Option<Event> {
         "+sdown" | "+odown" if of_master => Kind::MasterDown,
         "-sdown" | "-odown" if of_master => Kind::MasterUp,
         "+reboot" if of_master => Kind::MasterReboot,
-        "+sdown" | "+reboot" | "+elected-leader" => Kind::Unusual { channel: channel_name() },
-        "+reset-master" | "+monitor" | "-monitor" => Kind::Table { channel: channel_name() },
+        "+sdown" | "+reboot" | "+elected-leader" => Kind::Unusual,
+        "+reset-master" | "+monitor" | "-monitor" => Kind::Table,
         "+sentinel" | "-dup-sentinel" | "+sentinel-address-switch" | "+sentinel-invalid-addr" => Kind::Peers,
         _ => return None,
     };
@@ -147,12 +137,12 @@ mod tests {
     #[test]
     fn a_candidate_is_named_by_token_position() {
         let event = parse("m", "+selected-slave", "slave [::1]:6380 ::1 6380 @ m ::1 6379").expect("parses");
-        assert_eq!(event.kind, Kind::Candidate { channel: "+selected-slave".into() });
+        assert_eq!(event.kind, Kind::Candidate);
         assert_eq!(event.node, at("::1", 6380));
         assert_eq!(event.master, at("::1", 6379));
         let event =
             parse("m", "+failover-state-wait-promotion", "slave a:1 10.0.0.2 1 @ m 10.0.0.1 2").expect("parses");
-        assert!(matches!(event.kind, Kind::Candidate { .. }));
+        assert!(matches!(event.kind, Kind::Candidate));
     }
 
     #[test]

@@ -3,11 +3,8 @@
 //! Nothing here decides whom to follow: that is the proxy's tracker, or a backup that looks for its source.
 
 pub mod client;
+pub mod consensus;
 pub mod electorate;
 pub mod event;
 pub mod login;
 pub mod report;
-pub mod word;
-
-// The name that it has in the proxy's crate.
-use login as view;

@@ -1,4 +1,4 @@
-//! What the outside tells the decision: answers of Sentinels and nodes, already parsed and resolved.
+//! What the outside reports to the tracker: answers of Sentinels and nodes, already parsed and resolved.
 //!
 //! Plain data. An answer always carries the instant its question was *sent*: what it says was true no earlier.
 
@@ -27,15 +27,11 @@ pub enum Input {
     SessionDialFailed {
         /// The term that was dialled.
         term: u64,
-        /// The operating system's words.
-        error: String,
     },
     /// The node of this term refused a request as only a replica or a loading node does.
     SessionRefused {
         /// The term of that backend.
         term: u64,
-        /// The first word of the refusal.
-        prefix: String,
     },
     /// The node refused the credentials that a session replayed.
     SessionAuthRefused {
@@ -82,7 +78,7 @@ pub enum FromSentinel {
         /// It takes connections and does not answer: it lives, and may only be slow.
         mute: bool,
     },
-    /// Worth telling the operator once.
+    /// Worth a line in the log, once.
     Notice(String),
 }
 
@@ -103,6 +99,23 @@ pub struct SentinelAnswer {
     pub replicas: Option<Vec<ReplicaFact>>,
     /// CKQUORUM: `Ok` or the server's words; `None` when it may not be asked.
     pub quorum: Option<Result<(), String>>,
+}
+
+impl SentinelAnswer {
+    /// It names this node as the master.
+    pub fn names(&self, addr: SocketAddr) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.addr == addr)
+    }
+
+    /// It lists this node as a replica.
+    pub fn lists(&self, addr: SocketAddr) -> bool {
+        self.replicas.iter().flatten().any(|replica| replica.addr == addr)
+    }
+
+    /// Its Sentinel is replacing the master that it names.
+    pub fn is_failing_over(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.failover)
+    }
 }
 
 /// The master that a Sentinel names: GET-MASTER-ADDR's address with MASTER's epoch.
@@ -139,7 +152,7 @@ pub struct Peer {
     pub addr: HostPort,
     /// Its run id.
     pub run_id: String,
-    /// Its peer holds it for down.
+    /// Its peer has marked it down (s_down).
     pub s_down: bool,
 }
 
@@ -171,7 +184,7 @@ pub enum FromNode {
     Refused(String),
     /// It could not be reached, or did not answer in time.
     Silent(String),
-    /// Worth telling the operator once.
+    /// Worth a line in the log, once.
     Notice(String),
 }
 
@@ -180,7 +193,7 @@ pub enum FromNode {
 pub struct NodeAnswer {
     /// When the question was sent.
     pub asked: Instant,
-    /// Tells the control connections to one node apart: the same number is surely the same process.
+    /// Distinguishes the control connections to one node: the same number is surely the same process.
     pub connection: u64,
     /// What ROLE said.
     pub role: Role,
@@ -188,7 +201,7 @@ pub struct NodeAnswer {
     pub info: Option<Info>,
     /// NOPERM, when INFO was asked: the node's words.
     pub info_refused: Option<String>,
-    /// [`crate::sentinel::view::Login::id`] of what it was asked with.
+    /// [`crate::sentinel::login::Login::id`] of what it was asked with.
     pub login: u64,
 }
 
@@ -228,7 +241,7 @@ pub struct NamedReplica {
     pub lag: u64,
 }
 
-/// The parts of INFO that tell processes and data sets apart.
+/// The parts of INFO that distinguish processes and data sets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
     /// `run_id`: one process.
