@@ -229,7 +229,7 @@ impl Core {
                 self.outage_mut().reply_begun_at = Some(turn.now);
             }
             if let Some(up) = self.back.last_mut() {
-                up.tail = part.to_vec();
+                up.tail = part.into();
             }
         } else {
             match self.sort(kind, part) {
