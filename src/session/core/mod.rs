@@ -20,6 +20,8 @@ mod held;
 pub mod ledger;
 mod moving;
 pub mod outbox;
+#[cfg(test)]
+mod pair;
 mod phase;
 mod replies;
 mod requests;
