@@ -1,15 +1,16 @@
 //! How long it takes to note requests and to settle them (`cargo bench --bench ledger`).
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use switchmaster::resp::command::classify;
 use switchmaster::resp::request::encode;
-use switchmaster::session::ledger::Ledger;
+use switchmaster::session::core::ledger::{Asked, Ledger};
 
 fn pipelines(criterion: &mut Criterion) {
     let get = encode(&[b"GET", b"key:000000000001"]);
-    let effect = classify(&get);
+    let (effect, now) = (classify(&get), Instant::now());
     let mut group = criterion.benchmark_group("ledger");
     for pipeline in [1, 16, 100] {
         group.throughput(Throughput::Elements(pipeline));
@@ -17,7 +18,7 @@ fn pipelines(criterion: &mut Criterion) {
             let mut ledger = Ledger::default();
             bencher.iter(|| {
                 for _ in 0..pipeline {
-                    ledger.push(effect, black_box(&get), true, false, true);
+                    ledger.push(Asked::new(effect), black_box(&get), now);
                 }
                 for _ in 0..pipeline {
                     black_box(ledger.expected());

@@ -227,10 +227,15 @@ impl Topology {
         self.changed.send_replace(());
     }
 
+    /// The latest moment at which the current master was asked a question that it answered as what it is.
+    pub fn proof(&self) -> Option<Instant> {
+        let proof = self.proof.load(Ordering::Relaxed);
+        (proof > 0).then(|| self.started + Duration::from_micros(proof - 1))
+    }
+
     /// Whether the current master was proven alive, by a question asked after `instant`.
     pub fn proven_since(&self, instant: Instant) -> bool {
-        let proof = self.proof.load(Ordering::Relaxed);
-        proof > 0 && self.started + Duration::from_micros(proof - 1) > instant
+        self.proof().is_some_and(|proof| proof > instant)
     }
 
     /// The number of the last look at the master's offset whose answer has arrived; it only rises, and is never 0. A

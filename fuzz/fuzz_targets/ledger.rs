@@ -14,7 +14,7 @@ use switchmaster::resp::command::{Class, Duty, Effect, classify, classify_head};
 use switchmaster::resp::ordinary;
 use switchmaster::resp::request::{Args, encode};
 use switchmaster::resp::scanner::{RequestScanner, Scan};
-use switchmaster::session::ledger::{Front, Judgement, Ledger};
+use switchmaster::session::core::ledger::{Asked, DISCARD, Delivery, Judgement, Ledger};
 
 /// The requests there are; the number of the request follows the name.
 const REQUESTS: &[&[&[u8]]] = &[
@@ -38,31 +38,58 @@ const REQUESTS: &[&[&[u8]]] = &[
     &[b"SUBSCRIBE"],
 ];
 
-/// Times are told to the millisecond, and the clock goes on between the model and the ledger.
-const SLACK: f64 = 1.0;
+/// What is left of a time-out in seconds is sent to the millisecond, in milliseconds as the next whole one.
+const ROUNDED: f64 = 0.001_001;
 /// A request is sent again at most so often.
 const MAX_TRIES: u8 = 2;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Push { request: u8, body: u8, first_bytes: u8, queued: bool, keep: bool },
-    Extend { bytes: u8, keep: bool },
+    Push {
+        request: u8,
+        body: u8,
+        first_bytes: u8,
+        queued: bool,
+        keep: bool,
+    },
+    Extend {
+        bytes: u8,
+        keep: bool,
+    },
     Settle,
     Confirm,
     Unsent,
     RetryRefused,
-    Withhold { refused: bool, later: u16 },
-    Release { before: Option<u16> },
+    Withhold {
+        refused: bool,
+        later: u16,
+    },
+    Release {
+        before: Option<u16>,
+    },
     TakeFront,
-    Judge { replicated: Option<u16>, later: u16, resp3: bool, policy: u8, unsent: u8, partly: bool, watching: bool, left: bool },
-    Fail { policy: u8, unsent: u8, resp3: bool },
+    Judge {
+        replicated: Option<u16>,
+        later: u16,
+        resp3: bool,
+        policy: u8,
+        unsent: u8,
+        partly: bool,
+        watching: bool,
+        left: bool,
+    },
+    Fail {
+        policy: u8,
+        unsent: u8,
+        resp3: bool,
+    },
     Clear,
     Other,
 }
 
 fuzz_target!(|steps: Vec<Step>| {
     // Two, since they share what is pooled and counted by thread.
-    let mut models = [Model::default(), Model::default()];
+    let mut models = [Model::new(), Model::new()];
     let mut at = 0;
     for (count, step) in steps.into_iter().enumerate() {
         if let Step::Other = step {
@@ -83,14 +110,14 @@ fuzz_target!(|steps: Vec<Step>| {
     assert_eq!(Ledger::retained_by_thread(), 0);
 });
 
-#[derive(Default)]
 struct Model {
     ledger: Ledger,
+    started: Instant,
     requests: Vec<Request>,
     pushed: u32,
     delivered: Option<u32>,
-    /// How much later it is than the clock says.
-    skew: Duration,
+    /// How much later than its beginning it is.
+    passed: Duration,
 }
 
 struct Request {
@@ -222,7 +249,7 @@ impl Request {
         let told = Args::new(bytes).last().unwrap();
         let told: f64 = std::str::from_utf8(&told).unwrap().parse().unwrap();
         assert!(told > 0.0, "{}", bytes.escape_ascii());
-        assert!((told - left).abs() < SLACK, "told to wait {told} s, {left} s are left");
+        assert!((told - left).abs() < ROUNDED, "told to wait {told} s, {left} s are left");
         self.bytes = bytes.to_vec();
         self.given = bytes.len();
     }
@@ -231,14 +258,20 @@ impl Request {
     fn answer_of(&mut self, judgement: Judgement, seen: Seen) -> Answer {
         let effect = classify(&self.bytes);
         let shown = self.bytes.escape_ascii();
-        let has_time = self.left(judgement.now).is_none_or(|left| left > SLACK);
+        let has_time = self.left(judgement.now).is_none_or(|left| left > 0.0);
         let watched = self.is_exec() && judgement.watching;
         let let_go = self.blocks() && judgement.half_closed;
         match self.answer.take() {
             None => {
                 let half = seen.front && judgement.partly_delivered;
                 let did_not_run = seen.untouched || (self.queued && !self.is_exec());
-                let must_go = self.kept && did_not_run && has_time && !half && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
+                let must_go = self.kept
+                    && did_not_run
+                    && has_time
+                    && !half
+                    && !watched
+                    && !let_go
+                    && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
                     _ if !self.whole() => Answer::Close,
@@ -247,7 +280,8 @@ impl Request {
                 }
             }
             Some(Answer::Withheld { refused: true, .. }) => {
-                let must_go = self.kept && has_time && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
+                let must_go =
+                    self.kept && has_time && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was refused and given up");
                 Answer::MadeUp
             }
@@ -268,6 +302,17 @@ impl Request {
 }
 
 impl Model {
+    fn new() -> Model {
+        Model {
+            ledger: Ledger::default(),
+            started: Instant::now(),
+            requests: Vec::new(),
+            pushed: 0,
+            delivered: None,
+            passed: Duration::ZERO,
+        }
+    }
+
     fn kept(&self) -> usize {
         self.requests.iter().map(Request::kept_bytes).sum()
     }
@@ -277,7 +322,7 @@ impl Model {
     }
 
     fn now(&self) -> Instant {
-        Instant::now() + self.skew
+        self.started + self.passed
     }
 
     fn take(&mut self, step: Step) {
@@ -350,7 +395,7 @@ impl Model {
             }
             Step::TakeFront => self.take_front(),
             Step::Judge { replicated, later, resp3, policy, unsent, partly, watching, left } => {
-                self.skew += Duration::from_millis(later.into());
+                self.passed += Duration::from_millis(later.into());
                 let now = self.now();
                 let unanswered: usize =
                     self.requests.iter().filter(|request| request.answer.is_none()).map(|request| request.given).sum();
@@ -402,7 +447,7 @@ impl Model {
         let owed = if listens { args.len() as u32 - 1 } else { 1 };
         let timeout =
             std::str::from_utf8(words[words.len() - 1]).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-        let since = Instant::now();
+        let since = self.now();
         let effect = if given == bytes.len() { effect } else { classify_head(&bytes[..given]) };
         let request = Request {
             number: self.pushed,
@@ -422,7 +467,8 @@ impl Model {
         if is_ordinary && request.is_counted() && request.whole() && keep && !queued {
             self.ledger.push_run(&request.bytes, 1);
         } else {
-            self.ledger.push(request.effect, &request.bytes[..given], request.whole(), queued, keep);
+            let asked = Asked { whole: request.whole(), queued, keep, ..Asked::new(request.effect) };
+            self.ledger.push(asked, &request.bytes[..given], since);
         }
         if listens {
             self.ledger.owe(owed);
@@ -432,11 +478,12 @@ impl Model {
     }
 
     fn extend(&mut self, bytes: usize, keep: bool) {
+        let now = self.now();
         // An answer to it may have been made up meanwhile; then the session closes.
         let Some(last) = self.requests.last_mut().filter(|last| !last.whole() && last.answer.is_none()) else { return };
         let end = last.bytes.len().min(last.given + bytes);
         let piece = &last.bytes[last.given..end];
-        self.ledger.extend_last(piece, end == last.bytes.len(), keep);
+        self.ledger.extend_last(piece, end == last.bytes.len(), keep, now);
         last.given = end;
         last.kept &= keep;
         if last.whole() && last.kept {
@@ -485,7 +532,7 @@ impl Model {
         let expected = self.requests.remove(0);
         match (front, expected.answer.clone()) {
             (_, None | Some(Answer::Withheld { .. })) => panic!("an answer that nobody gave"),
-            (Front::Reply { reply, request, queued, effect }, Some(answer)) => {
+            (Delivery::Reply { reply, to }, Some(answer)) => {
                 let made_up = !reply.starts_with(b"+");
                 match answer {
                     Answer::Exactly(exactly) => assert_eq!(reply, exactly),
@@ -493,11 +540,11 @@ impl Model {
                     Answer::MadeUp => assert!(made_up, "a lost reply turned up: {}", reply.escape_ascii()),
                     _ => panic!("{} in place of {answer:?}", reply.escape_ascii()),
                 }
-                assert_eq!(request, &expected.bytes[..expected.kept_bytes()]);
-                assert_eq!((queued, effect), (expected.queued, expected.effect));
+                assert_eq!(to.request, &expected.bytes[..expected.kept_bytes()]);
+                assert_eq!((to.queued, to.effect), (expected.queued, expected.effect));
                 self.deliver(expected.number);
             }
-            (Front::Close(_), Some(answer)) => {
+            (Delivery::Close(_), Some(answer)) => {
                 assert!(!matches!(answer, Answer::Exactly(_)), "closed in place of {answer:?}");
                 self.clear(); // the session ends here
             }
@@ -522,7 +569,16 @@ impl Model {
                 // An old master that lived has answered all that it ran: it has not come further than what blocks.
                 blocked |= reached && request.waits() && judgement.replicated_until.is_some();
             }
-            match again.next_if(|(number, _)| *number == Some(request.number)) {
+            let ends_queue = request.is_exec() || request.bytes == DISCARD;
+            match again.next_if(|(number, bytes)| *number == Some(request.number) || (ends_queue && bytes == DISCARD)) {
+                Some((None, _)) => {
+                    // A queue that is sent again ends, though its EXEC is nil.
+                    assert!(judgement.watching || request.bytes == DISCARD);
+                    (request.bytes, request.given, request.kept) = (DISCARD.to_vec(), DISCARD.len(), true);
+                    request.effect.class = Class::Connection;
+                    replayed += 1;
+                    request.answer = None;
+                }
                 Some((_, bytes)) => {
                     request.may_be_sent_again(judgement, seen);
                     request.is_sent_as(bytes, judgement.now);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::core::{RESET, RESET_DONE};
 use super::{Settings, Worker};
 use crate::net::{Conn, Connector, Liveness, Taken};
 use crate::upstream::{Upstream, UpstreamId};
@@ -27,12 +28,6 @@ const WINDOW: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A RESET that is not answered within this time is no success.
 const RESET_TIMEOUT: Duration = Duration::from_secs(1);
-/// Makes of a connection what a fresh one would be: the server looks anew whether it asks for a password (Redis 6.2
-/// networking.c, resetCommand). No ACL forbids it.
-pub const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
-/// What it is answered.
-pub const RESET_DONE: &[u8] = b"+RESET\r\n";
-
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool(Vec::new())) };
 }

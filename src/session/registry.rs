@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Settings;
+use super::core::{Settings, Urgency};
 use crate::drain::{News, Stage};
 use crate::topology::Topology;
 
 thread_local! {
     static SLOTS: RefCell<Slots> = const { RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }) };
-    static ROUND: Cell<u16> = const { Cell::new(0) };
+    static IDLE_TICKS: Cell<u16> = const { Cell::new(0) };
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Serving) };
 }
 
@@ -37,18 +37,6 @@ struct Slot {
     urgency: Urgency,
     /// Something is under way that was so when the drain began.
     unsettled: bool,
-}
-
-/// Who is woken first after a switch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// Nothing outstanding.
-    #[default]
-    Idle,
-    /// A request waits for its reply, or to be sent.
-    Waiting,
-    /// Subscribed or blocked: every moment without a backend loses something.
-    Attached,
 }
 
 /// A session's place in the registry; dropping it leaves.
@@ -114,9 +102,9 @@ impl Drop for Ticket {
     }
 }
 
-/// The number of the present round: a session that was idle for a whole one gives its backend back.
-pub fn round() -> u16 {
-    ROUND.get()
+/// Counts up each `detach_idle_after`: a session that was idle from one tick to the next gives its backend up.
+pub fn idle_ticks() -> u16 {
+    IDLE_TICKS.get()
 }
 
 /// How far the drain is, as this thread's sessions are to see it.
@@ -155,7 +143,7 @@ pub async fn rounds(mut settings: watch::Receiver<Arc<Settings>>, mut drain: New
             () = tokio::time::sleep(detach_after), if !detach_after.is_zero() => {}
             Ok(()) = settings.changed() => continue,
         }
-        ROUND.set(ROUND.get().wrapping_add(1));
+        IDLE_TICKS.set(IDLE_TICKS.get().wrapping_add(1));
         wake_all(Urgency::Idle).await;
     }
     STAGE.set(Stage::Settling);

@@ -149,7 +149,7 @@ fn the_contract_is_a_whole_table_and_quotes_the_error_as_it_is() {
     assert!(rows.len() >= 12, "only {} rows", rows.len());
     let quoted = "UNKNOWNRESULT the master failed over before it replied";
     assert!(text.contains(quoted));
-    assert!(fs::read_to_string(root().join("src/session/ledger/fate.rs")).unwrap().contains(quoted));
+    assert!(fs::read_to_string(root().join("src/session/core/ledger/fate.rs")).unwrap().contains(quoted));
 }
 
 #[test]

@@ -187,7 +187,8 @@ const NAMESAKES: &[(&[&str], &str)] = &[
         "a command, an entry, a mistake of the wire or of a stored stream",
     ),
     (&["Outcome", "Verdict", "Report", "Refusal", "Found"], "what came of a question: each room asks one of its own"),
-    (&["State", "Stage", "Kind", "Event", "Watch"], "of whatever the room is about"),
+    (&["State", "Stage", "Kind", "Event", "Watch", "Progress", "Counts"], "of whatever the room is about"),
+    (&["Fate", "Origin"], "of a request or of a node's stream; of a request or of a value"),
     (&["Settings", "Server", "Probe", "Candidate", "Name", "Taken", "Key"], "yet to be told apart"),
 ];
 
@@ -340,7 +341,7 @@ fn place(name: &str) -> Option<(&'static str, String, usize)> {
 
 /// Whether a file has tests alone: they may look anywhere.
 fn is_test(name: &str) -> bool {
-    name.ends_with("tests.rs") || name.contains("/tests/")
+    name.ends_with("tests.rs") || name.contains("/tests/") || name.contains("/session/core/pair/")
 }
 
 fn nothing_wrong(wrong: &[String]) {

@@ -27,14 +27,54 @@ fn judgement(now: Instant) -> Judgement {
 fn what_the_client_was_not_told_of_is_asked_again_behind_a_refusal() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
     let (incr, multi) = (&b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..], &b"*1\r\n$5\r\nMULTI\r\n"[..]);
-    ledger.push(classify(incr), incr, true, false, true);
-    ledger.push(classify(multi), multi, true, false, true);
+    ledger.push(Asked::new(classify(incr)), incr, now);
+    ledger.push(Asked::new(classify(multi)), multi, now);
     ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
     ledger.withhold(b"+OK\r\n", now, false);
     let verdict = ledger.judge(judgement(now));
     assert_eq!(verdict.again, [incr, multi].concat(), "else what follows MULTI would run by itself");
     assert_eq!((verdict.replayed, verdict.lost), (2, 0));
     assert!(!ledger.has_answers());
+}
+
+#[test]
+fn a_queue_that_is_sent_again_ends_though_its_exec_is_nil() {
+    let now = Instant::now();
+    let requests = [encode(&[b"MULTI"]), encode(&[b"INCR", b"a"]), encode(&[b"EXEC"])];
+    let mut ledger = Ledger::default();
+    for (at, request) in requests.iter().enumerate() {
+        ledger.push(Asked { queued: at == 1, ..Asked::new(classify(request)) }, request, now);
+    }
+    let unsent = requests.concat().len() as u64;
+    let sent_again = [&requests[0], &requests[1], DISCARD].concat();
+    for _ in 0..2 {
+        let verdict = ledger.judge(Judgement { unsent, watching: true, ..judgement(now) });
+        assert_eq!(verdict.again, sent_again, "or the next MULTI would be refused");
+    }
+    ledger.settle();
+    ledger.settle();
+    assert_eq!(ledger.next_fate(), Fate::Nothing);
+}
+
+#[test]
+fn the_proxys_own_requests_are_never_sent_again() {
+    let (mut ledger, now) = (Ledger::default(), Instant::now());
+    let (reset, get) = (encode(&[b"RESET"]), encode(&[b"GET", b"a"]));
+    let own = Asked {
+        origin: Origin::Proxy,
+        fate: Fate::Swallow(b"+RESET\r\n"),
+        keep: false,
+        ..Asked::new(classify(&reset))
+    };
+    ledger.push(own, &reset, now);
+    ledger.push(Asked::new(classify(&get)), &get, now);
+    let verdict = ledger.judge(judgement(now));
+    assert_eq!((verdict.again, verdict.replayed), (get.clone(), 1));
+    assert_eq!(ledger.len(), 1);
+    ledger.settle();
+    ledger.push(own, &reset, now);
+    assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, 0, false), 0);
+    assert!(ledger.is_empty());
 }
 
 #[test]
@@ -47,7 +87,7 @@ fn what_stands_behind_a_pop_that_blocks_has_not_run() {
             .collect();
     let mut ledger = Ledger::default();
     for (at, request) in requests.iter().enumerate() {
-        ledger.push(classify(request), request, true, at == 3, true);
+        ledger.push(Asked { queued: at == 3, ..Asked::new(classify(request)) }, request, now);
     }
     assert!(ledger.has_more_behind_a_block());
     for _ in 0..5 {
@@ -76,14 +116,15 @@ fn what_the_last_arguments_of_a_large_request_make_of_it_counts() {
     let read: Vec<&[u8]> =
         [&b"BITFIELD"[..], b"k"].into_iter().chain([&b"GET"[..], b"u8", b"0"].repeat(2000)).collect();
     let written = [&read[..], &[b"INCRBY", b"u32", b"64", b"1"]].concat();
+    let now = Instant::now();
     for (args, class) in [(&read, Class::Read), (&written, Class::Write)] {
         let request = encode(args);
         for keep in [true, false] {
             let mut ledger = Ledger::default();
             let (head, rest) = request.split_at(20_000);
-            ledger.push(classify_head(head), head, false, false, true);
+            ledger.push(Asked { whole: false, ..Asked::new(classify_head(head)) }, head, now);
             assert_eq!(ledger.expected().unwrap().0.class, Class::Write, "until the rest is known");
-            ledger.extend_last(rest, true, keep);
+            ledger.extend_last(rest, true, keep, now);
             let known = if keep { class } else { Class::Write };
             assert_eq!(ledger.expected().unwrap().0.class, known);
         }
@@ -97,11 +138,11 @@ fn what_was_said_in_time_is_released_up_to_the_first_that_was_not() {
     for (at, refused) in [(until, false), (now, true)] {
         let mut ledger = Ledger::default();
         for (reply, at, refused) in [(&b":1\r\n"[..], now, false), (b":2\r\n", at, refused), (b":3\r\n", now, false)] {
-            ledger.push(classify(incr), incr, true, false, true);
+            ledger.push(Asked::new(classify(incr)), incr, now);
             ledger.withhold(reply, at, refused);
         }
         ledger.release(Some(until));
-        assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b":1\r\n"));
+        assert!(matches!(ledger.take_front(), Some(Delivery::Reply { reply, .. }) if reply == b":1\r\n"));
         assert!(ledger.take_front().is_none());
     }
 }
@@ -111,15 +152,15 @@ fn confirmed_subscriptions_are_not_asked_for_again_behind_a_refusal() {
     let (mut ledger, now) = (Ledger::default(), Instant::now());
     let incr = &b"*2\r\n$4\r\nINCR\r\n$1\r\na\r\n"[..];
     let subscribe = b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n";
-    ledger.push(classify(incr), incr, true, false, true);
-    ledger.push(classify(subscribe), subscribe, true, false, true);
+    ledger.push(Asked::new(classify(incr)), incr, now);
+    ledger.push(Asked::new(classify(subscribe)), subscribe, now);
     ledger.owe(2);
     ledger.withhold(b"-READONLY You can't write against a read only replica.\r\n", now, true);
     ledger.withhold_one(b"(a)", now, || 0);
     ledger.withhold_one(b"(b)", now, || 0);
     assert_eq!(ledger.judge(judgement(now)).again, incr);
     ledger.settle();
-    assert!(matches!(ledger.take_front(), Some(Front::Reply { reply, .. }) if reply == b"(a)(b)"));
+    assert!(matches!(ledger.take_front(), Some(Delivery::Reply { reply, .. }) if reply == b"(a)(b)"));
 }
 
 #[test]
@@ -127,10 +168,10 @@ fn a_pop_that_timed_out_during_the_hold_has_changed_nothing() {
     for (reply, delivered) in [(&b"*-1\r\n"[..], true), (b"*2\r\n$1\r\nq\r\n$1\r\nx\r\n", false)] {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let request = b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n1\r\n";
-        ledger.push(classify(request), request, true, false, true);
+        ledger.push(Asked::new(classify(request)), request, now);
         ledger.withhold(reply, now, false);
         ledger.judge(judgement(now));
-        assert_eq!(matches!(ledger.take_front(), Some(Front::Reply { .. })), delivered);
+        assert_eq!(matches!(ledger.take_front(), Some(Delivery::Reply { .. })), delivered);
     }
 }
 
@@ -146,7 +187,7 @@ fn what_was_sent_after_the_histories_parted_is_sent_again() {
             [(&incr, 6, false), (&incr, 7, true), (&incr, 9, true), (&publish, 9, false)]
         {
             let mut ledger = Ledger::default();
-            ledger.push(classify(request), request, true, false, true);
+            ledger.push(Asked::new(classify(request)), request, now);
             ledger.sent_after(sent_after);
             if answered {
                 ledger.withhold(b":1\r\n", now, false);
@@ -180,7 +221,7 @@ fn an_exec_of_after_the_histories_parted_is_sent_again_unless_it_published() {
     for (delivered, again) in [(true, true), (false, false)] {
         let mut ledger = Ledger::default();
         for (at, request) in requests.iter().enumerate() {
-            ledger.push(classify(request), request, true, at == 1, true);
+            ledger.push(Asked { queued: at == 1, ..Asked::new(classify(request)) }, request, now);
         }
         ledger.sent_after(8);
         let verdict = ledger.judge(Judgement { queue_stays_in_data_set: delivered, ..parted });
@@ -189,7 +230,7 @@ fn an_exec_of_after_the_histories_parted_is_sent_again_unless_it_published() {
     let publish = encode(&[b"PUBLISH", b"a", b"b"]);
     let mut ledger = Ledger::default();
     for (at, request) in [&requests[0], &publish, &requests[2]].into_iter().enumerate() {
-        ledger.push(classify(request), request, true, at == 1, true);
+        ledger.push(Asked { queued: at == 1, ..Asked::new(classify(request)) }, request, now);
     }
     ledger.sent_after(8);
     assert_eq!(ledger.judge(parted).lost, 1);
@@ -203,14 +244,14 @@ fn what_was_left_behind_is_not_run_again_by_the_master_that_was_left() {
     let heir = Judgement { diverged_from: Some(7), ..judgement(now) };
     for (next, lost) in [(Judgement { diverged_from: Some(9), ..heir }, 0), (judgement(now), 1)] {
         let mut ledger = Ledger::default();
-        ledger.push(classify(&incr), &incr, true, false, true);
+        ledger.push(Asked::new(classify(&incr)), &incr, now);
         ledger.sent_after(8);
         assert_eq!(ledger.judge(heir).again, incr);
         let unsent = Judgement { unsent: incr.len() as u64, ..next };
         assert_eq!(ledger.judge(unsent).lost, lost);
     }
     let mut ledger = Ledger::default();
-    ledger.push(classify(&incr), &incr, true, false, true);
+    ledger.push(Asked::new(classify(&incr)), &incr, now);
     ledger.sent_after(8);
     ledger.judge(heir);
     assert_eq!(
@@ -240,7 +281,7 @@ fn a_pop_whose_master_died_ends_as_the_user_chose() {
     ] {
         let sent = |policy: Judgement| {
             let mut ledger = Ledger::default();
-            ledger.push(classify(request), request, true, false, true);
+            ledger.push(Asked::new(classify(request)), request, now);
             ledger.sent_after(8);
             let again = ledger.judge(policy).again == *request;
             (again, ledger.take_front().map(|front| format!("{front:?}")))
@@ -258,7 +299,7 @@ fn a_pop_whose_master_died_ends_as_the_user_chose() {
         assert_eq!(sent(dead).0, ending.is_none());
         assert!(sent(Judgement { diverged_from: Some(7), ..policy }).0);
         let mut ledger = Ledger::default();
-        ledger.push(classify(request), request, true, false, true);
+        ledger.push(Asked::new(classify(request)), request, now);
         assert_eq!(ledger.fail(b"-E\r\n", OnLostReply::Error, on_lost_pop, 0, false), u64::from(ending.is_some()));
     }
 }
@@ -268,12 +309,12 @@ fn in_an_outage_each_request_ends_in_the_way_its_client_reads() {
     let ended = |args: &[&[u8]], unsent: bool| {
         let request = encode(args);
         let mut ledger = Ledger::default();
-        ledger.push(classify(&request), &request, true, false, true);
+        ledger.push(Asked::new(classify(&request)), &request, Instant::now());
         let unsent = if unsent { request.len() as u64 } else { 0 };
         ledger.fail(b"-E\r\n", OnLostReply::Error, OnLostPop::Resend, unsent, false);
         match ledger.take_front().expect("it ends") {
-            Front::Reply { reply, .. } => String::from_utf8(reply).unwrap(),
-            Front::Close(reason) => reason.name().to_owned(),
+            Delivery::Reply { reply, .. } => String::from_utf8(reply).unwrap(),
+            Delivery::Close(reason) => reason.name().to_owned(),
         }
     };
     for args in [&[&b"HELLO"[..], b"2", b"AUTH", b"u", b"p"][..], &[b"AUTH", b"p"], &[b"SELECT", b"1"], &[b"GET", b"a"]]
@@ -339,13 +380,13 @@ proptest! {
             match step {
                 Step::Push => {
                     let select = encode(&[b"SELECT", b"1"]);
-                    counted.push(classify(&select), &select, true, false, true);
-                    spelt.push(classify(&select), &select, true, false, true);
+                    counted.push(Asked::new(classify(&select)), &select, now);
+                    spelt.push(Asked::new(classify(&select)), &select, now);
                 }
                 Step::Run(requests) => {
                     let requests: Vec<Vec<u8>> = (0..requests).map(request).collect();
                     counted.push_run(&requests.concat(), requests.len());
-                    requests.iter().for_each(|request| spelt.push(classify(request), request, true, false, true));
+                    requests.iter().for_each(|request| spelt.push(Asked::new(classify(request)), request, now));
                 }
                 Step::Settle(_) if counted.has_answers() => {}
                 Step::Settle(most) => {

@@ -13,7 +13,7 @@ thread_local! {
 
 /// The bytes of one session; no longer counted once dropped.
 #[derive(Debug, Default)]
-pub(super) struct Held(u32);
+pub struct Held(u32);
 
 impl Held {
     /// Bytes that all sessions of this thread hold, but for what is retained of their requests.
@@ -23,7 +23,7 @@ impl Held {
 
     /// This session holds so many now.
     #[inline]
-    pub(super) fn set(&mut self, bytes: usize) {
+    pub fn set(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if bytes != self.0 {
             BY_THREAD.set(BY_THREAD.get() + bytes as usize - self.0 as usize);

@@ -1,8 +1,11 @@
 //! The requests whose replies are still owed to the client, with the bytes to send them again.
 //!
-//! Sans-IO: it keeps order, and `fate` judges; it neither reads a clock nor touches a socket. Requests stand in the
-//! order of the client, and no reply is delivered before those of all requests ahead of it. What exceeds the
+//! Sans-IO: it keeps order, and `fate` judges; it neither reads a clock nor touches a socket. Requests are in the order
+//! in which they were sent, and no reply is delivered before those of all requests ahead of it. What exceeds the
 //! retention limits is marked not-replayable, never truncated.
+//!
+//! Each entry has an [`Origin`]: the client, or the proxy itself, whose requests are on the same connection. What the
+//! backend replies is delivered, or swallowed, or another reply is made up in its place: the entry's [`Fate`].
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -17,6 +20,7 @@ mod fate;
 mod retained;
 
 use book::{Answer, Book, Entry, Run};
+pub use book::{Asked, Fate, Origin};
 use fate::{Fates, ending, with_time_left, without_confirmed};
 pub use fate::{Judgement, UNKNOWN_RESULT, Verdict, no_master, no_replica, nothing};
 use retained::Retained;
@@ -26,6 +30,8 @@ thread_local! {
     #[allow(clippy::vec_box, reason = "the box is what a ledger holds: it moves in and out without an allocation")]
     static POOL: RefCell<Vec<Box<Book>>> = const { RefCell::new(Vec::new()) };
 }
+/// What is sent for an EXEC that must answer nil.
+pub const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 const POOL_SIZE: usize = 256;
 const POOLED_BYTES: usize = 16 * 1024;
 const POOLED_ENTRIES: usize = 64;
@@ -36,20 +42,29 @@ pub struct Ledger(Option<Box<Book>>);
 
 /// The request at the front, ready for its client.
 #[derive(Debug)]
-pub enum Front {
-    /// An answer to deliver, with what it does to the session's state.
+pub enum Delivery {
+    /// An answer to deliver.
     Reply {
         /// The bytes for the client.
         reply: Vec<u8>,
-        /// What the request was.
-        effect: Effect,
-        /// Its bytes, empty if they were not retained.
-        request: Vec<u8>,
-        /// It was queued by MULTI.
-        queued: bool,
+        /// The request.
+        to: Answered,
     },
     /// Close the connection now.
     Close(CloseReason),
+}
+
+/// A request that the client is about to be answered: what the reply does to the session's state depends on it.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it does.
+    pub effect: Effect,
+    /// It was queued by MULTI.
+    pub queued: bool,
+    /// What becomes of the backend's reply.
+    pub fate: Fate,
+    /// Its bytes, empty if they were not retained.
+    pub request: Vec<u8>,
 }
 
 impl Ledger {
@@ -58,7 +73,7 @@ impl Ledger {
         self.0.is_none()
     }
 
-    /// Requests whose replies are owed.
+    /// Requests whose replies are owed, by the backend or to the client.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |book| book.entries.len() + book.run.owed)
     }
@@ -140,6 +155,22 @@ impl Ledger {
         self.0.as_ref().is_some_and(|book| book.entries.iter().any(ends))
     }
 
+    /// Forgets every request of the client: nobody will look at the replies.
+    pub fn forget_client(&mut self) {
+        if let Some(book) = &mut self.0 {
+            book.entries.retain(|entry| entry.origin == Origin::Proxy);
+            book.run = Run::default();
+            (book.answered, book.barred) = (0, false);
+            book.retained.clear();
+            self.recycle();
+        }
+    }
+
+    /// Replies to the proxy's own requests come next.
+    pub fn awaits_own(&self) -> bool {
+        self.0.as_ref().and_then(|book| book.entries.front()).is_some_and(|entry| entry.origin == Origin::Proxy)
+    }
+
     /// Forgets every request.
     pub fn clear(&mut self) {
         if let Some(book) = &mut self.0 {
@@ -149,14 +180,29 @@ impl Ledger {
         }
     }
 
-    /// Notes a request on its way. `keep` is false when the limits forbid retaining it.
-    pub fn push(&mut self, effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) {
+    /// Notes a request on its way, sent at `now`.
+    pub fn push(&mut self, asked: Asked, request: &[u8], now: Instant) {
         let book = self.0.get_or_insert_with(|| POOL.with_borrow_mut(Vec::pop).unwrap_or_default());
         book.spell_out();
-        if keep {
+        if asked.keep {
             book.retained.push(request);
         }
-        book.entries.push_back(Entry::new(effect, request, whole, queued, keep));
+        let mut entry = Entry::new(asked, request);
+        entry.note_block(now);
+        book.entries.push_back(entry);
+    }
+
+    /// Nothing is begun until every request that is noted was answered: AUTH or HELLO is under way.
+    pub fn bar(&mut self) {
+        if let Some(book) = &mut self.0 {
+            book.barred = true;
+        }
+    }
+
+    /// See [`Ledger::bar`].
+    #[inline]
+    pub fn is_barred(&self) -> bool {
+        self.0.as_ref().is_some_and(|book| book.barred)
     }
 
     /// Notes ordinary requests on their way, as [`ordinary::run`](crate::resp::ordinary::run) finds them. The hot path.
@@ -225,7 +271,7 @@ impl Ledger {
     }
 
     /// More bytes of the request noted last, which is larger than one read.
-    pub fn extend_last(&mut self, bytes: &[u8], whole: bool, keep: bool) {
+    pub fn extend_last(&mut self, bytes: &[u8], whole: bool, keep: bool, now: Instant) {
         let Some(book) = &mut self.0 else { return };
         let Some(last) = book.entries.back_mut() else { return };
         last.size += bytes.len() as u64;
@@ -236,7 +282,8 @@ impl Ledger {
                 last.kept += bytes.len() as u32;
                 if whole {
                     // Its last arguments may make it what its beginning did not show.
-                    last.know(classify(&book.retained.all()[book.retained.len() - last.kept as usize..]));
+                    last.effect = classify(&book.retained.all()[book.retained.len() - last.kept as usize..]);
+                    last.note_block(now);
                 }
             } else {
                 book.retained.drop_back(last.kept as usize);
@@ -248,6 +295,11 @@ impl Ledger {
     /// What the next reply of the backend answers: the effect, and whether MULTI queued it.
     pub fn expected(&mut self) -> Option<(Effect, bool)> {
         self.0.as_mut()?.unanswered().map(|entry| (entry.effect, entry.queued))
+    }
+
+    /// What becomes of the backend's next reply.
+    pub fn next_fate(&mut self) -> Fate {
+        self.0.as_mut().and_then(|book| book.unanswered()).map_or(Fate::Deliver, |entry| entry.fate)
     }
 
     /// True while an answer is held back or made up: then nothing may overtake it.
@@ -269,6 +321,14 @@ impl Ledger {
         }
         book.count_answered();
         self.recycle();
+    }
+
+    /// The same, of a request that must be looked at once more.
+    pub fn take_unanswered(&mut self) -> Option<Answered> {
+        let (effect, queued) = self.expected()?;
+        let (fate, request) = (self.next_fate(), self.front_request());
+        self.settle();
+        Some(Answered { effect, queued, fate, request })
     }
 
     /// One of the replies that the next unanswered request is owed has come; `count` tells how many there will be if
@@ -391,19 +451,22 @@ impl Ledger {
     }
 
     /// Takes the front request if its answer may be delivered.
-    pub fn take_front(&mut self) -> Option<Front> {
+    pub fn take_front(&mut self) -> Option<Delivery> {
         let book = self.0.as_mut()?;
         let answer = book.entries.front()?.answer.as_deref()?;
         if let Answer::Withheld { .. } | Answer::Part(_) = answer {
             return None;
         }
-        let entry = book.entries.pop_front()?;
+        let mut entry = book.entries.pop_front()?;
         book.answered -= 1;
         let request = book.retained.all()[..entry.kept as usize].to_vec();
         book.retained.drop_front(request.len());
-        let front = match entry.answer.map(|answer| *answer) {
-            Some(Answer::Ready(reply)) => Front::Reply { reply, effect: entry.effect, request, queued: entry.queued },
-            Some(Answer::Close(reason)) => Front::Close(reason),
+        let front = match entry.answer.take().map(|answer| *answer) {
+            Some(Answer::Ready(reply)) => {
+                let Entry { effect, queued, fate, .. } = entry;
+                Delivery::Reply { reply, to: Answered { effect, queued, fate, request } }
+            }
+            Some(Answer::Close(reason)) => Delivery::Close(reason),
             Some(Answer::Withheld { .. } | Answer::Part(_)) | None => unreachable!("looked at above"),
         };
         self.recycle();
@@ -422,6 +485,10 @@ impl Ledger {
         let mut fates = Fates::new(judgement, total);
         let mut kept_from = 0;
         for mut entry in entries {
+            if entry.origin == Origin::Proxy {
+                fates.pass_over(&entry);
+                continue;
+            }
             let mut request = Cow::Borrowed(&retained[kept_from..kept_from + entry.kept as usize]);
             kept_from += entry.kept as usize;
             let part = entry.answer.take_if(|answer| matches!(**answer, Answer::Part(_)));
@@ -442,7 +509,10 @@ impl Ledger {
             {
                 request = rest.into();
             }
-            if answer.is_none() && entry.whole && entry.kept > 0 {
+            if answer.is_none() && entry.fate == Fate::Nothing {
+                request = DISCARD.into();
+            }
+            if answer.is_none() && entry.whole && (entry.kept > 0 || entry.fate == Fate::Nothing) {
                 (entry.size, entry.kept) = (request.len() as u64, request.len() as u32);
             }
             if answer.is_none() {
@@ -456,6 +526,7 @@ impl Ledger {
         }
         book.answered = 0;
         book.count_answered();
+        self.recycle();
         verdict
     }
 
@@ -465,7 +536,9 @@ impl Ledger {
     pub fn fail(&mut self, error: &[u8], policy: OnLostReply, on_lost_pop: OnLostPop, unsent: u64, resp3: bool) -> u64 {
         let Some(book) = &mut self.0 else { return 0 };
         book.spell_out();
-        let mut sent = book.unanswered_bytes().saturating_sub(unsent);
+        let own: u64 = book.entries.iter().filter(|entry| entry.origin == Origin::Proxy).map(|entry| entry.size).sum();
+        let mut sent = book.unanswered_bytes().saturating_sub(unsent).saturating_sub(own);
+        book.entries.retain(|entry| entry.origin == Origin::Client);
         let mut lost = 0;
         for entry in &mut book.entries {
             let may_have_run = match entry.answer.as_deref() {
@@ -491,6 +564,7 @@ impl Ledger {
             }));
         }
         book.count_answered();
+        self.recycle();
         lost
     }
 
@@ -500,6 +574,7 @@ impl Ledger {
             book.retained.clear();
             book.run = Run::default();
             book.answered = 0;
+            book.barred = false;
             POOL.with_borrow_mut(|pool| {
                 let is_small = book.retained.capacity() <= POOLED_BYTES && book.entries.capacity() <= POOLED_ENTRIES;
                 if pool.len() < POOL_SIZE && is_small {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Entry};
+use super::{Answer, Entry, Fate};
 use crate::config::{OnLostPop, OnLostReply};
 use crate::resp::command::{Class, Duty, Effect, Shape, Timeout, blocking_timeout};
 use crate::resp::request::{Args, encode, with_arg};
@@ -103,6 +103,8 @@ pub(super) struct Fates {
     first: bool,
     /// An earlier request blocks: the old master, which has answered all that it ran, has not come to the later ones.
     blocked: bool,
+    /// A MULTI, or what it queues, is sent again, and not yet what ends it.
+    queues_again: bool,
     /// Bytes of unanswered requests that were sent.
     sent: u64,
     /// What stands in the queue that the next EXEC runs does nothing outside the data set.
@@ -117,8 +119,16 @@ impl Fates {
             broken: false,
             first: true,
             blocked: false,
+            queues_again: false,
             sent: unanswered.saturating_sub(judgement.unsent),
             queue_stays_in_data_set: judgement.queue_stays_in_data_set,
+        }
+    }
+
+    /// One of the proxy's own, which ends with the connection.
+    pub(super) fn pass_over(&mut self, entry: &Entry) {
+        if !entry.is_answered() {
+            self.sent = self.sent.saturating_sub(entry.size);
         }
     }
 
@@ -210,19 +220,29 @@ impl Fates {
         stays && self.judgement.diverged_from.is_some_and(|from| entry.sent_after >= from)
     }
 
-    fn again_or_lost(&mut self, entry: &Entry, verdict: &mut Verdict) -> Option<Answer> {
+    fn again_or_lost(&mut self, entry: &mut Entry, verdict: &mut Verdict) -> Option<Answer> {
         self.broken = true;
         if self.judgement.half_closed && entry.effect.class == Class::Blocking && !entry.queued {
             // The client may have left, and nobody would get what is popped.
             return Some(Answer::Close(CloseReason::ClientClosed));
         }
         if entry.effect.duty == Duty::Exec && self.judgement.watching {
-            // What WATCH guarded may have changed: nil says "try again".
+            // What WATCH guarded may have changed: nil says "try again". A queue that is sent again has to end.
+            if entry.whole && std::mem::take(&mut self.queues_again) {
+                entry.fate = Fate::Nothing;
+                entry.effect.class = Class::Connection;
+                return None;
+            }
             return Some(Answer::Ready(nothing(self.judgement.resp3)));
         }
         let is_whole = entry.kept as u64 == entry.size;
         // What blocks has done no harm so far, and may outlast any number of masters.
         if is_whole && (entry.replays <= MAX_REPLAYS || entry.effect.class == Class::Blocking) {
+            match entry.effect.duty {
+                Duty::Multi => self.queues_again = true,
+                Duty::Exec | Duty::Discard | Duty::Reset => self.queues_again = false,
+                _ => self.queues_again |= entry.queued,
+            }
             return None;
         }
         // The rest of one that is not whole is still to come: no answer would fit there.
@@ -274,7 +294,9 @@ pub(super) fn with_time_left(request: &[u8], waited: Duration) -> Option<Vec<u8>
         Timeout::Millis => timeout - waited.as_secs_f64() * 1e3,
     };
     (left > 0.0).then(|| {
-        let left = if unit == Timeout::Seconds { format!("{left:.3}") } else { format!("{:.0}", left.ceil()) };
+        // 0 would be for ever.
+        let left =
+            if unit == Timeout::Seconds { format!("{:.3}", left.max(0.001)) } else { format!("{:.0}", left.ceil()) };
         with_arg(request, index, left.as_bytes())
     })
 }

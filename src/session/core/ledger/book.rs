@@ -1,6 +1,7 @@
-//! What a ledger holds while it holds anything: requests in their order, each spelt out or only counted, and their bytes.
+//! What a ledger holds while it holds anything: requests in their order, and their bytes.
 //!
-//! Spelt out stand those of which more must be known than that their replies are passed on; before all that are counted.
+//! Requests whose reply needs inspection get an [`Entry`]. Plain requests are only counted, and always come after all
+//! entries.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -21,10 +22,12 @@ pub(super) struct Book {
     pub(super) answered: usize,
     /// Behind all entries.
     pub(super) run: Run,
+    /// See [`Ledger::bar`](super::Ledger::bar).
+    pub(super) barred: bool,
 }
 
-/// Ordinary requests in flight are only counted. What they were is read from their bytes by who needs to know, and that
-/// is when something has gone wrong.
+/// Ordinary requests in flight are only counted. They are parsed again from the retained bytes only when something goes
+/// wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Run {
     /// Replies still to come.
@@ -63,7 +66,8 @@ impl Book {
         let mut rest = &self.retained.all()[self.retained.len() - run.bytes..];
         for _ in 0..run.owed {
             let (request, after) = rest.split_at(first_request(rest));
-            let mut entry = Entry::new(classify(request), request, true, false, true);
+            // None of these blocks: when they were sent is not needed.
+            let mut entry = Entry::new(Asked::new(classify(request)), request);
             entry.sent_after = run.sent_after;
             self.entries.push_back(entry);
             rest = after;
@@ -85,10 +89,56 @@ impl Book {
     }
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The client: it is owed a reply.
+    Client,
+    /// The proxy itself, on the client's connection. It is never sent again.
+    Proxy,
+}
+
+/// What becomes of the backend's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The client gets it.
+    Deliver,
+    /// Nobody gets it; if it is not this one, the connection is not what it was taken for.
+    Swallow(&'static [u8]),
+    /// Where it is `+OK`, the client gets "nothing" in its place: what was sent is a DISCARD for its EXEC.
+    Nothing,
+}
+
+/// A request as it is noted.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// What it does, as far as that is known.
+    pub effect: Effect,
+    /// Who asks.
+    pub origin: Origin,
+    /// What becomes of its reply.
+    pub fate: Fate,
+    /// All of it is there.
+    pub whole: bool,
+    /// It was sent inside MULTI: the server queues it.
+    pub queued: bool,
+    /// It is retained; false when the limits forbid that.
+    pub keep: bool,
+}
+
+impl Asked {
+    /// A whole request of the client, retained, outside MULTI.
+    pub fn new(effect: Effect) -> Asked {
+        Asked { effect, origin: Origin::Client, fate: Fate::Deliver, whole: true, queued: false, keep: true }
+    }
+}
+
 /// One request.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) effect: Effect,
+    pub(super) origin: Origin,
+    pub(super) fate: Fate,
     /// Bytes of the request, retained or not.
     pub(super) size: u64,
     /// Bytes of it in `retained`; 0 when it exceeded the limits.
@@ -110,33 +160,32 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(effect: Effect, request: &[u8], whole: bool, queued: bool, keep: bool) -> Entry {
-        let mut entry = Entry {
-            effect,
+    pub(super) fn new(asked: Asked, request: &[u8]) -> Entry {
+        Entry {
+            effect: asked.effect,
+            origin: asked.origin,
+            fate: asked.fate,
             size: request.len() as u64,
-            kept: if keep { request.len() as u32 } else { 0 },
+            kept: if asked.keep { request.len() as u32 } else { 0 },
             replays: 0,
             left_behind: false,
-            whole,
-            queued,
+            whole: asked.whole,
+            queued: asked.queued,
             owed: 1,
             since: None,
             sent_after: 0,
             answer: None,
-        };
-        entry.know(effect);
-        entry
-    }
-
-    /// What it does is known (better than before).
-    pub(super) fn know(&mut self, effect: Effect) {
-        self.effect = effect;
-        if self.blocks() {
-            self.since.get_or_insert_with(Instant::now);
         }
     }
 
-    /// A server runs nothing of the client that stands behind it. Inside MULTI nothing blocks.
+    /// If it blocks, it does so since `now`, or since before.
+    pub(super) fn note_block(&mut self, now: Instant) {
+        if self.blocks() {
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// A server runs nothing of the client that is behind it. Inside MULTI nothing blocks.
     pub(super) fn blocks(&self) -> bool {
         (self.effect.class == Class::Blocking || self.effect.duty == Duty::Wait) && !self.queued
     }

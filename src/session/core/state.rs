@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
+use super::front::ReplyMode;
 use crate::resp::command::{Duty, Effect, classify};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
@@ -22,19 +23,25 @@ pub struct State {
     db: u32,
     /// The RESP version agreed by HELLO; 0 is the initial RESP2.
     protocol: u8,
-    /// EXEC must answer nil: the keys it was to watch are unwatched since the last move.
-    watch_broken: bool,
-    watching: bool,
-    /// MONITOR was accepted.
-    monitoring: bool,
-    /// CLIENT REPLY OFF is in force.
-    silent: bool,
+    watch: Watch,
     /// What most sessions do not have.
     rare: Option<Box<Rare>>,
 }
 
+/// What WATCH has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Watch {
+    #[default]
+    Nothing,
+    Keys,
+    /// EXEC must answer nil: the keys that it was to watch were on a backend that is gone.
+    Broken,
+}
+
 #[derive(Debug, Default)]
 struct Rare {
+    /// MONITOR was accepted.
+    monitoring: bool,
     /// Why the session cannot be moved.
     untracked: Option<&'static str>,
     credentials: Option<Credentials>,
@@ -159,22 +166,22 @@ impl State {
 
     /// Whether keys are watched.
     pub fn is_watching(&self) -> bool {
-        self.watching
+        self.watch == Watch::Keys
     }
 
     /// Whether the next EXEC must answer nil.
     pub fn is_watch_broken(&self) -> bool {
-        self.watch_broken
+        self.watch == Watch::Broken
     }
 
     /// Whether the server speaks unasked: subscriptions, MONITOR or invalidations. Then a backend is needed always.
     pub fn is_listening(&self) -> bool {
-        self.monitoring || self.rare.as_ref().is_some_and(|rare| rare.tracking.is_some()) || self.subscriptions() > 0
+        self.rare.as_ref().is_some_and(|rare| rare.monitoring || rare.tracking.is_some()) || self.subscriptions() > 0
     }
 
     /// Whether MONITOR is in force.
     pub fn is_monitoring(&self) -> bool {
-        self.monitoring
+        self.rare.as_ref().is_some_and(|rare| rare.monitoring)
     }
 
     /// Whether invalidations were missed when a backend is lost.
@@ -219,14 +226,11 @@ impl State {
         }
     }
 
-    /// CLIENT REPLY OFF or ON has been sent.
-    pub fn set_silent(&mut self, silent: bool) {
-        self.silent = silent;
-    }
-
     /// The backend is gone, and with it what it watched.
     pub fn backend_lost(&mut self) {
-        self.watch_broken |= std::mem::take(&mut self.watching);
+        if self.watch == Watch::Keys {
+            self.watch = Watch::Broken;
+        }
     }
 
     /// Forgets the open transaction (its EXEC was answered without being sent).
@@ -234,8 +238,7 @@ impl State {
         if let Some(rare) = &mut self.rare {
             rare.transaction = None;
         }
-        self.watching = false;
-        self.watch_broken = false;
+        self.watch = Watch::Nothing;
     }
 
     /// The client has been given a reply: CLIENT CACHING is for one request or transaction, and for the CLIENT commands
@@ -293,13 +296,11 @@ impl State {
                 self.drop_transaction();
             }
             Duty::Discard => self.drop_transaction(),
-            Duty::Watch => self.watching = true,
-            Duty::Unwatch => {
-                self.watching = false;
-                self.watch_broken = false;
-            }
+            // What was watched before on a lost backend breaks the transaction all the same.
+            Duty::Watch if self.watch == Watch::Nothing => self.watch = Watch::Keys,
+            Duty::Unwatch => self.watch = Watch::Nothing,
             Duty::Reset => self.reset(),
-            Duty::Monitor => self.monitoring = true,
+            Duty::Monitor => self.rare().monitoring = true,
             _ => {}
         }
         None
@@ -404,8 +405,7 @@ impl State {
             rare.client.retain(|(kind, _)| KEPT.iter().any(|kept| kind.starts_with(kept)));
             Box::new(Rare { untracked: rare.untracked, client: rare.client, ..Rare::default() })
         });
-        // What CLIENT REPLY said after it has been sent already.
-        *self = State { silent: self.silent, rare, ..State::default() };
+        *self = State { rare, ..State::default() };
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -413,8 +413,8 @@ impl State {
     }
 
     /// The requests that bring a fresh connection to this state; none if it is that of a fresh connection. `scripts`
-    /// are loaded on the way.
-    pub fn restore(&self, scripts: &[Vec<u8>]) -> Restore {
+    /// are loaded on the way; `replies` is what the client wants to be answered.
+    pub(super) fn restore(&self, scripts: &[Vec<u8>], replies: ReplyMode) -> Restore {
         let mut restore = Restore::default();
         if let Some(credentials) = self.rare.as_ref().and_then(|rare| rare.credentials.as_ref()) {
             restore.add(&credentials.auth(), Expect::Authenticated);
@@ -458,12 +458,16 @@ impl State {
                 }
             }
         }
-        if self.monitoring {
+        if self.is_monitoring() {
             restore.add(&[b"MONITOR"], Expect::Accepted);
         }
-        if self.silent {
-            restore.requests.extend_from_slice(&request::encode(&[b"CLIENT", b"REPLY", b"OFF"]));
-        }
+        let mode: &[u8] = match replies {
+            ReplyMode::On => return restore,
+            ReplyMode::Off => b"OFF",
+            ReplyMode::SkipNext => b"SKIP",
+        };
+        // Neither gets a reply.
+        restore.requests.extend_from_slice(&request::encode(&[b"CLIENT", b"REPLY", mode]));
         restore
     }
 }

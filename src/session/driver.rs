@@ -1,0 +1,568 @@
+//! One client's task: its two sockets, its wakers and its counters, around a [`Core`] that decides everything.
+//!
+//! The future is the session itself and little more: it is what an idle client costs. No request is handed to the core
+//! but with the topology's generation as of just then.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::attach::{self, Attached};
+use super::core::outbox::Outbox;
+use super::core::{Action, Core, Counts, Hear, Held, Parting, Settings, Sight, Turn};
+use super::pool::Key;
+use super::registry::{self, Ticket};
+use super::{CloseReason, Worker, pool, refused, unblock};
+use crate::drain::Stage;
+use crate::metrics;
+use crate::net::{Conn, LEAST_SPLICED, Pipe, Scratch};
+use crate::topology::Topology;
+
+/// Turns before other sessions get theirs.
+const TURNS: usize = 16;
+/// How long a client that we close may take to notice.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same in a drain, which is to end soon: long enough to read what crosses our FIN.
+const DRAIN_LINGER: Duration = Duration::from_millis(250);
+
+/// Serves one client until its session ends, and counts why it did; then drops `held`.
+pub fn serve<H: Send + 'static>(client: Conn, worker: Arc<Worker>, held: H) -> impl Future<Output = ()> + Send {
+    let mut session = Session::new(client, worker);
+    async move {
+        let _held = &held;
+        let reason = poll_fn(|cx| session.poll(cx)).await;
+        let worker = session.worker.clone();
+        let term = session.core.term();
+        let given_back = session.leave_backend(reason);
+        // A client that said QUIT may have sent more behind it: unread, that would make of our FIN a reset.
+        if !(reason == CloseReason::ClientClosed && session.core.client_has_left()) {
+            session.sockets.client.discard_unread();
+            let limit = if reason == CloseReason::Drained { DRAIN_LINGER } else { LINGER };
+            Box::pin(linger(&mut session.sockets.client, limit)).await;
+        }
+        drop(session);
+        if let Some(conn) = given_back {
+            Box::pin(pool::give_back(&worker, conn, term)).await;
+        }
+        worker.counters.close(reason);
+    }
+}
+
+/// Closes with FIN, never RST: clients read a reset as a hung or half-written request. What the client still sends is
+/// read until it closes too, for at most `limit`.
+pub async fn linger(client: &mut Conn, limit: Duration) {
+    let mut rest = [0; 512];
+    client.shutdown();
+    let gone = async { while matches!(poll_fn(|cx| client.poll_read(cx, &mut rest)).await, Ok(1..)) {} };
+    let _ = tokio::time::timeout(limit, gone).await;
+}
+
+struct Session {
+    sockets: Sockets,
+    core: Core,
+    worker: Arc<Worker>,
+    /// Those of the worker when the topology was looked at last.
+    settings: Arc<Settings>,
+}
+
+struct Sockets {
+    client: Conn,
+    backend: Backend,
+    /// Bytes of a large value on their way to the client.
+    pipe: Option<Box<Pipe>>,
+    ticket: Option<Ticket>,
+    /// What the session holds in memory.
+    held: Held,
+}
+
+enum Backend {
+    None,
+    Attaching(Attaching),
+    Up(Conn),
+}
+
+type Attaching = Pin<Box<dyn Future<Output = Result<Attached, CloseReason>> + Send>>;
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::None => "None",
+            Backend::Attaching(_) => "Attaching",
+            Backend::Up(_) => "Up",
+        })
+    }
+}
+
+impl Session {
+    fn new(client: Conn, worker: Arc<Worker>) -> Session {
+        let entry = worker.upstream.topology.current();
+        let settings = worker.settings.borrow().clone();
+        let core = Core::new(&entry, &turn(&worker, &settings, false));
+        let sockets = Sockets { client, backend: Backend::None, pipe: None, ticket: None, held: Held::default() };
+        Session { sockets, core, worker, settings }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if registry::stage() == Stage::Cutting {
+            return Poll::Ready(CloseReason::Drained);
+        }
+        let Session { sockets, core, worker, settings } = self;
+        sockets.ticket.get_or_insert_with(|| Ticket::new(cx.waker().clone()));
+        let is_unwatched = worker.upstream.topology.is_unwatched();
+        let mut poll = Polled {
+            sockets,
+            core,
+            worker,
+            turn: turn(worker, settings, is_unwatched),
+            settings,
+            is_unwatched,
+            scratch: Scratch::take(),
+            client_dry: false,
+            backend_dry: false,
+        };
+        let polled = poll.take_turns(cx);
+        poll.count();
+        sockets.held.set(core.held_bytes());
+        polled
+    }
+
+    /// The end of the session is that of its backend, unless it is as good as new after a RESET.
+    fn leave_backend(&mut self, reason: CloseReason) -> Option<Conn> {
+        let Backend::Up(conn) = std::mem::replace(&mut self.sockets.backend, Backend::None) else { return None };
+        if reason != CloseReason::ClientClosed {
+            return None;
+        }
+        match self.core.parting(&turn(&self.worker, &self.settings, false)) {
+            Parting::GiveBack => return Some(conn),
+            Parting::Reset => conn.set_zero_linger(),
+            Parting::Close => {}
+        }
+        None
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(since) = self.core.held_since() {
+            note_held(&self.worker, since.elapsed());
+        }
+    }
+}
+
+fn turn<'a>(worker: &'a Worker, settings: &Settings, is_unwatched: bool) -> Turn<'a> {
+    Turn {
+        now: Instant::now(),
+        sight: Sight::new(worker.upstream.topology.generation(), is_unwatched),
+        stage: registry::stage(),
+        sample: worker.upstream.topology.samples(),
+        idle_ticks: registry::idle_ticks(),
+        settings: *settings,
+        scripts: &worker.upstream.scripts,
+        credentials: &worker.upstream.credentials,
+        counts: Counts::default(),
+        actions: Vec::new(),
+    }
+}
+
+fn note_held(worker: &Worker, time: Duration) {
+    worker.counters.released.add(1);
+    let master = worker.upstream.label().to_owned();
+    ::metrics::histogram!(metrics::HOLD_SECONDS, "master" => master).record(time);
+}
+
+/// One poll of a session.
+struct Polled<'a> {
+    sockets: &'a mut Sockets,
+    core: &'a mut Core,
+    worker: &'a Arc<Worker>,
+    turn: Turn<'a>,
+    settings: &'a mut Arc<Settings>,
+    is_unwatched: bool,
+    scratch: Scratch,
+    /// There was nothing to read: the socket wakes this session, and need not be asked again in this poll.
+    client_dry: bool,
+    backend_dry: bool,
+}
+
+impl<'a> Polled<'a> {
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        for _ in 0..TURNS {
+            match self.take_turn(cx) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let drained = self.core.drain(&mut self.turn, self.client_dry);
+                    self.core.note_hold(&mut self.turn);
+                    self.carry_out();
+                    if let Err(reason) = drained {
+                        return Poll::Ready(reason);
+                    }
+                    if let Some(ticket) = &self.sockets.ticket {
+                        ticket.set_urgency(self.core.urgency());
+                    }
+                    return Poll::Pending;
+                }
+                Err(reason) => {
+                    self.carry_out();
+                    return Poll::Ready(reason);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One turn of everything; true when something moved.
+    fn take_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        self.observe(cx)?;
+        let replied = self.pump_replies(cx)?;
+        let attached = self.attach(cx)?;
+        Ok(replied | attached | self.pump_requests(cx)?)
+    }
+
+    fn topology(&self) -> &'a Topology {
+        &self.worker.upstream.topology
+    }
+
+    /// Looks at the generation once more.
+    #[inline]
+    fn look(&mut self) {
+        self.turn.sight = Sight::new(self.topology().generation(), self.is_unwatched);
+    }
+
+    fn observe(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        self.look();
+        self.core.note_idle(&mut self.turn);
+        self.carry_out();
+        if !self.core.must_observe(&self.turn) {
+            return Ok(());
+        }
+        let entry = self.topology().current();
+        self.turn.sight = Sight::new(entry.generation, self.is_unwatched);
+        // Whoever replaces them has the entry published again.
+        self.settings.clone_from(&self.worker.settings.borrow());
+        self.turn.settings = **self.settings;
+        if self.core.hears_out(&self.turn, &entry) {
+            self.backend_dry = false;
+            for _ in 0..TURNS {
+                if !self.pump_replies(cx)? {
+                    break;
+                }
+            }
+        }
+        let proof = self.topology().proof();
+        let observed = self.core.observe(&mut self.turn, &entry, proof);
+        self.carry_out();
+        observed
+    }
+
+    /// Makes a backend when there is something to send and somewhere to send it.
+    fn attach(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.core.wants_backend() {
+            let entry = self.topology().current();
+            let sight = Sight::new(entry.generation, self.is_unwatched);
+            let Some(master) = entry.master.as_ref().filter(|_| self.core.has_seen(sight)) else {
+                cx.waker().wake_by_ref(); // just changed: look again
+                return Ok(false);
+            };
+            self.core.attach(&mut self.turn, master.addr);
+            self.carry_out();
+            if self.core.has_backend() {
+                return Ok(true);
+            }
+        }
+        let Backend::Attaching(attaching) = &mut self.sockets.backend else { return Ok(false) };
+        let Poll::Ready(attached) = attaching.as_mut().poll(cx) else { return Ok(false) };
+        let Attached { conn, unasked } = attached?;
+        self.sockets.backend = Backend::Up(conn);
+        self.backend_dry = false;
+        self.core.attached(false);
+        if !unasked.is_empty() {
+            let end = self.core.backend_bytes(&mut self.turn, &unasked);
+            self.core.to_client().push(&unasked[..end]);
+            self.carry_out();
+        }
+        Ok(true)
+    }
+
+    /// Backend to client.
+    fn pump_replies(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if !self.flush_to_client(cx)? {
+            return Ok(false);
+        }
+        if self.backend_dry && !self.core.has_answers() {
+            return Ok(false);
+        }
+        let mut moved = self.core.deliver(&mut self.turn);
+        if moved {
+            self.flush_to_client(cx)?;
+            self.carry_out();
+        }
+        if let Some(reason) = self.core.ended() {
+            return Err(reason);
+        }
+        if !self.backend_dry && self.read_backend(cx)? {
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn read_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let Backend::Up(backend) = &mut self.sockets.backend else { return Ok(false) };
+        let Some(take) = self.core.reads_backend(&self.turn) else { return Ok(false) };
+        let mut pipe = if take.body > LEAST_SPLICED && backend.can_splice() && self.sockets.client.can_splice() {
+            Pipe::take(&self.worker.spare)
+        } else {
+            None
+        };
+        let most = take.most.min(self.scratch.len());
+        let read = match &mut pipe {
+            Some(pipe) => backend.poll_fill(cx, pipe, take.body),
+            None => backend.poll_read(cx, &mut self.scratch[..most]),
+        };
+        let Poll::Ready(read) = read else {
+            pipe.into_iter().for_each(Pipe::give_back);
+            self.backend_dry = true;
+            return Ok(false);
+        };
+        let Some(read) = read.ok().filter(|read| *read > 0) else {
+            self.sockets.backend = Backend::None;
+            let ended = self.core.backend_ended(&mut self.turn);
+            self.carry_out();
+            return ended.map(|()| true);
+        };
+        self.worker.counters.bytes_down.add(read as u64);
+        if let Some(pipe) = pipe {
+            self.core.body_taken(read);
+            self.sockets.pipe = Some(Box::new(pipe));
+            self.flush_to_client(cx)?;
+        } else {
+            let end = self.core.backend_bytes(&mut self.turn, &self.scratch[..read]);
+            let bytes = &self.scratch[..end];
+            if self.core.to_client().is_empty() {
+                send(self.core.to_client(), &mut self.sockets.client, cx, bytes)
+                    .map_err(|_| CloseReason::ClientClosed)?;
+            } else {
+                self.core.to_client().push(bytes);
+                self.flush_to_client(cx)?;
+            }
+        }
+        self.carry_out();
+        Ok(true)
+    }
+
+    /// Sends what the client did not take yet; false while something is left.
+    fn flush_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.core.to_client().is_empty() {
+            return Ok(true);
+        }
+        let Sockets { client, pipe, .. } = &mut *self.sockets;
+        match flush(self.core.to_client(), pipe, client, cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(sent) => sent.map(|()| true).map_err(|_| CloseReason::ClientClosed),
+        }
+    }
+
+    /// Client to backend.
+    fn pump_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if self.client_dry && self.core.is_heard() {
+            return Ok(false);
+        }
+        self.look();
+        self.flush_to_backend(cx);
+        if self.core.is_failing() {
+            let entry = self.topology().current();
+            if self.core.refuse_inbox(&mut self.turn, &entry.reason) {
+                return Ok(true);
+            }
+        }
+        let hear = self.core.hear(&mut self.turn);
+        self.flush_to_backend(cx);
+        self.carry_out();
+        match hear? {
+            Hear::Again => Ok(true),
+            Hear::Nothing => Ok(false),
+            Hear::Bytes(_) if self.client_dry => Ok(false),
+            Hear::Bytes(most) => self.read_client(cx, most),
+            Hear::Leaving => {
+                if self.sockets.client.poll_left(cx).is_ready() {
+                    let left = self.core.client_left(&mut self.turn);
+                    self.carry_out();
+                    left?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>, most: usize) -> Result<bool, CloseReason> {
+        let most = most.min(self.scratch.len());
+        match self.sockets.client.poll_read(cx, &mut self.scratch[..most]) {
+            Poll::Pending => {
+                self.client_dry = true;
+                return Ok(false);
+            }
+            Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
+            Poll::Ready(Ok(0)) => {
+                let ended = self.core.client_ended(&mut self.turn);
+                self.carry_out();
+                ended?;
+            }
+            Poll::Ready(Ok(read)) => {
+                self.worker.counters.bytes_up.add(read as u64);
+                self.look();
+                let end = self.core.client_bytes(&mut self.turn, &self.scratch[..read]);
+                self.send_to_backend(cx, end);
+                self.carry_out();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends the beginning of the scratch. A server that has closed may have answered before: its end is seen behind what
+    /// it has said, also when writing to it fails.
+    fn send_to_backend(&mut self, cx: &mut Context<'_>, end: usize) {
+        let bytes = &self.scratch[..end];
+        if let Backend::Up(backend) = &mut self.sockets.backend
+            && let Some(out) = self.core.to_backend()
+            && out.is_empty()
+        {
+            let _ = send(out, backend, cx, bytes);
+            return;
+        }
+        self.core.keep_for_backend(bytes);
+        self.flush_to_backend(cx);
+    }
+
+    fn flush_to_backend(&mut self, cx: &mut Context<'_>) {
+        if let Backend::Up(backend) = &mut self.sockets.backend
+            && let Some(out) = self.core.to_backend()
+            && !out.is_empty()
+        {
+            let _ = flush(out, &mut None, backend, cx);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        if self.turn.actions.is_empty() {
+            return;
+        }
+        for action in std::mem::take(&mut self.turn.actions) {
+            self.carry_out_one(action);
+        }
+    }
+
+    #[cold]
+    fn carry_out_one(&mut self, action: Action) {
+        match action {
+            Action::Attach { addr, restore, may_be_ready } => {
+                let term = self.core.term();
+                if let Some(conn) = may_be_ready
+                    .then(|| pool::take(self.worker, self.settings, Key::fresh(&self.worker.upstream, term, addr)))
+                    .flatten()
+                {
+                    self.sockets.backend = Backend::Up(conn);
+                    self.backend_dry = false;
+                    return self.core.attached(true);
+                }
+                let attaching = attach::attach(self.worker.clone(), addr, term, restore);
+                self.sockets.backend = Backend::Attaching(Box::pin(attaching));
+            }
+            Action::Leave(parting) => {
+                let backend = std::mem::replace(&mut self.sockets.backend, Backend::None);
+                match (backend, parting) {
+                    (Backend::Up(conn), Parting::Reset) => conn.set_zero_linger(),
+                    (Backend::Up(conn), Parting::GiveBack) => {
+                        let (worker, term) = (self.worker.clone(), self.core.term());
+                        tokio::spawn(async move { pool::give_back(&worker, conn, term).await });
+                    }
+                    _ => {}
+                }
+            }
+            Action::ShutDown => {
+                if let Backend::Up(backend) = &mut self.sockets.backend {
+                    backend.shutdown();
+                }
+            }
+            Action::Unblock => {
+                if let Backend::Up(backend) = &self.sockets.backend {
+                    unblock::ask(self.worker, backend);
+                }
+            }
+            Action::WakeIn(delay) => self.sockets.ticket.iter().for_each(|ticket| ticket.wake_in(delay)),
+            Action::Settled => self.sockets.ticket.iter().for_each(Ticket::settle),
+            Action::Report(report) => self.topology().report(report),
+            Action::NoReset => pool::refuses_reset(&self.worker.upstream, self.core.term()),
+            Action::LoginRefused => refused::note(&self.worker.upstream, self.sockets.client.peer_addr()),
+            Action::Held(time) => note_held(self.worker, time),
+        }
+    }
+
+    /// Adds what happened to the thread's counters.
+    fn count(&self) {
+        let (counters, counts) = (&self.worker.counters, &self.turn.counts);
+        counters.requests.add(counts.requests);
+        counters.replies.add(counts.replies);
+        if *counts != (Counts { requests: counts.requests, replies: counts.replies, ..Counts::default() }) {
+            counters.moved.add(counts.moved);
+            counters.replayed.add(counts.replayed);
+            counters.lost.add(counts.lost);
+            counters.withheld.add(counts.withheld);
+            counters.held.add(counts.held);
+            counters.detached.add(counts.detached);
+            attach::note_not_needed(self.worker, counts.auth_not_needed);
+        }
+    }
+}
+
+/// Sends `bytes` at once as far as the socket takes them; the rest waits in the outbox, which is empty.
+fn send(out: &mut Outbox, socket: &mut Conn, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.poll_write(cx, bytes) {
+            Poll::Ready(written) => bytes = &bytes[written?..],
+            Poll::Pending => break,
+        }
+    }
+    out.push(bytes);
+    Ok(())
+}
+
+/// Sends what waits: first what is in the pipe.
+fn flush(
+    out: &mut Outbox,
+    pipe: &mut Option<Box<Pipe>>,
+    socket: &mut Conn,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if let Some(full) = pipe {
+        while !full.is_empty() {
+            ready!(socket.poll_empty(cx, full))?;
+        }
+        pipe.take().into_iter().for_each(|pipe| pipe.give_back());
+        out.pipe_sent();
+    }
+    while !out.is_empty() {
+        let written = ready!(socket.poll_write(cx, out.bytes()))?;
+        out.sent(written);
+    }
+    Poll::Ready(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_result<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        // With what tokio adds it is 512, four of the pairs of cache lines to which tokio aligns a task.
+        let size = size_of_result(serve::<[usize; 2]>);
+        assert!(size <= 432, "{size} bytes");
+    }
+}
