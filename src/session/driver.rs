@@ -155,7 +155,7 @@ fn turn(worker: &Worker, is_unwatched: bool) -> Turn<'_> {
         stage: registry::stage(),
         sample: worker.upstream.topology.samples(),
         idle_ticks: registry::idle_ticks(),
-        settings: &worker.settings,
+        settings: worker.settings,
         scripts: &worker.upstream.scripts,
         credentials: &worker.upstream.credentials,
         counts: Counts::default(),

@@ -16,7 +16,8 @@ pub struct KnownCredentials {
 }
 
 impl KnownCredentials {
-    pub(super) fn new(configured: Option<&Credentials>, learns: bool) -> KnownCredentials {
+    /// Those that are configured; `learns`: control wants to know those with which clients authenticate.
+    pub fn new(configured: Option<&Credentials>, learns: bool) -> KnownCredentials {
         KnownCredentials { current: Mutex::new(configured.cloned()), offered: Mutex::default(), learns }
     }
 

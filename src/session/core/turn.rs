@@ -47,7 +47,7 @@ pub struct Turn<'a> {
     /// Counts up each `detach_idle_after`.
     pub idle_ticks: u16,
     /// How this listener's sessions are to behave.
-    pub settings: &'a Settings,
+    pub settings: Settings,
     /// The scripts that clients have loaded.
     pub scripts: &'a Scripts,
     /// The credentials that let us in at the nodes.
