@@ -291,16 +291,21 @@ fn play(seeds: std::ops::Range<u64>) {
 }
 
 #[test]
-fn a_thousand_histories() {
-    play(0..1000);
+fn six_hundred_histories() {
+    play(0..600);
 }
 
 #[test]
-fn another_thousand() {
-    play(1000..2000);
+fn another_six_hundred() {
+    play(600..1200);
 }
 
 #[test]
-fn a_third_thousand() {
-    play(2000..3000);
+fn a_third_six_hundred() {
+    play(1200..1800);
+}
+
+#[test]
+fn a_fourth_six_hundred() {
+    play(1800..2400);
 }

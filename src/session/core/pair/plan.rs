@@ -154,73 +154,85 @@ impl Plan {
     /// What happens, and when.
     pub fn script(&self, dice: &mut Dice) -> Vec<(u64, Act)> {
         let at = 30 + dice.below(250) as u64;
-        let commit = |at, provisional| (at, Act::Commit { node: 1, provisional });
-        let follow = |at, node| (at, Act::Follow { node, master: 1 });
-        let (hold, promote) = (at + dice.below(400) as u64, at + 450);
-        let after = [(promote + 900, Act::Confirm), follow(promote + 950, 2), follow(promote + 2500, 0)];
-        let crash = |at| vec![(at, Act::Hold), (at + 150, Act::Promote(1)), commit(at + 160, true)];
         match self.fate {
             Fate::Planned => {
                 let elect = dice.one_in(2).then_some((at, Act::Elect));
-                let rest = [(at + 400, Act::Hold), (promote, Act::Promote(1)), commit(promote + 10, true)];
-                elect.into_iter().chain(rest).chain(after).collect()
+                elect.into_iter().chain(planned(at)).chain(settled(at + 450)).collect()
             }
-            Fate::Busy => {
-                let slow = at + 330 + dice.below(115) as u64;
-                let act = dice.pick(&[0, 1, 2]);
-                let (begin, end) = match act {
-                    0 => (Act::Hang(0), Act::Thaw(0)),
-                    1 => (Act::Pause(0), Act::Resume(0)),
-                    _ => (Act::Freeze(1), Act::Freeze(1)),
-                };
-                let until = slow + 20 + dice.below(120) as u64;
-                let mut acts = vec![(slow, begin), (at + 400, Act::Hold), (promote, Act::Promote(1)), (until, end)];
-                acts.sort_by_key(|(at, _)| *at);
-                acts.push(commit(promote + 40, dice.one_in(2)));
-                acts.into_iter().chain(after).collect()
+            Fate::Busy => busy(at, dice),
+            Fate::Aborted => {
+                vec![(at, Act::Elect), (at + dice.below(400) as u64, Act::Hold), (at + 900, Act::Release)]
             }
-            Fate::Aborted => vec![(at, Act::Elect), (hold, Act::Hold), (at + 900, Act::Release)],
             Fate::Undone => {
-                let undone = promote + 10 + dice.below(400) as u64;
-                let back = [
-                    (undone, Act::Hold),
-                    (undone + 100, Act::Follow { node: 1, master: 0 }),
-                    (undone + 200, Act::Commit { node: 0, provisional: false }),
-                ];
-                let first = [(hold, Act::Hold), (promote, Act::Promote(1)), commit(promote + 10, true)];
-                first.into_iter().chain(back).collect()
+                let undone = at + 470 + dice.below(400) as u64;
+                let follow = (undone + 100, Act::Follow { node: 1, master: 0 });
+                let back = (undone + 200, Act::Commit { node: 0, provisional: false });
+                planned(at).into_iter().chain([(undone, Act::Hold), follow, back]).collect()
             }
-            Fate::Crash => [(at, Act::Crash(0))].into_iter().chain(crash(at + 300)).chain(after).collect(),
+            Fate::Crash => [(at, Act::Crash(0))].into_iter().chain(taken_over(at + 300)).collect(),
             Fate::Hang => {
-                let thaw = [(promote + 700, Act::Thaw(0))];
-                [(at, Act::Hang(0))].into_iter().chain(crash(at + 300)).chain(thaw).chain(after).collect()
+                let thaw = (at + 1150, Act::Thaw(0));
+                [(at, Act::Hang(0)), thaw].into_iter().chain(taken_over(at + 300)).collect()
             }
             Fate::Silence => vec![(at, Act::Hang(0)), (at + dice.below(1000) as u64, Act::Thaw(0))],
             Fate::Demotion => {
                 let role = dice.pick(&[Role::Replica, Role::Orphan]);
-                [(at, Act::Demote(0, role))].into_iter().chain(crash(at + 200)).chain(after).collect()
+                [(at, Act::Demote(0, role))].into_iter().chain(taken_over(at + 200)).collect()
             }
             Fate::Restart => {
-                vec![(at, Act::Crash(0)), (at + 1 + dice.below(300) as u64, Act::Restart { node: 0, keeps_data: true })]
+                let restart = at + 1 + dice.below(300) as u64;
+                vec![(at, Act::Crash(0)), (restart, Act::Restart { node: 0, keeps_data: true })]
             }
             Fate::Outage => {
                 let restart = at + 14_000 + dice.below(3000) as u64;
                 vec![(at, Act::Crash(0)), (restart, Act::Restart { node: 0, keeps_data: true })]
             }
-            Fate::Twice => {
-                let second = promote + 60 + dice.below(300) as u64;
-                let again = [
-                    (second, Act::Follow { node: 2, master: 1 }),
-                    (second + 50, Act::Crash(1)),
-                    (second + 250, Act::Hold),
-                    (second + 300, Act::Promote(2)),
-                    (second + 310, Act::Commit { node: 2, provisional: false }),
-                    (second + 900, Act::Follow { node: 0, master: 2 }),
-                ];
-                let first = [(at + 400, Act::Hold), (promote, Act::Promote(1)), commit(promote + 10, true)];
-                first.into_iter().chain(again).collect()
-            }
+            Fate::Twice => twice(at, at + 510 + dice.below(300) as u64),
             Fate::Stop => vec![(at, Act::Stop), (at + 100 + dice.below(500) as u64, Act::Release)],
         }
     }
+}
+
+/// Node 1 is promoted 450 ms after `at`, and followed early.
+fn planned(at: u64) -> [(u64, Act); 3] {
+    [(at + 400, Act::Hold), (at + 450, Act::Promote(1)), (at + 460, Act::Commit { node: 1, provisional: true })]
+}
+
+/// What comes after a promotion.
+fn settled(promoted: u64) -> [(u64, Act); 3] {
+    let follow = |at, node| (at, Act::Follow { node, master: 1 });
+    [(promoted + 900, Act::Confirm), follow(promoted + 950, 2), follow(promoted + 2500, 0)]
+}
+
+/// Node 1 takes over from a master that is gone.
+fn taken_over(at: u64) -> impl Iterator<Item = (u64, Act)> {
+    let commit = (at + 160, Act::Commit { node: 1, provisional: true });
+    [(at, Act::Hold), (at + 150, Act::Promote(1)), commit].into_iter().chain(settled(at + 150))
+}
+
+/// The old master is slow or paused, or the new one behind, at about the time of the promotion.
+fn busy(at: u64, dice: &mut Dice) -> Vec<(u64, Act)> {
+    let slow = at + 330 + dice.below(115) as u64;
+    let (begin, end) = match dice.below(3) {
+        0 => (Act::Hang(0), Act::Thaw(0)),
+        1 => (Act::Pause(0), Act::Resume(0)),
+        _ => (Act::Freeze(1), Act::Freeze(1)),
+    };
+    let until = slow + 20 + dice.below(120) as u64;
+    let commit = (at + 490, Act::Commit { node: 1, provisional: dice.one_in(2) });
+    let acts = [(slow, begin), (at + 400, Act::Hold), (at + 450, Act::Promote(1)), (until, end), commit];
+    acts.into_iter().chain(settled(at + 450)).collect()
+}
+
+/// The new master dies soon after, and node 2 takes over.
+fn twice(at: u64, second: u64) -> Vec<(u64, Act)> {
+    let again = [
+        (second, Act::Follow { node: 2, master: 1 }),
+        (second + 50, Act::Crash(1)),
+        (second + 250, Act::Hold),
+        (second + 300, Act::Promote(2)),
+        (second + 310, Act::Commit { node: 2, provisional: false }),
+        (second + 900, Act::Follow { node: 0, master: 2 }),
+    ];
+    planned(at).into_iter().chain(again).collect()
 }

@@ -111,6 +111,8 @@ pub struct Player {
     pub has_left: bool,
     /// It was refused for want of a master, and what it had meant to do is in pieces.
     is_refused: bool,
+    /// What it wanted to make of its connection was refused: it says nothing more.
+    is_confused: bool,
     pub was_refused: bool,
     /// What it did and heard, and when, in milliseconds.
     pub log: Vec<(u128, String)>,
@@ -149,6 +151,7 @@ impl Player {
             sha: None,
             has_left: false,
             is_refused: false,
+            is_confused: false,
             was_refused: false,
             log: Vec::new(),
         }
@@ -185,7 +188,7 @@ impl Player {
     pub fn act(&mut self, op: Op, dice: &mut Dice, session: &mut Session, millis: u128) {
         self.waits &= !self.wants.is_empty();
         let is_subscriber = !self.channels.is_empty() && !self.resp3;
-        if self.has_left || self.waits || session.ended.is_some() {
+        if self.has_left || self.waits || (self.is_confused && op != Op::Rest) || session.ended.is_some() {
             return;
         }
         let op = match op {
@@ -254,25 +257,14 @@ impl Player {
                     self.say_op(op, dice, out);
                 }
             }
-            Op::Eval => {
-                let write = self.note_write();
-                let words = ["EVAL", "return(redis.call('rpush',KEYS[1],ARGV[1]))", "1", &list, &self.id(write)]
-                    .map(str::to_owned);
-                self.say_write(write, &words.each_ref().map(String::as_str), Want::Write(write), out);
-            }
+            Op::Eval => self.eval(&list, out),
             Op::Sha => self.script(&list, out),
             Op::Multi => self.transaction(&list, 1 + dice.below(3), false, out),
             Op::Watched => {
                 self.say(&["WATCH", &key], Want::Exactly("+OK".into()), out);
                 self.transaction(&list, 1, true, out);
             }
-            Op::Discard => {
-                self.say(&["MULTI"], Want::Exactly("+OK".into()), out);
-                let write = self.note_write();
-                self.say_write(write, &["RPUSH", &list, &self.id(write)], Want::Queued, out);
-                self.say(&["DISCARD"], Want::Exactly("+OK".into()), out);
-                self.writes[write].1 = Outcome::NotRun;
-            }
+            Op::Discard => self.discard(&list, out),
             Op::Pop => self.say(&["BLPOP", "q", "0"], Want::Pop, out),
             Op::PopBriefly => self.say(&["BLPOP", "q", "0.05"], Want::Pop, out),
             Op::Publish => {
@@ -367,6 +359,21 @@ impl Player {
         }
         let write = self.note_write();
         self.say_write(write, &["EVALSHA", &sha, "1", list, &self.id(write)], Want::Write(write), out);
+    }
+
+    fn eval(&mut self, list: &str, out: &mut Vec<u8>) {
+        let write = self.note_write();
+        let id = self.id(write);
+        let words = ["EVAL", "return(redis.call('rpush',KEYS[1],ARGV[1]))", "1", list, &id];
+        self.say_write(write, &words, Want::Write(write), out);
+    }
+
+    fn discard(&mut self, list: &str, out: &mut Vec<u8>) {
+        self.say(&["MULTI"], Want::Exactly("+OK".into()), out);
+        let write = self.note_write();
+        self.say_write(write, &["RPUSH", list, &self.id(write)], Want::Queued, out);
+        self.say(&["DISCARD"], Want::Exactly("+OK".into()), out);
+        self.writes[write].1 = Outcome::NotRun;
     }
 
     fn echo(&mut self, out: &mut Vec<u8>) {
@@ -513,13 +520,15 @@ impl Player {
     fn lost(&mut self, want: &Want) {
         match want {
             Want::Write(write) => self.writes[*write].1 = Outcome::Unknown,
-            Want::Counter | Want::Pop => {}
+            // A WAIT that the deadline ends is told apart no better.
+            Want::Counter | Want::Pop | Want::Number => {}
             _ => panic!("client {}: {want:?} was lost, which harms nobody", self.number),
         }
     }
 
     fn refused(&mut self, want: &Want) {
         self.was_refused = true;
+        self.is_confused |= matches!(want, Want::Exactly(_) | Want::Confirmation(_) | Want::Anything);
         match want {
             Want::Write(write) => self.writes[*write].1 = Outcome::NotRun,
             Want::Exec { .. } => self.is_refused = false,

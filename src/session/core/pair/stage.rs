@@ -82,7 +82,7 @@ impl Stage {
 
     /// Moves the time, without settling.
     pub fn step_to(&mut self, next: Instant) {
-        if let Some(Act::Crash(node)) = self.world.next_act().cloned() {
+        if let Some(Act::Crash(node)) = self.world.next_act().filter(|_| self.world.is_due(next)).cloned() {
             for session in &mut self.sessions {
                 session.reset_links(node, &mut self.flow);
             }

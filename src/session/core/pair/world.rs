@@ -179,6 +179,11 @@ impl World {
         self.script.front().filter(|(at, _)| self.next_event().is_none_or(|next| *at <= next)).map(|(_, act)| act)
     }
 
+    /// The next act happens by then.
+    pub fn is_due(&self, by: Instant) -> bool {
+        self.script.front().is_some_and(|(at, _)| *at <= by)
+    }
+
     /// The node of this address.
     pub fn node_at(&self, at: SocketAddr) -> usize {
         (0..self.servers.len()).find(|node| addr(*node) == at).expect("an address of a node")
@@ -204,7 +209,10 @@ impl World {
     pub fn advance(&mut self, to: Instant) {
         self.now = to.min(self.next_event().unwrap_or(to)).max(self.now);
         self.replicate();
-        (0..self.servers.len()).for_each(|node| self.servers[node].work(self.now));
+        let now = self.now;
+        for server in self.servers.iter_mut().filter(|server| server.next_wake().is_some_and(|at| at <= now)) {
+            server.work(now);
+        }
         if self.now >= self.next_look {
             self.look();
         }

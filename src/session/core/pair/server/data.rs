@@ -145,18 +145,7 @@ impl Data {
         Ok(match name {
             "GET" => old.map_or(Reply::Nil, Reply::Bulk),
             "STRLEN" => Reply::Number(old.map_or(0, |text| text.len() as i64)),
-            "SET" => {
-                let option = |word: &[u8]| args[2..].iter().any(|arg| arg.eq_ignore_ascii_case(word));
-                let refused = (option(b"NX") && old.is_some()) || (option(b"XX") && old.is_none());
-                if !refused {
-                    set(args[1].clone());
-                }
-                match old {
-                    old if option(b"GET") => old.map_or(Reply::Nil, Reply::Bulk),
-                    _ if refused => Reply::Nil,
-                    _ => Reply::ok(),
-                }
-            }
+            "SET" => return Ok(self.set_text(db, args, old)),
             "SETNX" => {
                 if old.is_none() {
                     set(args[1].clone());
@@ -191,6 +180,20 @@ impl Data {
                 Reply::Number(sum)
             }
         })
+    }
+
+    /// SET with its options.
+    fn set_text(&mut self, db: u32, args: &[Vec<u8>], old: Option<Vec<u8>>) -> Reply {
+        let option = |word: &[u8]| args[2..].iter().any(|arg| arg.eq_ignore_ascii_case(word));
+        let refused = (option(b"NX") && old.is_some()) || (option(b"XX") && old.is_none());
+        if !refused {
+            self.put((db, args[0].clone()), Some(Value::Text(args[1].clone())));
+        }
+        match old {
+            old if option(b"GET") => old.map_or(Reply::Nil, Reply::Bulk),
+            _ if refused => Reply::Nil,
+            _ => Reply::ok(),
+        }
     }
 
     fn list(&mut self, db: u32, name: &str, args: &[Vec<u8>]) -> Result<Reply, String> {

@@ -360,6 +360,9 @@ impl Server {
 impl Server {
     /// The replicas have come so far.
     pub fn acknowledge(&mut self, replicas: Vec<usize>, now: Instant) {
+        if self.replicas == replicas {
+            return;
+        }
         self.replicas = replicas;
         let waiting = |connection: &Connection| match connection.blocked.as_ref()?.on {
             Wait::Replicas(wanted) => Some(wanted),
