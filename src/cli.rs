@@ -3,16 +3,13 @@
 //! No flag takes a secret (everybody sees a process's arguments), and no value is interpreted here: the same table
 //! that reads the file reads flags.
 
-#[cfg(feature = "backup")]
-mod backup;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 #[cfg(feature = "backup")]
-pub use backup::*;
+use crate::backup::args::BackupArgs;
 
 /// A Sentinel-aware TCP proxy for Redis: a failover that applications do not notice.
 #[derive(Clone, Parser)]
@@ -117,7 +114,7 @@ impl ConfigArgs {
 pub enum Verb {
     /// Relay clients to the master and follow Sentinel (the default)
     #[command(after_help = "Example:\n  switchmaster serve --listen 6379 --sentinel 10.0.0.5\n\n\
-        SIGTERM lets sessions end (drain_grace).")]
+        SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again.")]
     Serve,
     /// Show what the running switchmaster sees: master, Sentinels, sessions
     #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
@@ -133,6 +130,12 @@ pub enum Verb {
     /// End a hold
     #[command(after_help = "Example:\n  switchmaster release")]
     Release,
+    /// Have the running switchmaster read its configuration again, as SIGHUP does
+    #[command(
+        after_help = "Example:\n  switchmaster reload\n\nPrints what has changed, and what needs a restart. If the \
+        configuration is wrong, nothing changes, and it says where (64)."
+    )]
+    Reload,
     /// Make, check and restore backups that can be trusted
     #[cfg(feature = "backup")]
     #[command(after_help = "Examples:\n  switchmaster backup create --store s3://bucket/redis\n  \
@@ -142,6 +145,7 @@ pub enum Verb {
         the spool folder, 85 no such backup or no such key in it, 86 the restore was given up, 87 a format newer than \
         this switchmaster, 130 ended by a signal.")]
     Backup(Box<BackupArgs>),
+    #[cfg(feature = "demo")]
     /// Start a throwaway cluster, put load on it and fail it over before your eyes
     #[command(
         after_help = "Examples:\n  switchmaster demo\n  switchmaster demo --keep   leave it running to play with"
@@ -177,7 +181,7 @@ pub struct FailoverArgs {
 #[derive(Args, Clone)]
 pub struct HoldArgs {
     /// Release by itself after this long, such as 10s; at most 300s
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::admin::hold_length)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = crate::control::hold_length)]
     pub duration: std::time::Duration,
 }
 

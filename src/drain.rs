@@ -1,6 +1,6 @@
 //! Draining: whoever holds a [`Watch`] or a [`Hold`] is still busy; the [`Signal`] waits until all are dropped.
 //!
-//! It goes stage by stage, forwards only. The deadlines are the caller's (`serve.rs`): nothing here knows the time.
+//! It goes stage by stage, forwards only. The deadlines are the caller's (`serve/server.rs`): nothing here knows the time.
 
 use std::sync::Arc;
 

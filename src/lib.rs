@@ -7,24 +7,31 @@
 //!                 reports │   │ generation                                   │ ROLE, INFO
 //!                         ▼   │                                              │
 //!                        topology ◀── sentinel ──────────────────────────────┘
-//!                             ▲       │  view decides (sans-IO)   ▲
+//!                             ▲       │  tracker (sans-IO)        ▲
 //!                           admin ◀───┘ view                      └── +switch-master … every Sentinel
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
-//! Beside the proxy, in the same binary: [`backup`] (streams from a replica, restores), [`demo`] (real servers, also for
-//! the tests). Both speak to Redis through [`wire`].
+//! Beside the proxy, in the same binary, and each a member of the workspace of its own: `backup` (crates/backup: streams
+//! from a replica, restores) and `demo` (crates/testkit: real servers, also for the tests). Neither knows the proxy: what
+//! all three need of Redis, of Sentinel and of one another is crates/protocol ([`resp`], [`wire`], [`secret`], [`status`],
+//! [`control`], [`remote`] …), whose rooms have their old names here. Without the features of their names the binary is the
+//! proxy alone.
 //!
 //! # The two flows
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
-//! replies mirror it. All calls go down from one loop in [`session`].
+//! replies mirror it. One loop in [`session`] drives both directions.
 //!
-//! **A failover**: a Sentinel's event → `sentinel::view` → [`topology::Topology::publish`] → each session, on its next
+//! **A failover**: a Sentinel's event → `sentinel::tracker` → [`topology::Topology::publish`] → each session, on its next
 //! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → Moving (dial, restore, send again what
-//! may be) → Flowing. What control must learn from sessions goes through [`topology::Report`]; nothing else calls back.
+//! may be) → Flowing.
+//!
+//! Control learns from sessions in three ways and no other: a [`topology::Report`]; the newest credentials that let a client
+//! in, which the [`upstream`] keeps until control looks; and the workers' counts, of which that of replies is a sign of life.
 //!
 //! # Invariants
 //! - Control plane ([`sentinel`], [`admin`]) and data plane ([`listener`], [`session`]) never import each other; both
-//!   know [`topology`]. `serve` composes them. `tests/it/tidy.rs` checks this.
+//!   know [`topology`], and the [`upstream`] that it is of. `serve` composes them. `tests/it/tidy.rs` has the rooms in their
+//!   order, with what each may import.
 //! - No request is sent to a node after a newer term was seen, and no data set sees a write twice unless the user chose
 //!   so; a blocking pop excepted (`on_lost_pop`).
 //! - Sockets of the runtime and of the standard library are named in [`net`] alone.
@@ -39,19 +46,23 @@
 //! - *early commit*: following a promotion before Sentinel announces it; *provisional* until the epoch confirms it.
 
 pub mod admin;
-#[cfg(feature = "backup")]
-pub mod backup;
 pub mod cli;
+pub mod close_reason;
 pub mod config;
-pub mod demo;
 pub mod drain;
 pub mod listener;
 pub mod metrics;
-pub mod net;
-pub mod resp;
-pub mod secret;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
 pub mod topology;
-pub mod wire;
+pub mod upstream;
+pub mod verbs;
+
+#[cfg(feature = "backup")]
+pub use switchmaster_backup as backup;
+pub use switchmaster_protocol::{
+    address, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
+};
+#[cfg(feature = "demo")]
+pub use switchmaster_testkit as demo;

@@ -20,7 +20,7 @@ const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already. Runs on the worker's
 /// thread.
-pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mut drain: drain::Watch) {
+pub async fn run(listener: Listener, worker: Arc<Worker>, mut drain: drain::Watch) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
@@ -30,7 +30,7 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
         match accepted {
             Ok(client) => {
                 failing = false;
-                admit(client, &worker, max_clients, &drain).await;
+                admit(client, &worker, &drain).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -43,19 +43,19 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, max_clients: usize, mu
     // They get a FIN; closing the listener would reset them.
     let last = async {
         while let Ok(client) = listener.accept().await {
-            admit(client, &worker, max_clients, &drain).await;
+            admit(client, &worker, &drain).await;
         }
     };
     let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
-async fn admit(client: Conn, worker: &Arc<Worker>, max_clients: usize, drain: &drain::Watch) {
-    if let Some(place) = Place::take(worker, max_clients) {
-        worker.relay.accepted.add(1);
+async fn admit(client: Conn, worker: &Arc<Worker>, drain: &drain::Watch) {
+    if let Some(place) = Place::take(worker) {
+        worker.counters.accepted.add(1);
         tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
         return;
     }
-    worker.relay.refused.add(1);
+    worker.counters.refused.add(1);
     match worker.spare.take(1) {
         Some(descriptor) => {
             tokio::spawn(async move {
@@ -78,7 +78,8 @@ async fn refuse(mut client: Conn, linger: Duration) {
 struct Place(Arc<Worker>);
 
 impl Place {
-    fn take(worker: &Arc<Worker>, max_clients: usize) -> Option<Place> {
+    fn take(worker: &Arc<Worker>) -> Option<Place> {
+        let max_clients = worker.settings.borrow().max_clients;
         let place = Place(worker.clone());
         (worker.open.fetch_add(1, Ordering::Relaxed) < max_clients).then_some(place)
     }
@@ -88,7 +89,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         if std::thread::panicking() {
-            self.0.relay.closed.add(1); // no reason was given
+            self.0.counters.closed.add(1); // no reason was given
         }
     }
 }

@@ -3,16 +3,28 @@
 //! Nothing is decided here: each verb is one call into the library.
 
 use std::io::{IsTerminal, Stdout, Write};
+#[cfg(feature = "backup")]
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use switchmaster::admin::client::{self, Remote};
-use switchmaster::cli::{Cli, ConfigAction, DemoArgs, Verb};
-use switchmaster::config::{Config, Loaded, LogConfig, Origin, Sources};
+#[cfg(feature = "backup")]
+use switchmaster::backup::{self, args::BackupArgs};
+#[cfg(feature = "demo")]
+use switchmaster::cli::DemoArgs;
+use switchmaster::cli::{Cli, ConfigAction, Verb};
+use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+#[cfg(feature = "demo")]
 use switchmaster::demo::{self, DemoOptions};
-use switchmaster::net::ListenAddr;
-use switchmaster::serve;
+use switchmaster::remote::Remote;
+use switchmaster::serve::{self, ConfigSource};
+use switchmaster::verbs;
+use tracing::Level;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// tokio aligns tasks and sockets to 128 bytes. glibc's malloc wastes up to as much again on each, jemalloc has sizes for
 /// them: an idle session takes a fifth less (in a debug build 933 bytes for 1160, with a backend 1201 for 1573), and memory
@@ -51,11 +63,11 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    start_log(&loaded.config.log);
-    dispatch(cli.verb.unwrap_or(Verb::Serve), loaded, sources)
+    let set_log_level = start_log(&loaded.config.log);
+    dispatch(cli.verb.unwrap_or(Verb::Serve), loaded, sources, set_log_level)
 }
 
-fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
+fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
             ConfigAction::Check => {
@@ -67,28 +79,57 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources) -> ExitCode {
                 say(&loaded.print())
             }
         },
-        Verb::Serve => serve(&loaded, sources),
+        Verb::Serve => serve(loaded, sources, set_log_level),
         Verb::Status(args) => {
-            let show = client::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |remote, out| client::status(remote, show, out).await)
+            let show = verbs::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
+            ask(&loaded.config, async |remote, out| verbs::status(remote, show, out).await)
         }
         Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
-            client::failover(remote, args.force, out, &mut std::io::stderr()).await
+            verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
         }),
-        Verb::Hold(args) => ask(&loaded.config, async |remote, out| client::hold(remote, args.duration, out).await),
-        Verb::Release => ask(&loaded.config, async |remote, out| client::release(remote, out).await),
+        Verb::Hold(args) => ask(&loaded.config, async |remote, out| verbs::hold(remote, args.duration, out).await),
+        Verb::Release => ask(&loaded.config, async |remote, out| verbs::release(remote, out).await),
+        Verb::Reload => ask(&loaded.config, async |remote, out| verbs::reload(remote, out).await),
         #[cfg(feature = "backup")]
-        Verb::Backup(args) => block_on(async {
-            match switchmaster::backup::run(*args, &loaded.config).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(error.exit_code(), &error.to_string()),
-            }
-        }),
+        Verb::Backup(args) => backup(*args, loaded.config),
+        #[cfg(feature = "demo")]
         Verb::Demo(args) => demo(&args, &loaded),
     }
 }
 
+#[cfg(feature = "backup")]
+fn backup(args: BackupArgs, config: Config) -> ExitCode {
+    let Config { sentinel, backup, admin_token, state_dir, .. } = config;
+    let config = backup::Config {
+        sentinel: backup::config::Monitored {
+            addrs: sentinel.addrs,
+            master_name: sentinel.master_name,
+            auth: sentinel.auth,
+            redis_auth: sentinel.redis_auth,
+            address_map: sentinel.address_map,
+        },
+        backup,
+        admin_token,
+        state_dir,
+    };
+    // Nothing of the environment: what is set there is of the first store.
+    let read = |file: &Path| {
+        let sources = Sources { config: Some(file.to_owned()), ..Sources::default() };
+        Config::load(&sources).map(|loaded| loaded.config.backup).map_err(|problems| problems.to_string())
+    };
+    block_on(async {
+        match backup::run(args, &config, &read).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.exit_code(), &error.to_string()),
+        }
+    })
+}
+
+#[cfg(feature = "demo")]
 fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
+    use switchmaster::config::Origin;
+    use switchmaster::net::ListenAddr;
+
     // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
     let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
     let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
@@ -104,7 +145,7 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), client::Error>) -> ExitCode {
+fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
     let Some(admin) = config.admin else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
@@ -129,13 +170,11 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-fn serve(loaded: &Loaded, sources: Sources) -> ExitCode {
+fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let reread = move || Config::load(&sources).ok().map(|loaded| loaded.config);
-    let reread: Option<serve::Reread> = if loaded.reads_files() { Some(Arc::new(reread)) } else { None };
-    match serve::run(&loaded.config, reread) {
+    match serve::run(loaded, ConfigSource { read: Arc::new(move || Config::load(&sources)), set_log_level }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(serve::Error::Io(error)) => fail(EXIT_UNAVAILABLE, &error.to_string()),
         Err(serve::Error::Sentinel(error)) => fail(EXIT_USAGE, &error.to_string()),
@@ -160,15 +199,21 @@ fn places(loaded: &Loaded) -> String {
     }
 }
 
+/// Changes the lowest level that is logged.
+type SetLogLevel = Arc<dyn Fn(Level) + Send + Sync>;
+
 /// Log lines go to standard error: coloured for a terminal, plain into a pipe, JSON on request.
-fn start_log(log: &LogConfig) {
-    let lines = tracing_subscriber::fmt().with_max_level(log.level).with_writer(std::io::stderr);
+fn start_log(log: &LogConfig) -> SetLogLevel {
+    let (level, handle) = reload::Layer::new(LevelFilter::from(log.level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     // To say on standard error that standard error is gone, as with a terminal that was closed, ends the task that logs.
     let lines = lines.log_internal_errors(false);
+    let logged = tracing_subscriber::registry().with(level);
     match log.json {
-        true => lines.json().flatten_event(true).init(),
-        false => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        true => logged.with(lines.json().flatten_event(true)).init(),
+        false => logged.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).init(),
     }
+    Arc::new(move |level| _ = handle.reload(LevelFilter::from(level)))
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no error.

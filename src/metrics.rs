@@ -1,8 +1,8 @@
 //! Every metric: its name, its help, and the counters that the data path may touch.
 //!
 //! Rare events go through the `metrics` macros with the names below; without [`install`] they cost nothing. What
-//! happens for each request is counted in [`Relay`], one per worker thread, with plain relaxed loads and stores; it
-//! is read when somebody scrapes. Nobody else writes a metric's name as a string.
+//! happens for each request is counted in [`WorkerCounters`], one per worker thread, with plain relaxed loads and stores; it
+//! is read when somebody scrapes. What is of one upstream has the label `master`, its name. Nobody else writes a metric's name as a string.
 
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::close_reason::CloseReason;
 
 /// Declares each name once: as a documented constant and as a row of [`ALL`].
 macro_rules! names {
@@ -36,7 +38,7 @@ names! {
     REQUESTS_REPLAYED "counter" "switchmaster_requests_replayed_total" "Requests sent again to a new master."
     REPLIES_LOST "counter" "switchmaster_replies_lost_total" "Requests whose reply was lost with a master, so that nobody can know whether they ran."
     REPLIES_WITHHELD "counter" "switchmaster_replies_withheld_total" "Replies to writes that waited until the new master was seen to have them."
-    FAILOVERS "counter" "switchmaster_failovers_total" "Changes of master, by kind: planned, crash, or restart at the same address."
+    FAILOVERS "counter" "switchmaster_failovers_total" "Changes of master, by kind: planned, crash, restart at the same address, or restore (its data set was replaced in place)."
     FAILOVER_PHASE_SECONDS "histogram" "switchmaster_failover_phase_seconds" "Duration of a failover's phases: promotion and hold (from the first sign to the promotion and to the end of the hold), attach (from there to the first reply, within 1 s), confirm (from an early commit to Sentinel's epoch)."
     HOLD_SECONDS "histogram" "switchmaster_hold_seconds" "How long each held session was held."
     EMPTY_RESTARTS "counter" "switchmaster_empty_restarts_total" "Times the master was restarted with an empty data set, which its replicas then copy."
@@ -57,40 +59,22 @@ names! {
     BACKENDS_DETACHED "counter" "switchmaster_backends_detached_total" "Connections to Redis that sessions gave back after being idle for detach_idle_after."
     BACKEND_DIALS "counter" "switchmaster_backend_dials_total" "Connections to Redis nodes begun."
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
-    BACKUP_LAST_RUN "gauge" "switchmaster_backup_last_run_timestamp_seconds" "When `backup create` last ended, well or not, in seconds since the Unix epoch; 0: never."
-    BACKUP_EXIT_CODE "gauge" "switchmaster_backup_last_exit_code" "Exit code of the last `backup create`; 0: done."
-    BACKUP_LAST_SUCCESS "gauge" "switchmaster_backup_last_success_timestamp_seconds" "When the last good backup was begun, in seconds since the Unix epoch; 0: never."
-    BACKUP_LAST_VERIFIED "gauge" "switchmaster_backup_last_verified_timestamp_seconds" "When a stored backup last passed `backup verify`, in seconds since the Unix epoch; 0: never."
-    BACKUP_DURATION "gauge" "switchmaster_backup_duration_seconds" "How long the last good backup took."
-    BACKUP_PLAIN_BYTES "gauge" "switchmaster_backup_plain_bytes" "Bytes of the RDB of the last good backup."
-    BACKUP_STORED_BYTES "gauge" "switchmaster_backup_stored_bytes" "Bytes that the store keeps of it."
-    BACKUP_KEYS "gauge" "switchmaster_backup_keys" "Keys in it."
-    BACKUP_KEY_DROP "gauge" "switchmaster_backup_key_drop" "1 when it has less than half the keys of the one before it."
-    BACKUP_STREAM_SHIPPED "gauge" "switchmaster_backup_stream_shipped_timestamp_seconds" "`backup follow`: everything that had arrived by then is in the store, in seconds since the Unix epoch."
-    BACKUP_STREAM_OFFSET "gauge" "switchmaster_backup_stream_shipped_offset" "`backup follow`: the replication offset of that moment."
-    BACKUP_STREAM_LAG "gauge" "switchmaster_backup_stream_lag_bytes" "`backup follow`: how far the replica is ahead of that offset."
-    BACKUP_STREAM_SPOOL "gauge" "switchmaster_backup_stream_spool_bytes" "`backup follow`: bytes that wait on this host for the store."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."
     PROCESS_START_TIME "gauge" "process_start_time_seconds" "Start time of the process, in seconds since the Unix epoch."
     PROCESS_RESIDENT_MEMORY "gauge" "process_resident_memory_bytes" "Resident memory of the process, in bytes."
     PROCESS_OPEN_FDS "gauge" "process_open_fds" "File descriptors that are open now."
 }
 
-/// How the names of the metrics about backups begin; their label is `master_name`.
-pub const BACKUP: &str = "switchmaster_backup_";
 /// Values of the label `kind` of [`FAILOVERS`].
-pub const FAILOVER_KINDS: [&str; 3] = ["planned", "crash", "restart"];
+pub const FAILOVER_KINDS: [&str; 4] = ["planned", "crash", "restart", "restore"];
 /// Values of the label `phase` of [`FAILOVER_PHASE_SECONDS`].
 pub const FAILOVER_PHASES: [&str; 4] = ["hold", "promotion", "attach", "confirm"];
-/// How many reasons for a session's end [`Relay`] can tell apart.
-pub const CLOSE_REASONS: usize = 24;
-
 /// Upper bounds of the histograms' buckets, in seconds.
 const BUCKETS: [f64; 20] =
     [0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
 
-/// Makes the `metrics` macros record, describes every metric and gives each a first value of zero, so that the first
-/// scrape shows them all. Later calls return the same handle.
+/// Makes the `metrics` macros record, describes every metric and gives those of the process their first value; see
+/// [`start_at_zero`] for the others. Later calls return the same handle.
 ///
 /// # Panics
 /// When another recorder was installed in this process.
@@ -104,7 +88,7 @@ pub fn install() -> PrometheusHandle {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).expect("no other recorder is installed");
         describe();
-        start_at_zero();
+        start_process();
         handle
     };
     HANDLE.get_or_init(install).clone()
@@ -126,33 +110,25 @@ pub fn describe() {
     }
 }
 
-/// Registers every metric whose labels are known beforehand.
-fn start_at_zero() {
-    for &(name, kind, _) in ALL {
-        match (name, kind) {
-            // Its only labels are those of the master; `admin::scrape` writes it out.
-            (MASTER_INFO, _) => {}
-            // Their labels are known only to the scraper.
-            (SESSIONS_CLOSED | PHASE | BYTES, _) => {}
-            // Told by the runs of `backup`, if there are any.
-            (name, _) if name.starts_with(BACKUP) => {}
-            (BUILD_INFO, _) => gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0),
-            (FAILOVERS, _) => FAILOVER_KINDS.iter().for_each(|kind| counter!(FAILOVERS, "kind" => *kind).increment(0)),
-            (FAILOVER_PHASE_SECONDS, _) => {
-                for phase in FAILOVER_PHASES {
-                    let _registered = histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase);
-                }
-            }
-            (PROCESS_START_TIME, _) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-                gauge!(PROCESS_START_TIME).set(now.as_secs_f64());
-            }
-            (_, "counter") => counter!(name).increment(0),
-            (_, "gauge") => gauge!(name).set(0.0),
-            _ => {
-                let _registered = histogram!(name);
-            }
-        }
+/// Gives what is of the whole process its first value.
+fn start_process() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    gauge!(PROCESS_START_TIME).set(now.as_secs_f64());
+}
+
+/// Gives what is recorded of an upstream as it happens a first value of zero, once its name is known.
+pub fn start_at_zero(master: &str) {
+    if master.is_empty() {
+        return;
+    }
+    for name in [AUTH_NOT_NEEDED, CLIENT_AUTH_FAILURES] {
+        counter!(name, "master" => master.to_owned()).increment(0);
+    }
+    gauge!(OFFSET_GAP_BYTES, "master" => master.to_owned()).increment(0.0);
+    let _registered = histogram!(HOLD_SECONDS, "master" => master.to_owned());
+    for phase in FAILOVER_PHASES {
+        let _registered = histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase, "master" => master.to_owned());
     }
 }
 
@@ -169,15 +145,15 @@ pub fn escape_label(label: &str) -> String {
 
 /// The counters of one worker thread. Only that thread writes, so a load and a store suffice.
 #[derive(Debug, Default)]
-pub struct Relay {
+pub struct WorkerCounters {
     /// Client connections accepted.
     pub accepted: Counter,
     /// Client connections refused because `max_clients` were open.
     pub refused: Counter,
-    /// Sessions that ended; see [`Relay::close`].
+    /// Sessions that ended; see [`WorkerCounters::close`].
     pub closed: Counter,
-    /// The same by reason, in the order of the session's own list of reasons.
-    pub closed_by: [Counter; CLOSE_REASONS],
+    /// The same by reason, in the order of [`CloseReason::ALL`].
+    closed_by: [Counter; CloseReason::ALL.len()],
     /// Requests sent on.
     pub requests: Counter,
     /// Replies received from backends (what the control plane takes as a sign of life).
@@ -208,11 +184,16 @@ pub struct Relay {
     pub dial_failures: Counter,
 }
 
-impl Relay {
-    /// Counts the end of a session. `reason` is its place in the list of reasons; the last slot takes what is beyond.
-    pub fn close(&self, reason: usize) {
+impl WorkerCounters {
+    /// Counts the end of a session.
+    pub fn close(&self, reason: CloseReason) {
         self.closed.add(1);
-        self.closed_by[reason.min(CLOSE_REASONS - 1)].add(1);
+        self.closed_by[reason as usize].add(1);
+    }
+
+    /// Sessions that ended for this reason.
+    pub fn closed_for(&self, reason: CloseReason) -> u64 {
+        self.closed_by[reason as usize].get()
     }
 }
 
@@ -247,12 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_close_reason_is_still_counted() {
-        let relay = Relay::default();
-        relay.close(1);
-        relay.close(1000);
-        assert_eq!(relay.closed.get(), 2);
-        assert_eq!(relay.closed_by[1].get(), 1);
-        assert_eq!(relay.closed_by[CLOSE_REASONS - 1].get(), 1);
+    fn each_close_reason_has_a_counter_of_its_own() {
+        let counters = WorkerCounters::default();
+        CloseReason::ALL.iter().for_each(|reason| counters.close(*reason));
+        assert_eq!(counters.closed.get(), CloseReason::ALL.len() as u64);
+        assert!(CloseReason::ALL.iter().all(|reason| counters.closed_for(*reason) == 1));
     }
 }

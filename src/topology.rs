@@ -1,7 +1,7 @@
 //! The one thing both planes know: who is master, and whether requests may flow to it.
 //!
 //! The control plane publishes an [`Entry`]; every session reads it. An entry of an older term is refused, so
-//! nothing ever moves back by accident. Nothing here does I/O or decides anything: `sentinel::view` decides.
+//! nothing ever moves back by accident. Nothing here does I/O or decides anything: `sentinel::tracker` decides.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-
-use crate::secret::Credentials;
 
 /// The shared topology: written by the control plane, read by every session.
 ///
@@ -30,8 +28,6 @@ pub struct Topology {
     entry: Mutex<Arc<Entry>>,
     changed: watch::Sender<()>,
     reports: mpsc::Sender<Report>,
-    proved: Mutex<Option<Credentials>>,
-    credentials: Arc<Mutex<Option<Credentials>>>,
 }
 
 /// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
@@ -81,7 +77,7 @@ pub struct Master {
     pub provisional: bool,
 }
 
-/// Whether requests may flow. The transitions are `sentinel::view`'s; sessions only obey.
+/// Whether requests may flow. The transitions are `sentinel::tracker`'s; sessions only obey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Requests flow to the master.
@@ -116,8 +112,7 @@ impl Phase {
     }
 }
 
-/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough. Of
-/// credentials the newest are kept until control looks.
+/// What the control plane must learn from sessions. A full channel drops a report: one of a kind is enough.
 #[derive(Clone, Debug)]
 pub enum Report {
     /// The backend of this term closed the connection.
@@ -129,15 +124,11 @@ pub enum Report {
     DialFailed {
         /// The term that was dialled.
         term: u64,
-        /// The operating system's words.
-        error: String,
     },
     /// The node answered -READONLY, -MASTERDOWN or -LOADING to a request.
     Refused {
         /// The term of the session's backend.
         term: u64,
-        /// The first word of the refusal.
-        prefix: String,
     },
     /// The node refused the credentials replayed for a session (WRONGPASS, NOPERM).
     AuthRefused {
@@ -146,11 +137,9 @@ pub enum Report {
         /// The server's error line, without secrets.
         error: String,
     },
-    /// A client authenticated with these; the control plane may use them if it has none.
-    Credentials(Credentials),
 }
 
-/// Publishing an entry of an older term, or of an older epoch in a term that is not new.
+/// Publishing an entry of an older term.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stale {
     /// The term that was offered.
@@ -191,8 +180,6 @@ impl Topology {
             })),
             changed: watch::Sender::new(()),
             reports,
-            proved: Mutex::default(),
-            credentials: Arc::default(),
         };
         (Arc::new(topology), receiver)
     }
@@ -220,6 +207,16 @@ impl Topology {
         drop(entry);
         self.changed.send_replace(());
         Ok(generation)
+    }
+
+    /// Publishes the entry again as it is, so that each session looks anew at all that it goes by.
+    pub fn renew(&self) {
+        let mut entry = self.entry.lock().expect("no panic while held");
+        let next = Entry { generation: entry.generation + 1, ..(**entry).clone() };
+        self.generation.store(next.generation, Ordering::Release);
+        *entry = Arc::new(next);
+        drop(entry);
+        self.changed.send_replace(());
     }
 
     /// The control plane asked the master of the current term at `asked` and it answered as that same master.
@@ -279,28 +276,7 @@ impl Topology {
 
     /// Tells the control plane; never blocks, and drops the report when 256 are waiting.
     pub fn report(&self, report: Report) {
-        match report {
-            Report::Credentials(newest) => *self.proved.lock().expect("no panic while held") = Some(newest),
-            report => _ = self.reports.try_send(report),
-        }
-    }
-
-    /// The newest credentials with which a client's AUTH succeeded since the last call.
-    pub fn take_proved(&self) -> Option<Credentials> {
-        self.proved.lock().expect("no panic while held").take()
-    }
-
-    /// The control plane says which credentials let a client of our own in.
-    pub fn use_credentials(&self, credentials: Option<&Credentials>) {
-        let mut known = self.credentials.lock().expect("no panic while held");
-        if known.as_ref() != credentials {
-            *known = credentials.cloned();
-        }
-    }
-
-    /// Where they are found.
-    pub fn credentials(&self) -> Arc<Mutex<Option<Credentials>>> {
-        self.credentials.clone()
+        let _ = self.reports.try_send(report);
     }
 }
 
@@ -335,6 +311,17 @@ mod tests {
         entry.term = 1;
         assert_eq!(topology.publish(entry), Err(Stale { offered: 1, current: 2 }));
         assert_eq!(topology.generation(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_is_published_again_is_the_same_in_a_new_generation() {
+        let (topology, _reports) = Topology::new();
+        let (before, woken) = (topology.current(), topology.subscribe());
+        topology.renew();
+        let now = topology.current();
+        assert_eq!((now.generation, topology.generation()), (before.generation + 1, before.generation + 1));
+        assert_eq!((now.term, now.phase, &now.reason), (before.term, before.phase, &before.reason));
+        assert!(woken.has_changed().unwrap());
     }
 
     #[test]

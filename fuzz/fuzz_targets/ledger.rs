@@ -532,7 +532,7 @@ impl Model {
         let expected = self.requests.remove(0);
         match (front, expected.answer.clone()) {
             (_, None | Some(Answer::Withheld { .. })) => panic!("an answer that nobody gave"),
-            (Delivery::Reply { reply, request, queued, effect, fate: _ }, Some(answer)) => {
+            (Delivery::Reply { reply, to }, Some(answer)) => {
                 let made_up = !reply.starts_with(b"+");
                 match answer {
                     Answer::Exactly(exactly) => assert_eq!(reply, exactly),
@@ -540,8 +540,8 @@ impl Model {
                     Answer::MadeUp => assert!(made_up, "a lost reply turned up: {}", reply.escape_ascii()),
                     _ => panic!("{} in place of {answer:?}", reply.escape_ascii()),
                 }
-                assert_eq!(request, &expected.bytes[..expected.kept_bytes()]);
-                assert_eq!((queued, effect), (expected.queued, expected.effect));
+                assert_eq!(to.request, &expected.bytes[..expected.kept_bytes()]);
+                assert_eq!((to.queued, to.effect), (expected.queued, expected.effect));
                 self.deliver(expected.number);
             }
             (Delivery::Close(_), Some(answer)) => {

@@ -15,7 +15,7 @@ use switchmaster::backup::follow;
 use switchmaster::backup::follow::timeline::Timeline;
 use switchmaster::backup::pack::{Identities, Unpacker};
 use switchmaster::backup::{Manifest, catalog, prune};
-use switchmaster::cli::PruneArgs;
+use switchmaster::backup::args::PruneArgs;
 
 const MASTER: &str = "mymaster";
 const ID: &str = "20261120T031400Z-01234567-4711";

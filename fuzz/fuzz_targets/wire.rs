@@ -9,6 +9,7 @@ mod pieces;
 
 use libfuzzer_sys::fuzz_target;
 use pieces::Stream;
+use switchmaster::resp::reply::NotAReply;
 use switchmaster::wire::{Reply, Wire, encode, parse};
 
 fuzz_target!(|input: &[u8]| {
@@ -46,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// The replies that are whole, how many bytes they are, and the error after them.
-fn parsed(bytes: &[u8]) -> (Vec<Reply>, usize, Option<std::io::Error>) {
+fn parsed(bytes: &[u8]) -> (Vec<Reply>, usize, Option<NotAReply>) {
     let (mut replies, mut at) = (Vec::new(), 0);
     loop {
         match parse(&bytes[at..]) {

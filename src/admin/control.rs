@@ -1,4 +1,4 @@
-//! Commands to the control plane, and who may give them.
+//! Who may give commands to the control plane, and giving them.
 //!
 //! A web page that is open on this host must not be able to give one: neither by a cross-site form or script (the
 //! header, no `Origin`), nor by pointing a name of its own at this address (the `Host` must be an address). From other
@@ -10,54 +10,11 @@ use std::time::Duration;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::control::{Control, ControlRequest, HEADER};
 use crate::secret::Secret;
 
-/// The header that a command must carry; its value does not matter.
-pub const HEADER: &str = "x-switchmaster";
-
-/// The longest hold that can be asked for.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
-
-/// A command to the control plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Hold new requests for this long, or until released.
-    Hold {
-        /// At most [`LONGEST_HOLD`].
-        for_: Duration,
-    },
-    /// End a hold.
-    Release,
-    /// Ask Sentinel for a planned failover.
-    Failover {
-        /// Whatever the nodes are like.
-        force: bool,
-    },
-}
-
-/// A command and where its answer goes: what was done, or why not, in plain words.
-pub type Command = (Control, oneshot::Sender<Result<String, String>>);
-
-/// Where commands go.
-pub type Commands = mpsc::Sender<Command>;
-
-/// The command of a path below `/control/`. `Err` says what is wrong with it.
-pub fn parse(verb: &str, query: Option<&str>) -> Result<Control, String> {
-    match verb {
-        "hold" => {
-            let text = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("for="));
-            let text = text.ok_or("say for how long: /control/hold?for=10s")?;
-            Ok(Control::Hold { for_: hold_length(text)? })
-        }
-        "release" => Ok(Control::Release),
-        "failover" => match query {
-            None | Some("") => Ok(Control::Failover { force: false }),
-            Some("force") => Ok(Control::Failover { force: true }),
-            Some(other) => Err(format!("a failover takes nothing or ?force, not {other:?}")),
-        },
-        _ => Err(format!("there is no command {verb:?}")),
-    }
-}
+/// Where orders go.
+pub type Commands = mpsc::Sender<ControlRequest>;
 
 /// Whether this request may give a command: from this host, or with `token` (`Authorization: Bearer …`) from another.
 /// `Err` says why not.
@@ -97,30 +54,6 @@ pub async fn give(commands: &Commands, control: Control, limit: Duration) -> Res
     }
 }
 
-/// How long a hold lasts: a [`duration`] within the limits.
-pub fn hold_length(text: &str) -> Result<Duration, String> {
-    let length = duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 10s or 2m"))?;
-    if length.is_zero() || length > LONGEST_HOLD {
-        return Err(format!("a hold lasts more than 0 and at most {} s", LONGEST_HOLD.as_secs()));
-    }
-    Ok(length)
-}
-
-/// `500ms`, `10s`, `1.5s` or `2m`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = if let Some(number) = text.strip_suffix("ms") {
-        (number, 0.001)
-    } else if let Some(number) = text.strip_suffix('s') {
-        (number, 1.0)
-    } else {
-        (text.strip_suffix('m')?, 60.0)
-    };
-    if !number.starts_with(|first: char| first.is_ascii_digit()) {
-        return None;
-    }
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
-}
-
 /// Looks at every byte, so that the time it takes tells nothing of the token.
 fn is_token(given: &[u8], token: &Secret) -> bool {
     let (Some(given), token) = (given.strip_prefix(b"Bearer "), token.reveal().as_bytes()) else { return false };
@@ -142,26 +75,6 @@ fn is_an_address(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
-        for wrong in ["", "10", "s", "-1s", "infs", "nans", "1e99s", "10h", "+1s"] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_hold_says_for_how_long() {
-        assert_eq!(parse("hold", Some("for=10s")), Ok(Control::Hold { for_: Duration::from_secs(10) }));
-        for wrong in [None, Some(""), Some("for="), Some("for=0s"), Some("for=10m"), Some("until=10s")] {
-            assert!(parse("hold", wrong).is_err(), "{wrong:?}");
-        }
-        assert!(parse("explode", None).is_err());
-        assert_eq!(hold_length("301s").unwrap_err(), "a hold lasts more than 0 and at most 300 s");
-    }
 
     #[test]
     fn commands_from_other_hosts_need_the_token_and_web_pages_give_none() {

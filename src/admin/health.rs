@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::view::{CredentialsState, Readiness, State, View};
+use crate::status::{CredentialsState, Readiness, State, View};
 use crate::topology::Phase;
 
 /// Good probes in a row that it takes to come back after a bad one.
@@ -159,8 +159,8 @@ fn because(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::{Agreement, FailoverView, SentinelView};
     use super::*;
+    use crate::status::{Agreement, FailoverView, SentinelView};
 
     const GRACE: Duration = Duration::from_secs(30);
 

@@ -4,20 +4,16 @@
 //! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time.
 //! It holds no [`crate::drain::Watch`]: it answers until the process ends, so that a drain can be seen.
 
-pub mod client;
-pub mod control;
+mod control;
 pub mod health;
 mod page;
 mod probe;
 mod scrape;
-mod units;
-pub mod view;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,28 +26,30 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use control::{Command, Commands, Control, hold_length};
+pub use control::Commands;
 pub use health::OnGlobalOutage;
-pub use view::View;
 
-use crate::metrics::Relay;
+use crate::control::Control;
+use crate::metrics::WorkerCounters;
 use crate::net::{Conn, ListenAddr, Listener};
-use crate::secret::{Credentials, Secret};
-use crate::topology::{Phase, Topology};
+use crate::secret::Secret;
+use crate::status::{MasterView, Readiness, Traffic, View};
+use crate::topology::Phase;
+use crate::upstream::Upstream;
 
 /// What the server shows and whom it tells. Everything here is cheap to read at any time.
 pub struct Admin {
-    /// Phase, reason, outage and master come from here.
-    pub topology: Arc<Topology>,
+    /// Phase, reason, outage and master come from here, and the credentials for `/health`.
+    pub upstream: Arc<Upstream>,
     /// The workers' counters.
-    pub relays: Arc<[Arc<Relay>]>,
-    /// The names of the slots of [`Relay::closed_by`], in order.
-    pub close_reasons: &'static [&'static str],
+    pub workers: Arc<[Arc<WorkerCounters>]>,
     /// What the control plane knows; the fields that [`View`] calls the admin server's are overwritten.
     pub view: Arc<dyn Fn() -> View + Send + Sync>,
+    /// The samples of the backups of the master of this name, for `/metrics`.
+    pub backups: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// Takes commands.
     pub commands: Commands,
     /// Set once the process has begun to drain.
@@ -60,8 +58,6 @@ pub struct Admin {
     pub prometheus: PrometheusHandle,
     /// The proxy's own listener, which `/health` goes through.
     pub proxy: ListenAddr,
-    /// The Redis credentials known now, for `/health`.
-    pub credentials: Arc<dyn Fn() -> Option<Credentials> + Send + Sync>,
     /// Limits and choices.
     pub options: Options,
 }
@@ -75,8 +71,8 @@ pub struct Options {
     pub on_global_outage: OnGlobalOutage,
     /// How long `/health` may take.
     pub health_budget: Duration,
-    /// Commands that carry it are taken from other hosts too; without one, from loopback alone.
-    pub token: Option<Secret>,
+    /// Commands that carry it are taken from other hosts too; without one, from loopback alone. A reload may change it.
+    pub token: watch::Receiver<Option<Secret>>,
     /// How long a command's answer is waited for.
     pub control_limit: Duration,
     /// Connections served at once. Of those beyond, a few are let in for `/live` and `/ready` alone; any other is
@@ -86,8 +82,6 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a connection may last in all.
     pub connection_limit: Duration,
-    /// Where `backup` leaves what came of its last run, for `/metrics`.
-    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -96,12 +90,11 @@ impl Default for Options {
             ready_grace: Duration::from_secs(30),
             on_global_outage: OnGlobalOutage::Ready,
             health_budget: Duration::from_secs(2),
-            token: None,
+            token: watch::channel(None).1,
             control_limit: Duration::from_secs(25),
             max_connections: 64,
             header_timeout: Duration::from_secs(3),
             connection_limit: Duration::from_secs(20),
-            state_dir: None,
         }
     }
 }
@@ -186,7 +179,7 @@ type Reply = Response<Full<Bytes>>;
 
 /// What may be asked, with the methods that each path takes.
 const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
-                     POST /control/hold?for=10s /control/release /control/failover";
+                     POST /control/hold?for=10s /control/release /control/failover /control/reload";
 
 impl Server {
     /// One request per connection: a silent client keeps its place no longer than the head's time-out.
@@ -241,8 +234,8 @@ impl Server {
             "/ready" => self.ready(),
             "/health" => self.health().await,
             "/metrics" => {
-                let state_dir = self.admin.options.state_dir.as_deref();
-                let metrics = scrape::render(&self.admin.prometheus, &self.observe(), state_dir);
+                let view = self.observe();
+                let metrics = scrape::render(&self.admin.prometheus, &view) + &(self.admin.backups)(&view.master_name);
                 with(text(StatusCode::OK, metrics), header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
             }
             "/status.json" => json(StatusCode::OK, &self.observe()),
@@ -265,7 +258,7 @@ impl Server {
     }
 
     async fn health(&self) -> Reply {
-        let probed = self.probe.run((self.admin.credentials)(), self.admin.options.health_budget).await;
+        let probed = self.probe.run(self.admin.upstream.credentials.current(), self.admin.options.health_budget).await;
         let (view, phase) = self.look();
         let readiness = self.assess(&view, phase);
         let held = phase != Phase::Stable && readiness.ready;
@@ -290,7 +283,7 @@ impl Server {
     async fn command(&self, request: &Request<Incoming>, verb: &str, peer: SocketAddr) -> Reply {
         let refuse =
             |status, message: String| json(status, &serde_json::json!({ "status": "error", "message": message }));
-        if !matches!(verb, "hold" | "release" | "failover") {
+        if !matches!(verb, "hold" | "release" | "failover" | "reload") {
             return refuse(StatusCode::NOT_FOUND, format!("there is no command {verb:?}; there are: {PATHS}"));
         }
         if *request.method() != Method::POST {
@@ -298,16 +291,18 @@ impl Server {
             return with(refusal, header::ALLOW, "POST");
         }
         let options = &self.admin.options;
-        if let Err(why) = control::permit(request.headers(), peer, options.token.as_ref()) {
+        if let Err(why) = control::permit(request.headers(), peer, options.token.borrow().as_ref()) {
             return refuse(StatusCode::FORBIDDEN, why);
         }
-        let control = match control::parse(verb, request.uri().query()) {
+        let control = match Control::parse(verb, request.uri().query()) {
             Ok(control) => control,
             Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
         };
         tracing::info!(?control, %peer, "command");
         match control::give(&self.admin.commands, control, options.control_limit).await {
             Ok(message) => json(StatusCode::OK, &serde_json::json!({ "status": "ok", "message": message })),
+            // What was read is wrong, and whoever wrote it can mend it.
+            Err(why) if control == Control::Reload => refuse(StatusCode::UNPROCESSABLE_ENTITY, why),
             Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, why),
         }
     }
@@ -326,7 +321,7 @@ impl Server {
     /// The control plane's view under the topology's own word on phase and master.
     fn look(&self) -> (View, Phase) {
         let mut view = (self.admin.view)();
-        let entry = self.admin.topology.current();
+        let entry = self.admin.upstream.topology.current();
         view.version = env!("CARGO_PKG_VERSION").into();
         view.pid = std::process::id();
         view.uptime_ms = millis(self.started);
@@ -336,7 +331,7 @@ impl Server {
         view.outage_ms = entry.outage_since.map(millis);
         view.term = entry.term;
         let seen = view.master.take();
-        view.master = entry.master.as_ref().map(|master| view::MasterView {
+        view.master = entry.master.as_ref().map(|master| MasterView {
             addr: master.addr.to_string(),
             run_id: master.run_id.clone(),
             epoch: master.epoch,
@@ -346,13 +341,13 @@ impl Server {
         (view, entry.phase)
     }
 
-    fn assess(&self, view: &View, phase: Phase) -> view::Readiness {
+    fn assess(&self, view: &View, phase: Phase) -> Readiness {
         let options = &self.admin.options;
         health::assess(view, phase, options.ready_grace, options.on_global_outage)
     }
 
-    fn traffic(&self) -> view::Traffic {
-        scrape::traffic(&self.admin.relays, self.admin.close_reasons)
+    fn traffic(&self) -> Traffic {
+        scrape::traffic(&self.admin.workers)
     }
 
     fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {

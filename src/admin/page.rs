@@ -4,8 +4,9 @@
 
 use std::fmt::{self, Write};
 
-use super::units::{bytes, millis};
-use super::view::{State, View};
+use crate::duration::rounded as millis;
+use crate::size::rounded as bytes;
+use crate::status::{State, View};
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
 <meta name=\"viewport\" content=\"width=device-width\"><title>switchmaster</title><style>\

@@ -3,21 +3,24 @@
 //! It speaks RESP over a connection of its own, like any client; one probe runs at a time and its answer is shared
 //! for a moment, so that asking often costs Redis nothing.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
 
-use crate::net::{Conn, Connector, ListenAddr};
+use crate::net::ListenAddr;
+use crate::node::auth;
+use crate::node::refusal::code;
 use crate::secret::Credentials;
+use crate::wire::{Reply, Wire};
 
 /// How long a good answer is given to others who ask.
 const SHARED_FOR: Duration = Duration::from_millis(500);
 
-/// A reply line longer than this is not from a Redis.
-const LONGEST_LINE: u64 = 64 * 1024;
+/// In bytes. A longer reply is not from a Redis.
+const LONGEST_REPLY: usize = 64 * 1024;
 
 /// What a good probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,70 +100,52 @@ impl Probe {
     }
 
     async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
-        let failed = |error: std::io::Error| format!("{}: {error}", self.target);
-        let mut stream = BufReader::new(Connector::DEFAULT.connect_to(&self.target).await.map_err(failed)?);
+        let failed = |error: io::Error| format!("{}: {error}", self.target);
+        let wire = match &self.target {
+            ListenAddr::Tcp(addr) => Wire::connect(*addr).await,
+            ListenAddr::Unix(path) => Wire::connect_unix(path).await,
+        };
+        let mut wire = wire.map_err(failed)?.at_most(LONGEST_REPLY);
         if let Some(credentials) = &credentials {
-            match ask(&mut stream, &credentials.auth()).await {
+            match ask(&mut wire, &credentials.auth()).await? {
                 // The guide's own replicas have no password and are served all the same.
-                Err(refusal) if refusal.contains("without any password") => {}
-                other => expect("AUTH", other?.as_deref(), "OK")?,
+                Reply::Error(refusal) if auth::is_not_needed(&refusal) => {}
+                reply => expect("AUTH", &reply, "OK")?,
             }
         }
-        match ask(&mut stream, &["PING"]).await {
-            Err(refusal) if credentials.is_none() && refusal.starts_with("PING: NOAUTH") => return Ok(Found::Answered),
-            Err(refusal) if is_no_permission(&refusal, "PING") => return Ok(Found::NotPermitted("PING")),
-            other => expect("PING", other?.as_deref(), "PONG")?,
+        match ask(&mut wire, &["PING"]).await? {
+            Reply::Error(error) if credentials.is_none() && code(&error) == b"NOAUTH" => return Ok(Found::Answered),
+            // An ACL rule speaks, so Redis and the way to it are well.
+            Reply::Error(error) if code(&error) == b"NOPERM" => return Ok(Found::NotPermitted("PING")),
+            reply => expect("PING", &reply, "PONG")?,
         }
         let value = self.count.fetch_add(1, Ordering::Relaxed).to_string();
         for (command, request, expected) in
             [("SET", &["SET", &self.key, &value, "PX", "10000"][..], "OK"), ("GET", &["GET", &self.key][..], &value)]
         {
-            match ask(&mut stream, request).await {
-                Err(refusal) if is_no_permission(&refusal, command) => return Ok(Found::NotPermitted(command)),
-                other => expect(command, other?.as_deref(), expected)?,
+            match ask(&mut wire, request).await? {
+                Reply::Error(error) if code(&error) == b"NOPERM" => return Ok(Found::NotPermitted(command)),
+                reply => expect(command, &reply, expected)?,
             }
         }
         Ok(Found::Written)
     }
 }
 
-/// An ACL rule speaks, so Redis and the way to it are well.
-fn is_no_permission(refusal: &str, command: &str) -> bool {
-    refusal.strip_prefix(command).is_some_and(|rest| rest.starts_with(": NOPERM"))
-}
-
-fn expect(command: &str, answer: Option<&str>, expected: &str) -> Result<(), String> {
-    match answer {
-        Some(answer) if answer == expected => Ok(()),
-        Some(_) => Err(format!("{command}: an unexpected answer")),
-        None => Err(format!("{command}: nothing was found")),
+/// The reply must be a line or a bulk string of this text.
+fn expect(command: &str, reply: &Reply, expected: &str) -> Result<(), String> {
+    match reply {
+        Reply::Error(text) => Err(format!("{command}: {text}")),
+        Reply::Nil => Err(format!("{command}: nothing was found")),
+        reply if reply.text() == Some(expected) => Ok(()),
+        _ => Err(format!("{command}: an unexpected answer")),
     }
 }
 
-/// One command and its reply, which must be a line or a bulk string.
-async fn ask<A: AsRef<[u8]>>(stream: &mut BufReader<Conn>, command: &[A]) -> Result<Option<String>, String> {
+async fn ask<A: AsRef<[u8]>>(wire: &mut Wire, command: &[A]) -> Result<Reply, String> {
     let name = String::from_utf8_lossy(command[0].as_ref());
-    let broken = |error: std::io::Error| format!("{name}: {error}");
-    let mut request = zeroize::Zeroizing::new(Vec::new());
-    crate::wire::encode(&mut request, command);
-    stream.write_all(&request).await.map_err(broken)?;
-
-    let mut line = String::new();
-    stream.take(LONGEST_LINE).read_line(&mut line).await.map_err(broken)?;
-    let Some(line) = line.strip_suffix("\r\n") else {
-        return Err(format!("{name}: the connection was closed"));
-    };
-    match line.split_at_checked(1) {
-        Some(("+", text)) => Ok(Some(text.into())),
-        Some(("-", text)) => Err(format!("{name}: {text}")),
-        Some(("$", "-1")) => Ok(None),
-        Some(("$", length)) => {
-            let length = length.parse::<usize>().ok().filter(|length| *length <= LONGEST_LINE as usize);
-            let mut bulk = vec![0; length.ok_or_else(|| format!("{name}: an unexpected answer"))? + 2];
-            stream.read_exact(&mut bulk).await.map_err(broken)?;
-            bulk.truncate(bulk.len() - 2);
-            Ok(Some(String::from_utf8_lossy(&bulk).into_owned()))
-        }
-        _ => Err(format!("{name}: an unexpected answer")),
-    }
+    wire.ask(command).await.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("{name}: the connection was closed"),
+        _ => format!("{name}: {error}"),
+    })
 }

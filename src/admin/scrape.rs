@@ -1,54 +1,54 @@
 //! From the workers' counters and the view to Prometheus text.
 //!
-//! Runs only when somebody asks; the data path never waits for it. The master's labels are written out here, since
-//! a gauge once registered would show the masters of the past for ever.
+//! Runs only when somebody asks; the data path never waits for it. What is of an upstream is written out here, since a
+//! metric once registered would show the label that it had before the name was known, and the masters of the past, for
+//! ever. Only events (histograms, and what is counted when it happens) are the recorder's.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use metrics::{counter, gauge};
+use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::view::{Traffic, View};
+use crate::close_reason::CloseReason;
 use crate::metrics as names;
-use crate::metrics::Relay;
+use crate::metrics::WorkerCounters;
+use crate::status::{Traffic, View};
 use crate::topology::Phase;
 
 const PHASES: [Phase; 6] =
     [Phase::Stable, Phase::Electing, Phase::Suspect, Phase::Switching, Phase::Paused, Phase::Failing];
 
-/// Sums what the workers counted. `reasons` names the slots of [`Relay::closed_by`], in order.
-pub fn traffic(relays: &[std::sync::Arc<Relay>], reasons: &[&str]) -> Traffic {
-    let sum = |pick: fn(&Relay) -> &names::Counter| relays.iter().map(|relay| pick(relay).get()).sum::<u64>();
+/// Sums what the workers counted.
+pub fn traffic(workers: &[std::sync::Arc<WorkerCounters>]) -> Traffic {
+    let sum =
+        |pick: fn(&WorkerCounters) -> &names::Counter| workers.iter().map(|worker| pick(worker).get()).sum::<u64>();
     // Ends before beginnings: a difference is then never negative.
-    let (closed, released) = (sum(|relay| &relay.closed), sum(|relay| &relay.released));
-    let (accepted, held) = (sum(|relay| &relay.accepted), sum(|relay| &relay.held));
-    let by_slot = |slot: usize| relays.iter().map(|relay| relay.closed_by[slot].get()).sum::<u64>();
-    let named = reasons.len().min(names::CLOSE_REASONS);
-    let mut closed_by: Vec<_> = (0..named).map(|slot| (reasons[slot].to_string(), by_slot(slot))).collect();
-    closed_by.push(("other".into(), (named..names::CLOSE_REASONS).map(by_slot).sum()));
+    let (closed, released) = (sum(|worker| &worker.closed), sum(|worker| &worker.released));
+    let (accepted, held) = (sum(|worker| &worker.accepted), sum(|worker| &worker.held));
+    let closed_for = |reason: CloseReason| workers.iter().map(|worker| worker.closed_for(reason)).sum::<u64>();
+    let closed_by = CloseReason::ALL.map(|reason| (reason.name().to_owned(), closed_for(reason))).into();
     Traffic {
         sessions: accepted.saturating_sub(closed),
         held_sessions: held.saturating_sub(released),
         accepted,
-        refused: sum(|relay| &relay.refused),
+        refused: sum(|worker| &worker.refused),
         closed,
         closed_by,
-        requests: sum(|relay| &relay.requests),
-        replies: sum(|relay| &relay.replies),
-        bytes_up: sum(|relay| &relay.bytes_up),
-        bytes_down: sum(|relay| &relay.bytes_down),
+        requests: sum(|worker| &worker.requests),
+        replies: sum(|worker| &worker.replies),
+        bytes_up: sum(|worker| &worker.bytes_up),
+        bytes_down: sum(|worker| &worker.bytes_down),
         held,
-        moved: sum(|relay| &relay.moved),
-        replayed: sum(|relay| &relay.replayed),
-        lost: sum(|relay| &relay.lost),
-        withheld: sum(|relay| &relay.withheld),
-        dials: sum(|relay| &relay.dials),
-        warm: sum(|relay| &relay.warm),
-        detached: sum(|relay| &relay.detached),
-        dial_failures: sum(|relay| &relay.dial_failures),
+        moved: sum(|worker| &worker.moved),
+        replayed: sum(|worker| &worker.replayed),
+        lost: sum(|worker| &worker.lost),
+        withheld: sum(|worker| &worker.withheld),
+        dials: sum(|worker| &worker.dials),
+        warm: sum(|worker| &worker.warm),
+        detached: sum(|worker| &worker.detached),
+        dial_failures: sum(|worker| &worker.dial_failures),
         requests_per_second: 0.0,
         bytes_per_second: 0.0,
     }
@@ -77,80 +77,97 @@ impl Rates {
     }
 }
 
-/// The text of `/metrics`. `state_dir`: where `backup` leaves what came of its last run.
-pub fn render(handle: &PrometheusHandle, view: &View, state_dir: Option<&Path>) -> String {
-    let traffic = &view.traffic;
-    gauge!(names::SESSIONS).set(traffic.sessions as f64);
-    gauge!(names::HELD_SESSIONS).set(traffic.held_sessions as f64);
-    counter!(names::SESSIONS_ACCEPTED).absolute(traffic.accepted);
-    counter!(names::SESSIONS_REFUSED).absolute(traffic.refused);
-    for (reason, count) in &traffic.closed_by {
-        counter!(names::SESSIONS_CLOSED, "reason" => reason.clone()).absolute(*count);
-    }
-    counter!(names::REQUESTS).absolute(traffic.requests);
-    counter!(names::REPLIES).absolute(traffic.replies);
-    counter!(names::BYTES, "direction" => "up").absolute(traffic.bytes_up);
-    counter!(names::BYTES, "direction" => "down").absolute(traffic.bytes_down);
-    counter!(names::SESSIONS_HELD).absolute(traffic.held);
-    counter!(names::SESSIONS_MOVED).absolute(traffic.moved);
-    counter!(names::REQUESTS_REPLAYED).absolute(traffic.replayed);
-    counter!(names::REPLIES_LOST).absolute(traffic.lost);
-    counter!(names::REPLIES_WITHHELD).absolute(traffic.withheld);
-    counter!(names::BACKEND_DIALS).absolute(traffic.dials);
-    counter!(names::BACKENDS_WARM).absolute(traffic.warm);
-    counter!(names::BACKENDS_DETACHED).absolute(traffic.detached);
-    counter!(names::BACKEND_DIAL_FAILURES).absolute(traffic.dial_failures);
-
-    let counters = &view.counters;
-    counter!(names::FAILOVERS, "kind" => "planned").absolute(counters.failovers_planned);
-    counter!(names::FAILOVERS, "kind" => "crash").absolute(counters.failovers_crash);
-    counter!(names::FAILOVERS, "kind" => "restart").absolute(counters.failovers_restart);
-    counter!(names::FAILOVERS_ABORTED).absolute(counters.failovers_aborted);
-    counter!(names::EARLY_COMMITS).absolute(counters.early_commits);
-    counter!(names::EARLY_COMMITS_WRONG).absolute(counters.early_commits_wrong);
-    counter!(names::EMPTY_RESTARTS).absolute(counters.empty_restarts);
-    counter!(names::WRITES_AT_RISK).absolute(counters.writes_at_risk);
-    if let Some(gap) = view.last_failover.as_ref().and_then(|failover| failover.offset_gap_bytes) {
-        gauge!(names::OFFSET_GAP_BYTES).set(gap as f64);
-    }
-
-    let connected = view.sentinels.iter().filter(|sentinel| sentinel.connected).count();
-    gauge!(names::SENTINELS_KNOWN).set(view.agreement.known as f64);
-    gauge!(names::SENTINELS_CONNECTED).set(connected as f64);
-    gauge!(names::SENTINELS_AGREEING).set(view.agreement.agreeing as f64);
-    for phase in PHASES {
-        gauge!(names::PHASE, "phase" => phase.name()).set(f64::from(phase.name() == view.phase));
-    }
-    gauge!(names::READY).set(f64::from(view.readiness.ready));
+/// The text of `/metrics`, but for the backups.
+pub fn render(handle: &PrometheusHandle, view: &View) -> String {
     gauge!(names::PROCESS_RESIDENT_MEMORY).set(resident_bytes() as f64);
     gauge!(names::PROCESS_OPEN_FDS).set(open_fds() as f64);
-
-    let mut text = handle.render();
-    master_info(&mut text, view);
-    backups(&mut text, view, state_dir);
-    text
+    names::start_at_zero(&view.master_name);
+    if let Some(gap) = view.last_failover.as_ref().and_then(|failover| failover.offset_gap_bytes) {
+        gauge!(names::OFFSET_GAP_BYTES, "master" => view.master_name.clone()).set(gap as f64);
+    }
+    let mut samples = Samples { text: handle.render(), master: names::escape_label(&view.master_name) };
+    samples.traffic(&view.traffic);
+    samples.control(view);
+    samples.master(view);
+    samples.text
 }
 
-#[cfg(feature = "backup")]
-fn backups(text: &mut String, view: &View, state_dir: Option<&Path>) {
-    let mut records = state_dir.map(crate::backup::report::read_state).unwrap_or_default();
-    records.entry(view.master_name.clone()).or_default();
-    text.push_str(&crate::backup::report::exposition(&records));
+/// The samples of one upstream, each with its label.
+struct Samples {
+    text: String,
+    /// The label's value, escaped.
+    master: String,
 }
 
-#[cfg(not(feature = "backup"))]
-fn backups(_: &mut String, _: &View, _: Option<&Path>) {}
+impl Samples {
+    fn one(&mut self, name: &str, value: impl Display) {
+        names::write_head(&mut self.text, name);
+        let _ = writeln!(self.text, "{name}{{master=\"{}\"}} {value}", self.master);
+    }
 
-fn master_info(text: &mut String, view: &View) {
-    let name = names::MASTER_INFO;
-    names::write_head(text, name);
-    if let Some(master) = &view.master {
+    fn by<L: Display, V: Display>(&mut self, name: &str, label: &str, values: impl IntoIterator<Item = (L, V)>) {
+        names::write_head(&mut self.text, name);
+        for (of, value) in values {
+            let _ = writeln!(self.text, "{name}{{{label}=\"{of}\",master=\"{}\"}} {value}", self.master);
+        }
+    }
+
+    /// What the sessions did.
+    fn traffic(&mut self, traffic: &Traffic) {
+        self.one(names::SESSIONS, traffic.sessions);
+        self.one(names::HELD_SESSIONS, traffic.held_sessions);
+        self.one(names::SESSIONS_ACCEPTED, traffic.accepted);
+        self.one(names::SESSIONS_REFUSED, traffic.refused);
+        self.by(names::SESSIONS_CLOSED, "reason", traffic.closed_by.iter().map(|(reason, count)| (reason, count)));
+        self.one(names::REQUESTS, traffic.requests);
+        self.one(names::REPLIES, traffic.replies);
+        self.by(names::BYTES, "direction", [("up", traffic.bytes_up), ("down", traffic.bytes_down)]);
+        self.one(names::SESSIONS_HELD, traffic.held);
+        self.one(names::SESSIONS_MOVED, traffic.moved);
+        self.one(names::REQUESTS_REPLAYED, traffic.replayed);
+        self.one(names::REPLIES_LOST, traffic.lost);
+        self.one(names::REPLIES_WITHHELD, traffic.withheld);
+        self.one(names::BACKEND_DIALS, traffic.dials);
+        self.one(names::BACKENDS_WARM, traffic.warm);
+        self.one(names::BACKENDS_DETACHED, traffic.detached);
+        self.one(names::BACKEND_DIAL_FAILURES, traffic.dial_failures);
+    }
+
+    /// What control knows and did.
+    fn control(&mut self, view: &View) {
+        let counters = &view.counters;
+        let kinds = [
+            counters.failovers_planned,
+            counters.failovers_crash,
+            counters.failovers_restart,
+            counters.failovers_restore,
+        ];
+        self.by(names::FAILOVERS, "kind", names::FAILOVER_KINDS.into_iter().zip(kinds));
+        self.one(names::FAILOVERS_ABORTED, counters.failovers_aborted);
+        self.one(names::EARLY_COMMITS, counters.early_commits);
+        self.one(names::EARLY_COMMITS_WRONG, counters.early_commits_wrong);
+        self.one(names::EMPTY_RESTARTS, counters.empty_restarts);
+        self.one(names::WRITES_AT_RISK, counters.writes_at_risk);
+        let connected = view.sentinels.iter().filter(|sentinel| sentinel.connected).count();
+        self.one(names::SENTINELS_KNOWN, view.agreement.known);
+        self.one(names::SENTINELS_CONNECTED, connected);
+        self.one(names::SENTINELS_AGREEING, view.agreement.agreeing);
+        let is_now = |phase: Phase| (phase.name(), u8::from(phase.name() == view.phase));
+        self.by(names::PHASE, "phase", PHASES.map(is_now));
+        self.one(names::READY, u8::from(view.readiness.ready));
+    }
+
+    fn master(&mut self, view: &View) {
+        let name = names::MASTER_INFO;
+        names::write_head(&mut self.text, name);
+        let Some(master) = &view.master else { return };
         let (addr, run_id) =
             (names::escape_label(&master.addr), names::escape_label(master.run_id.as_deref().unwrap_or("")));
         let (epoch, provisional) = (master.epoch, master.provisional);
         let _ = writeln!(
-            text,
-            "{name}{{addr=\"{addr}\",run_id=\"{run_id}\",epoch=\"{epoch}\",provisional=\"{provisional}\"}} 1"
+            self.text,
+            "{name}{{addr=\"{addr}\",run_id=\"{run_id}\",epoch=\"{epoch}\",provisional=\"{provisional}\",master=\"{}\"}} 1",
+            self.master
         );
     }
 }

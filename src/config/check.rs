@@ -8,10 +8,10 @@ use super::address::reaches;
 use super::keys::{Account, Draft};
 use super::origin::Origin;
 use super::problem::Problem;
-use super::value::{show_duration, show_size};
-use super::{HoldTimeout, HostPort};
+use super::{Config, HoldTimeout, HostPort};
 use crate::net::ListenAddr;
 use crate::secret::Credentials;
+use crate::{duration, size};
 
 const REDIS: (&str, &str) = ("redis_username", "redis_password");
 const SENTINEL: (&str, &str) = ("sentinel_username", "sentinel_password");
@@ -22,9 +22,27 @@ type Origins = BTreeMap<&'static str, Origin>;
 pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<Problem>) {
     draft.config.sentinel.redis_auth = credentials(&mut draft.redis, REDIS, origins, problems);
     draft.config.sentinel.auth = credentials(&mut draft.sentinel, SENTINEL, origins, problems);
-    let mut refuse = |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
     let config = &mut draft.config;
+    limit_planned_hold(config, origins);
+    let mut refuse = |key: &str, message: String| problems.push(Problem::at(&origins[key], message));
+    for rule in [
+        rule_own_addresses,
+        rule_no_loop,
+        rule_sentinels_can_be_dialled,
+        rule_suspicion_outlasts_heartbeats,
+        rule_memory_is_enough_for_one,
+        rule_listeners_hold_no_longer,
+        rule_planned_hold_can_end,
+    ] {
+        rule(config, origins, &mut refuse);
+    }
+}
 
+/// Takes the key at fault, and what is wrong.
+type Refuse<'a> = &'a mut dyn FnMut(&str, String);
+
+/// Each listener and the admin server have an address of their own.
+fn rule_own_addresses(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
     for (i, listen) in config.listen.iter().enumerate() {
         let several = !matches!(listen.addr, ListenAddr::Tcp(addr) if addr.port() == 0);
         if several && config.listen[..i].iter().any(|earlier| earlier.addr == listen.addr) {
@@ -41,7 +59,10 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
             refuse(later("admin", "listen", origins), message);
         }
     }
+}
 
+/// Nothing that is dialled is an address of our own.
+fn rule_no_loop(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
     let own = config
         .listen
         .iter()
@@ -59,53 +80,75 @@ pub(super) fn complete(draft: &mut Draft, origins: &Origins, problems: &mut Vec<
             refuse(later("address_map", key, origins), message);
         }
     }
-    let unroutable = |host: &HostPort| host.host == "0.0.0.0" || host.host == "::";
-    if let Some(sentinel) = config.sentinel.addrs.iter().find(|host| unroutable(host)) {
+}
+
+fn rule_sentinels_can_be_dialled(config: &Config, _: &Origins, refuse: Refuse<'_>) {
+    let unroutable = |host: &&HostPort| host.host == "0.0.0.0" || host.host == "::";
+    if let Some(sentinel) = config.sentinel.addrs.iter().find(unroutable) {
         refuse("sentinels", format!("sentinels: {sentinel} is no address to dial; name the host"));
     }
+}
 
+fn rule_suspicion_outlasts_heartbeats(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
     let (heartbeat, suspect) = (config.sentinel.heartbeat, config.sentinel.suspect_after);
     if suspect < heartbeat * 2 {
         let message = format!(
             "suspect_after is {}, less than two heartbeats of {} ({}): a single late answer would hold requests; make it {} or more",
-            show_duration(suspect),
-            show_duration(heartbeat),
+            duration::exact(suspect),
+            duration::exact(heartbeat),
             origins["heartbeat"],
-            show_duration(heartbeat * 2)
+            duration::exact(heartbeat * 2)
         );
         refuse(later("suspect_after", "heartbeat", origins), message);
     }
+}
+
+fn rule_memory_is_enough_for_one(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
     let (each, total) = (config.failover.retain_bytes, config.failover.retain_total_bytes);
     if total < each {
         let message = format!(
             "retain_total is {}, less than the {} that retain_bytes gives one session ({}); raise it",
-            show_size(total),
-            show_size(each),
+            size::exact(total),
+            size::exact(each),
             origins["retain_bytes"]
         );
         refuse(later("retain_total", "retain_bytes", origins), message);
     }
-    if let HoldTimeout::Fixed(hold) = config.failover.hold_timeout {
-        if let Some(listen) = config.listen.iter().find(|listen| listen.hold_timeout.is_some_and(|own| own > hold)) {
-            let message = format!(
-                "listen: {listen} would hold longer than hold_timeout with {} ({}): it can only be shorter there",
-                show_duration(hold),
-                origins["hold_timeout"]
-            );
-            refuse("listen", message);
-        }
-        let planned = config.failover.planned_hold_limit;
-        if origins["planned_hold_limit"] == Origin::Default {
-            config.failover.planned_hold_limit = planned.min(hold);
-        } else if planned > hold {
-            let message = format!(
-                "planned_hold_limit is {}, longer than hold_timeout with {} ({}): it could never be reached",
-                show_duration(planned),
-                show_duration(hold),
-                origins["hold_timeout"]
-            );
-            refuse("planned_hold_limit", message);
-        }
+}
+
+/// The end of an outage's deadline is the same for all sessions.
+fn rule_listeners_hold_no_longer(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
+    let HoldTimeout::Fixed(hold) = config.failover.hold_timeout else { return };
+    if let Some(listen) = config.listen.iter().find(|listen| listen.hold_timeout.is_some_and(|own| own > hold)) {
+        let message = format!(
+            "listen: {listen} would hold longer than hold_timeout with {} ({}): it can only be shorter there",
+            duration::exact(hold),
+            origins["hold_timeout"]
+        );
+        refuse("listen", message);
+    }
+}
+
+fn rule_planned_hold_can_end(config: &Config, origins: &Origins, refuse: Refuse<'_>) {
+    let HoldTimeout::Fixed(hold) = config.failover.hold_timeout else { return };
+    let planned = config.failover.planned_hold_limit;
+    if planned > hold {
+        let message = format!(
+            "planned_hold_limit is {}, longer than hold_timeout with {} ({}): it could never be reached",
+            duration::exact(planned),
+            duration::exact(hold),
+            origins["hold_timeout"]
+        );
+        refuse("planned_hold_limit", message);
+    }
+}
+
+/// Where nobody has set it, the limit of planned holds follows a shorter `hold_timeout`.
+fn limit_planned_hold(config: &mut Config, origins: &Origins) {
+    if let HoldTimeout::Fixed(hold) = config.failover.hold_timeout
+        && origins["planned_hold_limit"] == Origin::Default
+    {
+        config.failover.planned_hold_limit = config.failover.planned_hold_limit.min(hold);
     }
 }
 

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::file::nearest;
 use super::keys::{Draft, KEYS};
 use super::laravel;
+use super::layer::{Found, Layer, read_value};
 use super::origin::Origin;
 use super::packages;
 use super::problem::Problem;
-use super::sources::{Found, Layer};
+use super::suggest::nearest;
 use super::value::Raw;
 
 const PREFIX: &str = "SWITCHMASTER_";
@@ -101,24 +101,6 @@ pub(super) fn inherited(environment: &BTreeMap<String, OsString>) -> Layer {
         }
     }
     layer
-}
-
-/// What a value's own file holds, without the line break at its end.
-pub(super) fn read_value(path: &Path, origin: &Origin, key: &str, problems: &mut Vec<Problem>) -> Option<String> {
-    let mut refuse = |why: String| {
-        problems.push(Problem::at(origin, format!("{key}: {} {why}", path.display())));
-        None
-    };
-    match std::fs::read(path) {
-        Err(error) => refuse(format!("cannot be read: {error}")),
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Err(_) => refuse("is not UTF-8 text".to_owned()),
-            Ok(text) => match text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)) {
-                "" => refuse("is empty".to_owned()),
-                text => Some(text.to_owned()),
-            },
-        },
-    }
 }
 
 fn variable(environment: &BTreeMap<String, OsString>, name: &str, problems: &mut Vec<Problem>) -> Option<String> {

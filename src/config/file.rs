@@ -7,57 +7,44 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::environment::read_value;
 use super::keys::{KEYS, Key};
+use super::layer::{Found, Layer, read_value};
 use super::origin::Origin;
 use super::problem::Problem;
-use super::sources::{Found, Layer};
+use super::suggest::nearest;
 use super::value::Raw;
 
 /// Reads the file at `path`, which `named_by` asked for; nobody did when it is the default one.
 pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Problem>) -> Layer {
-    let at = |line, column| Origin::File { path: path.to_owned(), line, column };
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let message = format!("the configuration file {} cannot be read: {error}", path.display());
-            problems.push(Problem { origin: named_by.cloned(), message });
-            return Layer::new();
-        }
-    };
-    let text = match std::str::from_utf8(&bytes) {
+    let text = match text(path, named_by) {
         Ok(text) => text,
-        Err(error) => {
-            let (line, column) = position(&String::from_utf8_lossy(&bytes[..error.valid_up_to()]), usize::MAX);
-            problems.push(Problem::at(&at(line, column), "the file is not UTF-8 text; save it as UTF-8"));
+        Err(problem) => {
+            problems.push(problem);
             return Layer::new();
         }
     };
-    let table = match DeTable::parse(text) {
+    let at = |offset| origin(path, &text, offset);
+    let table = match DeTable::parse(&text) {
         Ok(table) => table,
         Err(error) => {
-            let (line, column) = position(text, error.span().map_or(0, |span| span.start));
             let why = error.message().replace('\n', ", ");
-            problems.push(Problem::at(&at(line, column), format!("not valid TOML: {why}")));
+            problems
+                .push(Problem::at(&at(error.span().map_or(0, |span| span.start)), format!("not valid TOML: {why}")));
             return Layer::new();
         }
     };
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
 
-    let directory = path.parent().unwrap_or(Path::new(""));
     let mut layer = Layer::new();
     for (name, value) in entries {
-        let origin_of = |span: std::ops::Range<usize>| {
-            let (line, column) = position(text, span.start);
-            at(line, column)
-        };
-        let (name_at, name) = (origin_of(name.span()), name.get_ref().as_ref());
+        let (name_at, name) = (at(name.span().start), name.get_ref().as_ref());
         // A section's value has no place of its own.
-        let origin = if value.get_ref().is_table() { name_at.clone() } else { origin_of(value.span()) };
+        let origin = if value.get_ref().is_table() { name_at.clone() } else { at(value.span().start) };
+        let directory = path.parent().unwrap_or(Path::new(""));
         if let Some(key) = KEYS.iter().find(|key| key.name == name) {
             let raw = match raw(value) {
-                Raw::Text(text) if key.is_path() && !text.is_empty() => {
+                Raw::Text(text) if key.is_path && !text.is_empty() => {
                     Raw::Text(directory.join(text).display().to_string())
                 }
                 raw => raw,
@@ -65,21 +52,41 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
             put(&mut layer, key, Found { raw, origin, read_from: None }, problems);
         } else if let Some(key) = KEYS.iter().find(|key| key.has_file() && name.strip_suffix("_file") == Some(key.name))
         {
-            match raw(value) {
-                Raw::Text(file) if !file.is_empty() => {
-                    let file = directory.join(file);
-                    if let Some(value) = read_value(&file, &origin, name, problems) {
-                        put(&mut layer, key, Found { raw: Raw::Text(value), origin, read_from: Some(file) }, problems);
-                    }
-                }
-                Raw::Text(_) => {}
-                _ => problems.push(Problem::at(&origin, format!("{name}: expected the path of a file in quotes"))),
-            }
+            let found = from_own_file(raw(value), directory, origin, name, problems);
+            found.into_iter().for_each(|found| put(&mut layer, key, found, problems));
         } else {
             problems.push(Problem::at(&name_at, unknown(name, value.get_ref())));
         }
     }
     layer
+}
+
+/// The value of `name`, which is a `…_file`; nothing where the path is empty.
+fn from_own_file(raw: Raw, directory: &Path, origin: Origin, name: &str, problems: &mut Vec<Problem>) -> Option<Found> {
+    match raw {
+        Raw::Text(file) if !file.is_empty() => {
+            let file = directory.join(file);
+            let value = read_value(&file, &origin, name, problems)?;
+            Some(Found { raw: Raw::Text(value), origin, read_from: Some(file) })
+        }
+        Raw::Text(_) => None,
+        _ => {
+            problems.push(Problem::at(&origin, format!("{name}: expected the path of a file in quotes")));
+            None
+        }
+    }
+}
+
+fn text(path: &Path, named_by: Option<&Origin>) -> Result<String, Problem> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        let message = format!("the configuration file {} cannot be read: {error}", path.display());
+        Problem { origin: named_by.cloned(), message }
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let at = origin(path, &String::from_utf8_lossy(valid), usize::MAX);
+        Problem::at(&at, "the file is not UTF-8 text; save it as UTF-8")
+    })
 }
 
 fn put(layer: &mut Layer, key: &'static Key, found: Found, problems: &mut Vec<Problem>) {
@@ -107,19 +114,6 @@ fn unknown(name: &str, value: &DeValue<'_>) -> String {
         Some(near) => format!("unknown key {name}; did you mean {near}?"),
         None => format!("unknown key {name}; `switchmaster config print` lists every key"),
     }
-}
-
-/// The name among `known` that `name` most likely meant, if any is near.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
-    let score = |candidate: &str| {
-        let (a, b) = (plain(name), plain(candidate));
-        let part = a.len() > 3 && b.contains(&a);
-        let similar = strsim::normalized_damerau_levenshtein(&a, &b);
-        if part { similar.max(0.6) } else { similar }
-    };
-    let scored = known.map(|candidate| (score(candidate), candidate));
-    scored.filter(|(score, _)| *score >= 0.6).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
 fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
@@ -152,8 +146,9 @@ fn integer(number: &toml::de::DeInteger<'_>) -> Option<String> {
 }
 
 /// Line and column, from 1, of the byte at `offset`; columns count characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+fn origin(path: &Path, text: &str, offset: usize) -> Origin {
     let before = text.get(..offset.min(text.len())).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
+    Origin::File { path: path.to_owned(), line, column }
 }

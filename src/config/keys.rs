@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::value::{Raw, show_duration, show_size};
-use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
+use super::value::Raw;
+use super::{Config, HoldTimeout, Listen, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
+use crate::{duration, size};
 
 /// One key of the configuration.
 pub struct Key {
@@ -20,11 +21,34 @@ pub struct Key {
     pub laravel: Option<&'static str>,
     /// Variables of the environment by which other programs know it; they yield to all that names switchmaster.
     pub usual: &'static [&'static str],
-    /// Never shown, and also readable from a file of its own (`…_file`).
-    pub secret: bool,
+    /// What a reload does with a new value.
+    pub reload: Reload,
+    /// A path, which is relative to the file that it stands in.
+    pub(super) is_path: bool,
     pub(super) set: fn(&mut Draft, &Raw) -> Result<(), String>,
-    /// The value as TOML; `None` when there is none.
-    pub(super) show: fn(&Draft) -> Option<String>,
+    /// Puts back, into what was read anew, what the running proxy cannot change.
+    pub(super) keep: fn(&mut Config, &Config),
+    value: Value,
+    has_file: bool,
+}
+
+/// What a reload (SIGHUP, `switchmaster reload`) does with a new value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// It counts at once, for running sessions too.
+    Live,
+    /// It counts for the sessions to come.
+    NewSessions,
+    /// It is named in the log, and waits for a restart.
+    Restart,
+    /// The proxy does not use it: each `switchmaster backup` reads it when it starts.
+    Unused,
+}
+
+enum Value {
+    /// As TOML; `None` when there is none.
+    Shown(fn(&Draft) -> Option<String>),
+    Secret(fn(&Draft) -> Option<&Secret>),
 }
 
 impl Key {
@@ -33,16 +57,29 @@ impl Key {
         format!("SWITCHMASTER_{}", self.name.to_ascii_uppercase())
     }
 
-    /// Whether the file knows `NAME_file` too: secrets, and the name that goes with a password.
-    pub fn has_file(&self) -> bool {
-        self.secret || self.name.ends_with("_username") || self.name.ends_with("_access_key_id")
+    /// Never shown.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.value, Value::Secret(_))
     }
 
-    /// Whether it is a path, which is relative to the file that it stands in.
-    pub(super) fn is_path(&self) -> bool {
-        const PATHS: &[&str] =
-            &["laravel_env", "state_dir", "backup_identity_file", "backup_spool_dir", "backup_textfile"];
-        PATHS.contains(&self.name)
+    /// Whether the file knows `NAME_file` too: secrets, and the name that goes with a password.
+    pub fn has_file(&self) -> bool {
+        self.has_file
+    }
+
+    /// The value as TOML, a secret masked; `None` when there is none.
+    pub(super) fn show(&self, draft: &Draft) -> Option<String> {
+        match self.value {
+            Value::Shown(show) => show(draft),
+            Value::Secret(get) => get(draft).map(|secret| quote(&secret.to_string())),
+        }
+    }
+
+    pub(super) fn is_same(&self, one: &Draft, other: &Draft) -> bool {
+        match self.value {
+            Value::Shown(show) => show(one) == show(other),
+            Value::Secret(get) => get(one) == get(other),
+        }
     }
 }
 
@@ -66,12 +103,26 @@ pub(super) struct Account {
 
 const MAX_SIZE: usize = 1 << 40;
 
+const fn row(name: &'static str, set: fn(&mut Draft, &Raw) -> Result<(), String>, value: Value) -> Key {
+    let has_file = matches!(value, Value::Secret(_));
+    let (flag, laravel, usual, reload) = (None, None, &[], Reload::Live);
+    Key { name, flag, laravel, usual, reload, is_path: false, set, keep: |_, _| (), value, has_file }
+}
+
 const fn key(
     name: &'static str,
     set: fn(&mut Draft, &Raw) -> Result<(), String>,
     show: fn(&Draft) -> Option<String>,
 ) -> Key {
-    Key { name, flag: None, laravel: None, usual: &[], secret: false, set, show }
+    row(name, set, Value::Shown(show))
+}
+
+const fn secret(
+    name: &'static str,
+    set: fn(&mut Draft, &Raw) -> Result<(), String>,
+    get: fn(&Draft) -> Option<&Secret>,
+) -> Key {
+    row(name, set, Value::Secret(get))
 }
 
 impl Key {
@@ -90,8 +141,29 @@ impl Key {
         self
     }
 
-    const fn secret(mut self) -> Key {
-        self.secret = true;
+    const fn path(mut self) -> Key {
+        self.is_path = true;
+        self
+    }
+
+    const fn file(mut self) -> Key {
+        self.has_file = true;
+        self
+    }
+
+    const fn new_sessions(mut self) -> Key {
+        self.reload = Reload::NewSessions;
+        self
+    }
+
+    /// A reload leaves it as it is, as `keep` puts it back.
+    const fn restart(mut self, keep: fn(&mut Config, &Config)) -> Key {
+        (self.reload, self.keep) = (Reload::Restart, keep);
+        self
+    }
+
+    const fn unused(mut self) -> Key {
+        self.reload = Reload::Unused;
         self
     }
 }
@@ -99,66 +171,58 @@ impl Key {
 /// Every key, in the order of `config.example.toml`.
 pub static KEYS: &[Key] = &[
     key("listen", |d, raw| put(&mut d.config.listen, raw.listeners()), |d| Some(list(&d.config.listen)))
-        .flag("--listen"),
+        .flag("--listen")
+        .restart(keep_sockets),
     key(
         "admin",
         |d, raw| put(&mut d.config.admin, raw.listen_addr_or_off()),
         |d| Some(d.config.admin.map_or_else(|| quote("off"), |addr| quote(&addr.to_string()))),
     )
-    .flag("--admin"),
-    key(
-        "admin_token",
-        |d, raw| put(&mut d.config.admin_token, raw.token()),
-        |d| d.config.admin_token.as_ref().map(|secret| quote(&secret.to_string())),
-    )
-    .secret(),
+    .flag("--admin")
+    .restart(|next, running| next.admin = running.admin),
+    secret("admin_token", |d, raw| put(&mut d.config.admin_token, raw.token()), |d| d.config.admin_token.as_ref()),
     key(
         "sentinels",
         |d, raw| put(&mut d.config.sentinel.addrs, raw.sentinels()),
         |d| Some(list(&d.config.sentinel.addrs)),
     )
     .flag("--sentinel")
-    .laravel("REDIS_SENTINEL_HOSTS"),
+    .laravel("REDIS_SENTINEL_HOSTS")
+    .restart(|next, running| next.sentinel.addrs.clone_from(&running.sentinel.addrs)),
     key(
         "master_name",
         |d, raw| put(&mut d.config.sentinel.master_name, raw.master_name()),
         |d| d.config.sentinel.master_name.as_deref().map(quote),
     )
     .flag("--master-name")
-    .laravel("REDIS_SENTINEL_SERVICE_NAME"),
+    .laravel("REDIS_SENTINEL_SERVICE_NAME")
+    .restart(|next, running| next.sentinel.master_name.clone_from(&running.sentinel.master_name)),
     key(
         "redis_username",
         |d, raw| put(&mut d.redis.username, raw.secret()),
         |d| d.redis.username.as_deref().map(quote),
     )
-    .laravel("REDIS_USERNAME"),
-    key(
-        "redis_password",
-        |d, raw| put(&mut d.redis.password, secret(raw)),
-        |d| d.redis.password.as_ref().map(|secret| quote(&secret.to_string())),
-    )
-    .laravel("REDIS_PASSWORD")
-    .secret(),
+    .laravel("REDIS_USERNAME")
+    .file(),
+    secret("redis_password", |d, raw| put(&mut d.redis.password, text(raw)), |d| d.redis.password.as_ref())
+        .laravel("REDIS_PASSWORD"),
     key(
         "sentinel_username",
         |d, raw| put(&mut d.sentinel.username, raw.secret()),
         |d| d.sentinel.username.as_deref().map(quote),
     )
-    .laravel("REDIS_SENTINEL_USERNAME"),
-    key(
-        "sentinel_password",
-        |d, raw| put(&mut d.sentinel.password, secret(raw)),
-        |d| d.sentinel.password.as_ref().map(|secret| quote(&secret.to_string())),
-    )
-    .laravel("REDIS_SENTINEL_PASSWORD")
-    .secret(),
+    .laravel("REDIS_SENTINEL_USERNAME")
+    .file(),
+    secret("sentinel_password", |d, raw| put(&mut d.sentinel.password, text(raw)), |d| d.sentinel.password.as_ref())
+        .laravel("REDIS_SENTINEL_PASSWORD"),
     key(
         "learn_credentials",
         |d, raw| put(&mut d.config.sentinel.learn_credentials, raw.flag()),
         |d| Some(d.config.sentinel.learn_credentials.to_string()),
     ),
     key("laravel_env", |d, raw| put(&mut d.laravel_env, raw.path()), |d| d.laravel_env.as_deref().map(path))
-        .flag("--laravel-env"),
+        .flag("--laravel-env")
+        .path(),
     key(
         "address_map",
         |d, raw| put(&mut d.config.sentinel.address_map, raw.address_map()),
@@ -167,7 +231,8 @@ pub static KEYS: &[Key] = &[
             let pairs: Vec<String> = pairs.map(|(from, to)| format!("\"{from}\" = \"{to}\"")).collect();
             Some(if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) })
         },
-    ),
+    )
+    .restart(|next, running| next.sentinel.address_map.clone_from(&running.sentinel.address_map)),
     key(
         "hold_timeout",
         |d, raw| {
@@ -183,7 +248,7 @@ pub static KEYS: &[Key] = &[
         |d| {
             Some(match d.config.failover.hold_timeout {
                 HoldTimeout::Auto => quote("auto"),
-                HoldTimeout::Fixed(duration) => quote(&show_duration(duration)),
+                HoldTimeout::Fixed(duration) => quote(&duration::exact(duration)),
             })
         },
     )
@@ -191,7 +256,7 @@ pub static KEYS: &[Key] = &[
     key(
         "planned_hold_limit",
         |d, raw| put(&mut d.config.failover.planned_hold_limit, raw.duration(millis(100, 600_000))),
-        |d| Some(quote(&show_duration(d.config.failover.planned_hold_limit))),
+        |d| Some(quote(&duration::exact(d.config.failover.planned_hold_limit))),
     ),
     key(
         "on_lost_reply",
@@ -207,12 +272,12 @@ pub static KEYS: &[Key] = &[
     key(
         "retain_bytes",
         |d, raw| put(&mut d.config.failover.retain_bytes, raw.size(0..=MAX_SIZE)),
-        |d| Some(quote(&show_size(d.config.failover.retain_bytes))),
+        |d| Some(quote(&size::exact(d.config.failover.retain_bytes))),
     ),
     key(
         "retain_total",
         |d, raw| put(&mut d.config.failover.retain_total_bytes, raw.size(0..=MAX_SIZE)),
-        |d| Some(quote(&show_size(d.config.failover.retain_total_bytes))),
+        |d| Some(quote(&size::exact(d.config.failover.retain_total_bytes))),
     ),
     key(
         "warm_backends",
@@ -229,13 +294,13 @@ pub static KEYS: &[Key] = &[
         |d, raw| {
             let after = match raw.duration(seconds(0, 604_800)) {
                 Ok(short) if !short.is_zero() && short < Duration::from_millis(100) => {
-                    Err(format!("expected \"0s\" or a duration from 100ms to 7d, found {}", show_duration(short)))
+                    Err(format!("expected \"0s\" or a duration from 100ms to 7d, found {}", duration::exact(short)))
                 }
                 after => after,
             };
             put(&mut d.config.backends.detach_idle_after, after)
         },
-        |d| Some(quote(&show_duration(d.config.backends.detach_idle_after))),
+        |d| Some(quote(&duration::exact(d.config.backends.detach_idle_after))),
     ),
     key(
         "minority",
@@ -245,29 +310,31 @@ pub static KEYS: &[Key] = &[
     key(
         "heartbeat",
         |d, raw| put(&mut d.config.sentinel.heartbeat, raw.duration(millis(10, 10_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.heartbeat))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.heartbeat))),
     ),
     key(
         "suspect_after",
         |d, raw| put(&mut d.config.sentinel.suspect_after, raw.duration(millis(20, 60_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.suspect_after))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.suspect_after))),
     ),
     key(
         "poll_interval",
         |d, raw| put(&mut d.config.sentinel.poll_interval, raw.duration(millis(100, 60_000))),
-        |d| Some(quote(&show_duration(d.config.sentinel.poll_interval))),
+        |d| Some(quote(&duration::exact(d.config.sentinel.poll_interval))),
     ),
     key(
         "backup_store",
         |d, raw| put(&mut d.config.backup.store, raw.location()),
         |d| d.config.backup.store.as_ref().map(|store| quote(&store.to_string())),
-    ),
+    )
+    .unused(),
     key(
         "backup_s3_endpoint",
         |d, raw| put(&mut d.config.backup.s3_endpoint, raw.endpoint()),
         |d| d.config.backup.s3_endpoint.as_deref().map(quote),
     )
-    .usual(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
+    .usual(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+    .unused(),
     key(
         "backup_s3_region",
         |d, raw| {
@@ -277,52 +344,63 @@ pub static KEYS: &[Key] = &[
         },
         |d| Some(quote(&d.config.backup.s3_region)),
     )
-    .usual(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
+    .usual(&["AWS_REGION", "AWS_DEFAULT_REGION"])
+    .unused(),
     key(
         "backup_s3_path_style",
         |d, raw| put(&mut d.config.backup.s3_path_style, raw.flag()),
         |d| Some(d.config.backup.s3_path_style.to_string()),
-    ),
+    )
+    .unused(),
     key(
         "backup_s3_access_key_id",
         |d, raw| put(&mut d.config.backup.s3_access_key_id, raw.secret()),
         |d| d.config.backup.s3_access_key_id.as_deref().map(quote),
     )
-    .usual(&["AWS_ACCESS_KEY_ID"]),
-    key(
+    .usual(&["AWS_ACCESS_KEY_ID"])
+    .file()
+    .unused(),
+    secret(
         "backup_s3_secret_access_key",
-        |d, raw| put(&mut d.config.backup.s3_secret_access_key, secret(raw)),
-        |d| d.config.backup.s3_secret_access_key.as_ref().map(|secret| quote(&secret.to_string())),
+        |d, raw| put(&mut d.config.backup.s3_secret_access_key, text(raw)),
+        |d| d.config.backup.s3_secret_access_key.as_ref(),
     )
     .usual(&["AWS_SECRET_ACCESS_KEY"])
-    .secret(),
-    key(
+    .unused(),
+    secret(
         "backup_s3_session_token",
-        |d, raw| put(&mut d.config.backup.s3_session_token, secret(raw)),
-        |d| d.config.backup.s3_session_token.as_ref().map(|secret| quote(&secret.to_string())),
+        |d, raw| put(&mut d.config.backup.s3_session_token, text(raw)),
+        |d| d.config.backup.s3_session_token.as_ref(),
     )
     .usual(&["AWS_SESSION_TOKEN"])
-    .secret(),
+    .unused(),
     key(
         "backup_recipients",
         |d, raw| put(&mut d.config.backup.recipients, raw.recipients()),
         |d| Some(list(&d.config.backup.recipients)),
-    ),
+    )
+    .unused(),
     key(
         "backup_identity_file",
         |d, raw| put(&mut d.config.backup.identity_file, raw.path()),
         |d| d.config.backup.identity_file.as_deref().map(path),
-    ),
+    )
+    .path()
+    .unused(),
     key(
         "backup_spool_dir",
         |d, raw| put(&mut d.config.backup.spool_dir, raw.path()),
         |d| d.config.backup.spool_dir.as_deref().map(path),
-    ),
+    )
+    .path()
+    .unused(),
     key(
         "backup_textfile",
         |d, raw| put(&mut d.config.backup.textfile, raw.path()),
         |d| d.config.backup.textfile.as_deref().map(path),
-    ),
+    )
+    .path()
+    .unused(),
     key(
         "workers",
         |d, raw| {
@@ -334,21 +412,25 @@ pub static KEYS: &[Key] = &[
         },
         |d| Some(d.config.workers.to_string()),
     )
-    .flag("--workers"),
+    .flag("--workers")
+    .restart(|next, running| next.workers = running.workers),
     key(
         "max_clients",
         |d, raw| put(&mut d.config.max_clients, raw.number("a whole number", 1..=10_000_000)),
         |d| Some(d.config.max_clients.to_string()),
     )
-    .flag("--max-clients"),
+    .flag("--max-clients")
+    .new_sessions(),
     key(
         "drain_grace",
         |d, raw| put(&mut d.config.drain_grace, raw.duration(seconds(0, 86_400))),
-        |d| Some(quote(&show_duration(d.config.drain_grace))),
+        |d| Some(quote(&duration::exact(d.config.drain_grace))),
     )
     .flag("--drain-grace"),
     key("state_dir", |d, raw| put(&mut d.config.state_dir, raw.path()), |d| d.config.state_dir.as_deref().map(path))
-        .flag("--state-dir"),
+        .flag("--state-dir")
+        .restart(|next, running| next.state_dir.clone_from(&running.state_dir))
+        .path(),
     key(
         "log_level",
         |d, raw| put(&mut d.config.log.level, raw.one_of(LEVEL)),
@@ -360,7 +442,8 @@ pub static KEYS: &[Key] = &[
         |d, raw| put(&mut d.config.log.json, raw.one_of(FORMAT)),
         |d| Some(name_of(FORMAT, d.config.log.json)),
     )
-    .flag("--log-format"),
+    .flag("--log-format")
+    .restart(|next, running| next.log.json = running.log.json),
 ];
 
 pub(super) const ON_LOST_REPLY: &[(&str, OnLostReply)] = &[
@@ -381,7 +464,14 @@ const LEVEL: &[(&str, tracing::Level)] = &[
     ("trace", tracing::Level::TRACE),
 ];
 
-fn secret(raw: &Raw) -> Result<Option<Secret>, String> {
+/// Of listeners that are the same sockets, the options for their sessions are taken over.
+fn keep_sockets(next: &mut Config, running: &Config) {
+    if next.listen.iter().map(Listen::socket).ne(running.listen.iter().map(Listen::socket)) {
+        next.listen.clone_from(&running.listen);
+    }
+}
+
+fn text(raw: &Raw) -> Result<Option<Secret>, String> {
     Ok(raw.secret()?.map(Secret::new))
 }
 

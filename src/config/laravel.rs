@@ -8,10 +8,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::keys::KEYS;
+use super::layer::{Found, Layer};
 use super::origin::Origin;
 use super::packages::{self, Variables};
 use super::problem::Problem;
-use super::sources::{Found, Layer};
 use super::value::Raw;
 
 /// Reads the `.env` at `path` (or in that directory), which `named_by` asked for.

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::OnLostReply;
 use super::address::parse_listen;
 use super::keys::ON_LOST_REPLY;
-use super::value::{Raw, show_duration, show_size};
+use super::value::Raw;
 use crate::net::{LONGEST_UNIX_PATH, ListenAddr};
+use crate::{duration, size};
 
 /// Where clients connect, and how their sessions are treated at a failover.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,11 @@ impl Listen {
     /// A listener without anything of its own.
     pub fn new(addr: ListenAddr) -> Listen {
         Listen { addr, mode: MODE, group: None, on_lost_reply: None, hold_timeout: None, retain_bytes: None }
+    }
+
+    /// What the kernel knows of it: cannot be changed while it is open.
+    pub(super) fn socket(&self) -> (&ListenAddr, u32, Option<&str>) {
+        (&self.addr, self.mode, self.group.as_deref())
     }
 
     /// Fails with what is wrong with `text`, in a form that follows "expected …, ".
@@ -86,8 +92,8 @@ impl fmt::Display for Listen {
             (self.mode != MODE).then(|| format!("mode={:o}", self.mode)),
             self.group.as_ref().map(|group| format!("group={group}")),
             policy.map(|(name, _)| format!("on_lost_reply={name}")),
-            self.hold_timeout.map(|time| format!("hold_timeout={}", show_duration(time))),
-            self.retain_bytes.map(|bytes| format!("retain_bytes={}", show_size(bytes))),
+            self.hold_timeout.map(|time| format!("hold_timeout={}", duration::exact(time))),
+            self.retain_bytes.map(|bytes| format!("retain_bytes={}", size::exact(bytes))),
         ];
         let options: Vec<String> = options.into_iter().flatten().collect();
         let mark = if options.is_empty() { "" } else { "?" };

@@ -3,35 +3,39 @@
 //! Whatever leaves here is parsed, complete and checked: nothing behind it validates again, and nothing in here
 //! binds a port or asks the network.
 
-mod address;
+mod changes;
 mod check;
 mod environment;
 mod file;
 mod keys;
 mod laravel;
+mod layer;
 mod listen;
-mod location;
 mod origin;
 mod packages;
 mod print;
 mod problem;
 mod sources;
+mod suggest;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address;
 use crate::net::ListenAddr;
 use crate::secret::{Credentials, Secret};
 
-pub use keys::{KEYS, Key};
+pub use crate::address::HostPort;
+pub use crate::location::Location;
+pub use crate::settings::BackupConfig;
+pub use changes::Changes;
+pub use keys::{KEYS, Key, Reload};
 pub use listen::Listen;
-pub use location::Location;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
 pub use sources::{Loaded, Sources};
-pub use value::{parse_duration, parse_size};
 
 impl Config {
     /// Reads every source and merges them: flag over environment over file over Laravel `.env` over default.
@@ -94,15 +98,6 @@ pub struct SentinelConfig {
     pub minority: Minority,
     /// Address reported by Sentinel -> address to dial (NAT, containers).
     pub address_map: Vec<(HostPort, HostPort)>,
-}
-
-/// A host name or IP address with a port, not resolved yet.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostPort {
-    /// A name, an IPv4 address, or an IPv6 address without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
 }
 
 /// What to do with writes in a minority partition.
@@ -173,51 +168,6 @@ pub enum OnLostPop {
     Error,
     /// The connection is closed.
     Close,
-}
-
-/// Backups: where they are kept, and who can read them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackupConfig {
-    /// Where they are kept; `None`: each verb wants `--store`.
-    pub store: Option<Location>,
-    /// URL of an S3-compatible service; `None`: Amazon's of the region.
-    pub s3_endpoint: Option<String>,
-    /// The region that requests are signed for.
-    pub s3_region: String,
-    /// `https://endpoint/bucket/key` instead of `https://bucket.endpoint/key`; always so when the endpoint is an IP address.
-    pub s3_path_style: bool,
-    /// The access key's id.
-    pub s3_access_key_id: Option<String>,
-    /// The access key.
-    pub s3_secret_access_key: Option<Secret>,
-    /// What makes a temporary access key whole.
-    pub s3_session_token: Option<Secret>,
-    /// age recipients that every backup is encrypted for; empty: no encryption.
-    pub recipients: Vec<String>,
-    /// The file with the age identity that reads them.
-    pub identity_file: Option<PathBuf>,
-    /// Where data waits between Redis and the store; `None`: the folder for temporary files.
-    pub spool_dir: Option<PathBuf>,
-    /// The file for node-exporter's textfile collector that `backup` writes; `None`: none.
-    pub textfile: Option<PathBuf>,
-}
-
-impl Default for BackupConfig {
-    fn default() -> Self {
-        BackupConfig {
-            store: None,
-            s3_endpoint: None,
-            s3_region: "us-east-1".to_owned(),
-            s3_path_style: false,
-            s3_access_key_id: None,
-            s3_secret_access_key: None,
-            s3_session_token: None,
-            recipients: Vec::new(),
-            identity_file: None,
-            spool_dir: None,
-            textfile: None,
-        }
-    }
 }
 
 /// Log lines.

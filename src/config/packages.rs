@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 
+use super::layer::{Found, Layer};
 use super::origin::Origin;
 use super::problem::Problem;
-use super::sources::{Found, Layer};
 use super::value::Raw;
 use super::{DEFAULT_SENTINEL_PORT, HostPort};
 

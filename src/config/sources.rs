@@ -7,10 +7,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::keys::{Draft, KEYS};
+use super::layer::{Found, Layer};
 use super::origin::Origin;
 use super::problem::{Problem, Problems};
 use super::value::Raw;
-use super::{Config, check, environment, file, laravel, print};
+use super::{Config, check, environment, file, laravel};
 
 /// Where the configuration comes from. No `Debug`: the environment may hold passwords.
 #[derive(Clone, Default)]
@@ -40,18 +41,6 @@ pub struct Loaded {
     pub(super) origins: BTreeMap<&'static str, Origin>,
 }
 
-/// What one source says.
-pub(super) type Layer = BTreeMap<&'static str, Found>;
-
-/// A value where it was found.
-#[derive(Clone)]
-pub(super) struct Found {
-    pub raw: Raw,
-    pub origin: Origin,
-    /// The file of its own that it was read from (`…_file`).
-    pub read_from: Option<PathBuf>,
-}
-
 impl Sources {
     /// These flags over the environment of this process and `/etc/switchmaster/config.toml`.
     pub fn of_process(flags: BTreeMap<&'static str, Vec<String>>, config: Option<PathBuf>) -> Sources {
@@ -77,24 +66,8 @@ impl Sources {
         };
         let inherited = environment::inherited(&self.environment);
 
-        let mut draft = Draft::default();
-        let mut origins = BTreeMap::new();
-        for key in KEYS {
-            let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
-            let found = layers.into_iter().find_map(|layer| layer.get(key.name));
-            let overridden = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin));
-            if let Some(below) = overridden {
-                // It does not count now, but a mistake in the file is still one.
-                refuse_into(&mut problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
-            }
-            if let Some(found) = found {
-                refuse_into(&mut problems, key.name, found, (key.set)(&mut draft, &found.raw));
-                if let Some(path) = &found.read_from {
-                    draft.read_from.insert(key.name, path.clone());
-                }
-            }
-            origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
-        }
+        let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
+        let (mut draft, origins) = merge(layers, &written, &mut problems);
         if problems.is_empty() {
             check::complete(&mut draft, &origins, &mut problems);
         }
@@ -151,16 +124,27 @@ impl Loaded {
     pub fn reads_files(&self) -> bool {
         self.file.is_some() || self.laravel_env.is_some() || !self.draft.read_from.is_empty()
     }
+}
 
-    /// What came out of the variables of a Laravel set-up, as [`Loaded::print`] shows it.
-    pub fn understood(&self) -> String {
-        print::print_if(self, Origin::is_laravel)
+/// The first of `layers` that names a key has its value. What the file says counts below others, but a mistake in it is
+/// one all the same.
+fn merge(layers: [&Layer; 6], written: &Layer, problems: &mut Vec<Problem>) -> (Draft, BTreeMap<&'static str, Origin>) {
+    let mut draft = Draft::default();
+    let mut origins = BTreeMap::new();
+    for key in KEYS {
+        let found = layers.into_iter().find_map(|layer| layer.get(key.name));
+        if let Some(below) = written.get(key.name).filter(|below| found.is_some_and(|f| f.origin != below.origin)) {
+            refuse_into(problems, key.name, below, (key.set)(&mut Draft::default(), &below.raw));
+        }
+        if let Some(found) = found {
+            refuse_into(problems, key.name, found, (key.set)(&mut draft, &found.raw));
+            if let Some(path) = &found.read_from {
+                draft.read_from.insert(key.name, path.clone());
+            }
+        }
+        origins.insert(key.name, found.map_or(Origin::Default, |found| found.origin.clone()));
     }
-
-    /// The whole configuration as TOML that parses again: secrets masked, each value's origin behind it.
-    pub fn print(&self) -> String {
-        format!("# What switchmaster runs on, and where each value came from.\n{}", print::print_if(self, |_| true))
-    }
+    (draft, origins)
 }
 
 fn refuse_into(problems: &mut Vec<Problem>, key: &str, found: &Found, result: Result<(), String>) {

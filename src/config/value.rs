@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::address::parse_listen;
 use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
 use crate::secret::Secret;
+use crate::{duration, size};
 
 /// A value as it was written. Flags, environment and `.env` give `Text` (or `List`, for repeated flags).
 #[derive(Clone)]
@@ -31,8 +32,6 @@ pub enum Raw {
 const LISTEN: &str = "IP:PORT, [IPV6]:PORT, a port alone or unix:/PATH, such as \"127.0.0.1:6379\"";
 const HOST: &str = "HOST or HOST:PORT (an IPv6 address as [ADDRESS]:PORT), such as \"10.0.0.5:26379\"";
 const MAP: &str = "pairs of HOST:PORT, such as { \"172.17.0.2:6379\" = \"10.0.0.5:6379\" }";
-const DURATION: &str = "a duration such as \"600ms\", \"5s\" or \"2m\"";
-const SIZE: &str = "a size such as \"64KiB\", \"64MiB\" or a number of bytes";
 
 impl Raw {
     pub(super) fn listeners(&self) -> Result<Vec<Listen>, String> {
@@ -105,29 +104,29 @@ impl Raw {
 
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, String> {
         let duration = match self {
-            Raw::Text(text) => parse_duration(text)?,
+            Raw::Text(text) => duration::parse(text)?,
             Raw::Integer(text) => {
-                return Err(format!("expected {DURATION}, found {text}: the unit is missing"));
+                return Err(format!("expected {}, found {text}: the unit is missing", duration::EXPECTED));
             }
-            other => return Err(other.mismatch(DURATION)),
+            other => return Err(other.mismatch(duration::EXPECTED)),
         };
         if range.contains(&duration) {
             return Ok(duration);
         }
-        let (low, high) = (show_duration(*range.start()), show_duration(*range.end()));
-        Err(format!("expected a duration from {low} to {high}, found {}", show_duration(duration)))
+        let (low, high) = (duration::exact(*range.start()), duration::exact(*range.end()));
+        Err(format!("expected a duration from {low} to {high}, found {}", duration::exact(duration)))
     }
 
     pub(super) fn size(&self, range: RangeInclusive<usize>) -> Result<usize, String> {
         let size = match self {
-            Raw::Text(text) | Raw::Integer(text) => parse_size(text)?,
-            other => return Err(other.mismatch(SIZE)),
+            Raw::Text(text) | Raw::Integer(text) => size::parse(text)?,
+            other => return Err(other.mismatch(size::EXPECTED)),
         };
         if range.contains(&size) {
             return Ok(size);
         }
-        let (low, high) = (show_size(*range.start()), show_size(*range.end()));
-        Err(format!("expected a size from {low} to {high}, found {}", show_size(size)))
+        let (low, high) = (size::exact(*range.start()), size::exact(*range.end()));
+        Err(format!("expected a size from {low} to {high}, found {}", size::exact(size)))
     }
 
     pub(super) fn flag(&self) -> Result<bool, String> {
@@ -293,82 +292,4 @@ fn split_list(text: &str) -> Vec<String> {
         .filter(|item| !item.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-/// Reads `600ms`, `5s`, `2m`, `1h`, `7d`. Fails with "expected …, found …".
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = |why: &str| format!("expected {DURATION}, found {text:?}{why}");
-    let trimmed = text.trim();
-    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = trimmed[..digits].parse().map_err(|_| refuse(""))?;
-    let millis = match trimmed[digits..].trim_start() {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        "" => return Err(refuse(": the unit is missing")),
-        _ => return Err(refuse("")),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(|| refuse(": that is too long"))
-}
-
-/// As [`parse_duration`] reads it, in the largest unit that is exact.
-pub(super) fn show_duration(duration: Duration) -> String {
-    match duration.as_millis() {
-        0 => "0s".to_owned(),
-        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
-}
-
-/// Reads a size such as `64KiB`, or a number of bytes. Fails with "expected …, found …".
-pub fn parse_size(text: &str) -> Result<usize, String> {
-    let refuse = || format!("expected {SIZE}, found {text:?}");
-    let trimmed = text.trim();
-    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: usize = trimmed[..digits].parse().map_err(|_| refuse())?;
-    let unit = match trimmed[digits..].trim_start() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(refuse()),
-    };
-    number.checked_mul(unit).ok_or_else(refuse)
-}
-
-/// As a size is read, in the largest unit that is exact.
-pub(super) fn show_size(bytes: usize) -> String {
-    match bytes {
-        0 => "0".to_owned(),
-        n if n % (1 << 30) == 0 => format!("{}GiB", n >> 30),
-        n if n % (1 << 20) == 0 => format!("{}MiB", n >> 20),
-        n if n % (1 << 10) == 0 => format!("{}KiB", n >> 10),
-        n => n.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_and_sizes_are_shown_as_they_are_read() {
-        for text in ["0s", "600ms", "5s", "90s", "2m", "1h", "36h", "7d"] {
-            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
-        }
-        for text in ["0", "1000", "64KiB", "64MiB", "3GiB"] {
-            assert_eq!(show_size(parse_size(text).unwrap()), text);
-        }
-        for text in ["", "5", "s", "-5s", "1.5s", "5 parsecs", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-        for text in ["", "KiB", "64KB", "-1", "1.5MiB", "99999999999GiB"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-    }
 }

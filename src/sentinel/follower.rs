@@ -20,7 +20,7 @@ pub(super) const LIMIT: Duration = Duration::from_millis(1500);
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// What every follower and prober knows.
-pub(super) struct Shared {
+pub(super) struct Context {
     pub(super) map: AddressMap,
     pub(super) auth: watch::Receiver<Option<Credentials>>,
     /// The proxy's own listeners: never a master.
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) pace: watch::Receiver<Duration>,
 }
 
-/// What a task tells the watch task.
+/// What a task reports to the watch task.
 pub(super) enum Message {
     /// For the decision.
     Input(Input),
@@ -61,10 +61,10 @@ impl Drop for Follower {
 }
 
 impl Follower {
-    pub(super) fn spawn(at: HostPort, shared: Arc<Shared>, out: mpsc::Sender<Message>) -> Follower {
+    pub(super) fn spawn(at: HostPort, context: Arc<Context>, out: mpsc::Sender<Message>) -> Follower {
         let poll = Arc::new(Notify::new());
         let (orders, order_receiver) = mpsc::channel(4);
-        let task = Task { at, known: Vec::new(), shared, out, poll: poll.clone(), orders: order_receiver };
+        let task = Task { at, known: Vec::new(), context, out, poll: poll.clone(), orders: order_receiver };
         Follower { poll, orders, task: tokio::spawn(task.run()) }
     }
 }
@@ -73,7 +73,7 @@ struct Task {
     at: HostPort,
     /// Where its name last led.
     known: Vec<SocketAddr>,
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     out: mpsc::Sender<Message>,
     poll: Arc<Notify>,
     orders: mpsc::Receiver<Order>,
@@ -89,7 +89,7 @@ impl Task {
                 failures = 0;
             }
             let mute = matches!(error, client::Error::Mute(_));
-            self.tell(FromSentinel::Lost { error: error.to_string(), mute }).await;
+            self.report(FromSentinel::Lost { error: error.to_string(), mute }).await;
             while let Ok(Order::Failover(reply)) = self.orders.try_recv() {
                 let _ = reply.send(Err(error.clone()));
             }
@@ -100,21 +100,21 @@ impl Task {
 
     /// One connection, until it fails.
     async fn follow(&mut self) -> Result<std::convert::Infallible, client::Error> {
-        let (at, auth) = (self.shared.map.map(&self.at), self.shared.auth.borrow().clone());
+        let (at, auth) = (self.context.map.map(&self.at), self.context.auth.borrow().clone());
         let mut sentinel = Sentinel::connect(&at, &mut self.known, auth.as_ref(), LIMIT).await?;
-        self.tell(FromSentinel::Connected).await;
+        self.report(FromSentinel::Connected).await;
         if let Some(notice) = sentinel.notice.take() {
-            self.tell(FromSentinel::Notice(notice)).await;
+            self.report(FromSentinel::Notice(notice)).await;
         }
-        let mut pace = self.shared.pace.clone();
-        let mut names = self.shared.name.clone();
+        let mut pace = self.context.pace.clone();
+        let mut names = self.context.name.clone();
         let mut polled = self.ask(&mut sentinel, &names).await?;
         let mut pinged = polled;
         loop {
             let name = names.borrow_and_update().clone();
             let every = *pace.borrow_and_update();
             tokio::select! {
-                event = sentinel.event(name.as_deref()) => self.tell_event(event?).await,
+                event = sentinel.event(name.as_deref()) => self.report_event(event?).await,
                 () = self.poll.notified() => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled + every).into()) => polled = self.ask(&mut sentinel, &names).await?,
                 () = tokio::time::sleep_until((polled.max(pinged) + ALIVE_EVERY).into()) => {
@@ -143,9 +143,9 @@ impl Task {
         let asked = Instant::now();
         match name {
             Some(name) => {
-                let mut answer = sentinel.poll(&name, &self.shared.map, LIMIT).await?;
+                let mut answer = sentinel.poll(&name, &self.context.map, LIMIT).await?;
                 self.refuse_impossible(&mut answer);
-                self.tell(FromSentinel::Answer(Box::new(answer))).await;
+                self.report(FromSentinel::Answer(Box::new(answer))).await;
             }
             None => {
                 let masters = sentinel.masters(LIMIT).await?;
@@ -158,10 +158,10 @@ impl Task {
     /// A placeholder (0.0.0.0) and our own address would make us dial ourselves.
     fn refuse_impossible(&self, answer: &mut SentinelAnswer) {
         let Some(claim) = &answer.claim else { return };
-        let who = client::show(&self.at);
+        let who = &self.at;
         let problem = if claim.addr.ip().is_unspecified() || claim.addr.port() == 0 {
             Some(format!("Sentinel {who} names {}, which is no address of a node", claim.addr))
-        } else if is_own(&self.shared.own, claim.addr) {
+        } else if is_own(&self.context.own, claim.addr) {
             Some(format!(
                 "Sentinel {who} names {}, which is this proxy: move the proxy or fix the announced address",
                 claim.addr
@@ -175,19 +175,19 @@ impl Task {
         }
     }
 
-    async fn tell_event(&self, event: crate::sentinel::event::Event) {
+    async fn report_event(&self, event: crate::sentinel::event::Event) {
         let mut resolved = [None, None];
         for (slot, reported) in resolved.iter_mut().zip([&event.master, &event.node]) {
             if let Some(reported) = reported {
-                *slot = self.shared.map.resolve(reported, LIMIT).await.ok();
+                *slot = self.context.map.resolve(reported, LIMIT).await.ok();
             }
         }
         let [master, node] = resolved;
-        let node = node.filter(|node| !node.ip().is_unspecified() && !is_own(&self.shared.own, *node));
-        self.tell(FromSentinel::Event { kind: event.kind, master, node }).await;
+        let node = node.filter(|node| !node.ip().is_unspecified() && !is_own(&self.context.own, *node));
+        self.report(FromSentinel::Event { kind: event.kind, master, node }).await;
     }
 
-    async fn tell(&self, what: FromSentinel) {
+    async fn report(&self, what: FromSentinel) {
         let _ = self.out.send(Message::Input(Input::Sentinel(self.at.clone(), what))).await;
     }
 }

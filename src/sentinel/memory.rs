@@ -1,6 +1,6 @@
 //! The last verified master, kept in a small file across restarts.
 //!
-//! It raises the epoch below which nothing is believed, and tells the next run which data and which Sentinels are ours; a
+//! It raises the epoch below which nothing is believed, and says to the next run which data and which Sentinels are ours; a
 //! missing or broken file costs nothing but that, and files of before read as ones that know less.
 
 use std::fs;

@@ -1,24 +1,22 @@
 //! Following Sentinel: who is master, and when to hold.
 //!
 //! [`run`] is the watch task. It feeds what the followers (one per Sentinel) and the probers (one per node) hear to
-//! the [`view::View`], and does what that decides: it publishes to the [`Topology`] and knows no session.
+//! the [`tracker::Tracker`], and does what that decides: it publishes to the [`crate::topology::Topology`] and knows no session.
 //!
 //! ```text
 //! follower ─┐                    ┌─► topology.publish / prove
-//! prober  ──┼─► Input ─► View ───┼─► ask a node, poll the Sentinels
-//! sessions ─┘                    └─► log, metrics, admin::View
+//! prober  ──┼─► Input ─► Tracker ┼─► ask a node, poll the Sentinels
+//! sessions ─┘                    └─► log, metrics, status::View
 //! ```
 
-pub mod client;
-pub mod electorate;
-pub mod event;
 mod follower;
 pub mod lineage;
 mod memory;
 mod prober;
-pub mod report;
-pub mod view;
-pub mod word;
+mod task;
+pub mod tracker;
+
+pub use switchmaster_protocol::sentinel::{client, consensus, electorate, event, report};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -27,22 +25,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metrics::histogram;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use crate::admin;
-use crate::config::{Config, HoldTimeout, HostPort, SentinelConfig};
+use crate::config::{Config, HoldTimeout, SentinelConfig};
+use crate::control::ControlRequest;
 use crate::drain;
-use crate::metrics::FAILOVER_PHASE_SECONDS;
-use crate::secret::Credentials;
-use crate::sentinel::client::{AddressMap, Begun, show};
-use crate::sentinel::electorate::Name;
-use crate::sentinel::follower::{Follower, Message, Order, Shared};
+use crate::sentinel::client::AddressMap;
+use crate::sentinel::follower::Context;
 use crate::sentinel::memory::{Keeper, Memory};
-use crate::sentinel::prober::Prober;
-use crate::sentinel::report::Input;
-use crate::sentinel::view::{Login, OTHERS_WITHIN, Output, Settings, View};
-use crate::topology::{Report, Topology};
+use crate::sentinel::task::{Inbox, Task};
+use crate::sentinel::tracker::{Settings, Tracker};
+use crate::status;
+use crate::topology::Report;
+use crate::upstream::Upstream;
 
 /// The parts of the configuration that following Sentinel needs.
 #[derive(Clone, Debug)]
@@ -70,37 +65,23 @@ impl Parts {
             own,
         }
     }
-}
 
-/// What an operator may ask of the watch task.
-#[derive(Debug)]
-pub enum Command {
-    /// Hold requests (phase `Paused`) until [`Command::Release`], at most this long.
-    Hold {
-        /// At most.
-        limit: Duration,
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// End that hold.
-    Release {
-        /// Answered when sessions were told.
-        reply: oneshot::Sender<()>,
-    },
-    /// The configured credentials were changed where they are kept.
-    Credentials {
-        /// For the Redis nodes.
-        redis: Option<Credentials>,
-        /// For the Sentinels.
-        sentinels: Option<Credentials>,
-    },
-    /// `SENTINEL FAILOVER` through the first Sentinel that takes it, unless a failover is under way.
-    Failover {
-        /// Ask whatever the nodes are like.
-        force: bool,
-        /// A Sentinel has begun it, or why none has.
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    fn settings(&self) -> Settings {
+        Settings {
+            sentinels: self.sentinel.addrs.clone(),
+            address_map: AddressMap::new(self.sentinel.address_map.clone()),
+            heartbeat: self.sentinel.heartbeat,
+            poll_interval: self.sentinel.poll_interval,
+            suspect_after: self.sentinel.suspect_after,
+            hold_timeout: self.hold_timeout,
+            planned_hold_limit: self.planned_hold_limit,
+            minority: self.sentinel.minority,
+            credentials: self.sentinel.redis_auth.clone(),
+            learn_credentials: self.sentinel.learn_credentials,
+            floor: None,
+            candidate: None,
+        }
+    }
 }
 
 /// Why [`run`] returned.
@@ -126,49 +107,31 @@ impl std::error::Error for Error {}
 ///
 /// `relay_replies` is the number of replies that all sessions have received so far: that it rises is a sign of life
 /// of the master. `status` gets a new view every 100 ms and at each publication. `drain` is let go as soon as the
-/// drain begins: sessions that still drain need a master, so following goes on.
+/// drain begins: sessions that still drain need a master, so following goes on. Newly `configured` parts say the same as those before
+/// about all that needs a restart.
 ///
 /// # Errors
 /// Only [`Error::SeveralMasters`]. Absent Sentinels, DNS and nodes never end it.
 pub async fn run(
-    parts: Parts,
-    topology: Arc<Topology>,
+    mut configured: watch::Receiver<Parts>,
+    upstream: Arc<Upstream>,
     reports: mpsc::Receiver<Report>,
     relay_replies: impl Fn() -> u64,
-    commands: mpsc::Receiver<Command>,
-    status: watch::Sender<admin::View>,
+    commands: mpsc::Receiver<ControlRequest>,
+    status: watch::Sender<status::View>,
     drain: drain::Watch,
 ) -> Result<(), Error> {
+    let parts = configured.borrow_and_update().clone();
     let name = parts.sentinel.master_name.clone();
-    let memory = match &name {
-        Some(name) => remembered(&parts, name),
-        None => parts.state_dir.as_deref().and_then(Memory::only),
-    };
-    let settings = Settings {
-        sentinels: parts.sentinel.addrs.clone(),
-        address_map: AddressMap::new(parts.sentinel.address_map.clone()),
-        heartbeat: parts.sentinel.heartbeat,
-        poll_interval: parts.sentinel.poll_interval,
-        suspect_after: parts.sentinel.suspect_after,
-        hold_timeout: parts.hold_timeout,
-        planned_hold_limit: parts.planned_hold_limit,
-        minority: parts.sentinel.minority,
-        credentials: parts.sentinel.redis_auth.clone(),
-        learn_credentials: parts.sentinel.learn_credentials,
-        floor: None,
-        candidate: None,
-    };
-    let mut view = View::new(settings, Instant::now());
-    if let Some(memory) = memory.clone() {
-        let file = file(&parts, &memory.name);
-        view.recall(Some(memory), file);
-    }
+    let memory = memory_at_start(&parts, name.as_deref());
+    let mut tracker = Tracker::new(parts.settings(), Instant::now());
+    memory.iter().for_each(|memory| tracker.recall(Some(memory.clone()), file(&parts, &memory.name)));
     let (out, messages) = mpsc::channel(1024);
     let (name_sender, name_receiver) = watch::channel(name);
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
-    let (credentials, _) = watch::channel(view.login());
+    let (credentials, _) = watch::channel(tracker.login());
     let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
-    let shared = Arc::new(Shared {
+    let context = Arc::new(Context {
         map: AddressMap::new(parts.sentinel.address_map.clone()),
         auth: auth_receiver,
         own: parts.own.clone(),
@@ -176,11 +139,11 @@ pub async fn run(
         pace: pace_receiver,
     });
     let task = Task {
-        view,
+        tracker,
         parts,
-        topology,
+        upstream,
         status,
-        shared,
+        context,
         out,
         name: name_sender,
         pace,
@@ -196,7 +159,15 @@ pub async fn run(
         names: BTreeMap::new(),
         named_since: None,
     };
-    task.run(messages, reports, relay_replies, commands, drain).await
+    task.run(Inbox { messages, reports, commands, configured, drain: Some(drain) }, relay_replies).await
+}
+
+/// Without a name, that of the only master that is remembered.
+fn memory_at_start(parts: &Parts, name: Option<&str>) -> Option<Memory> {
+    match name {
+        Some(name) => remembered(parts, name),
+        None => parts.state_dir.as_deref().and_then(Memory::only),
+    }
 }
 
 fn remembered(parts: &Parts, name: &str) -> Option<Memory> {
@@ -212,293 +183,6 @@ fn file(parts: &Parts, name: &str) -> String {
     parts.state_dir.as_ref().map_or_else(String::new, |dir| Memory::path(dir, name).display().to_string())
 }
 
-struct Task {
-    view: View,
-    parts: Parts,
-    topology: Arc<Topology>,
-    status: watch::Sender<admin::View>,
-    shared: Arc<Shared>,
-    out: mpsc::Sender<Message>,
-    name: watch::Sender<Option<String>>,
-    pace: watch::Sender<Duration>,
-    credentials: watch::Sender<Login>,
-    auth: watch::Sender<Option<Credentials>>,
-    followers: HashMap<HostPort, Follower>,
-    probers: HashMap<SocketAddr, Prober>,
-    /// Connections are numbered over all probers of a node: each prober begins far above the last.
-    next_number: u64,
-    /// What was read or written last.
-    memory: Option<Memory>,
-    keeper: Keeper,
-    /// Who is answered when a Sentinel has begun the failover, or none has.
-    asked: Option<oneshot::Sender<Result<(), String>>>,
-    shown: Option<Instant>,
-    /// What each Sentinel monitors, while no name is known, and since when one has said so.
-    names: BTreeMap<HostPort, Vec<String>>,
-    named_since: Option<Instant>,
-}
-
-impl Task {
-    async fn run(
-        mut self,
-        mut messages: mpsc::Receiver<Message>,
-        mut reports: mpsc::Receiver<Report>,
-        relay_replies: impl Fn() -> u64,
-        mut commands: mpsc::Receiver<Command>,
-        drain: drain::Watch,
-    ) -> Result<(), Error> {
-        let mut drain = Some(drain);
-        let mut replies = relay_replies();
-        let mut looked = Instant::now();
-        loop {
-            if let Some(proved) = self.topology.take_proved() {
-                self.view.handle(Instant::now(), Input::Credentials(proved));
-            }
-            let before = self.topology.generation();
-            self.carry_out();
-            self.topology.look(looked);
-            self.topology.use_credentials(self.view.health_credentials());
-            self.reconcile();
-            self.show(before != self.topology.generation());
-            let now = Instant::now();
-            let wake = self.view.next_tick(now);
-            let input = tokio::select! {
-                biased;
-                Some(message) = messages.recv() => match message {
-                    Message::Input(input) => Some(input),
-                    Message::Masters(from, names) => {
-                        self.choose(from, names)?;
-                        None
-                    }
-                    Message::Asked(result) => {
-                        self.view.failover_asked(Instant::now(), result.is_ok());
-                        self.answer_asked(result);
-                        None
-                    }
-                },
-                Some(report) = reports.recv() => Some(from_session(report)),
-                Some(command) = commands.recv() => {
-                    self.command(command);
-                    None
-                }
-                () = draining(&mut drain) => {
-                    drain = None;
-                    None
-                }
-                () = tokio::time::sleep_until(wake.into()) => Some(Input::Tick),
-            };
-            looked = Instant::now();
-            // First, so that a commit knows which replies were before it.
-            let seen = relay_replies();
-            if seen != replies {
-                replies = seen;
-                self.view.handle(Instant::now(), Input::Replies(seen));
-            }
-            if let Some(input) = input {
-                self.view.handle(Instant::now(), input);
-            }
-        }
-    }
-
-    fn carry_out(&mut self) {
-        for output in self.view.take() {
-            match output {
-                Output::Publish(entry) => {
-                    if let Err(stale) = self.topology.publish(entry) {
-                        tracing::error!("not published: {stale}");
-                    }
-                }
-                Output::Prove(asked) => self.topology.prove(asked),
-                Output::Sampled(number) => self.topology.sampled(number),
-                Output::AskSentinels => self.followers.values().for_each(|follower| follower.poll.notify_one()),
-                Output::AskNode(addr) => {
-                    self.reconcile();
-                    if let Some(prober) = self.probers.get(&addr) {
-                        prober.now.notify_one();
-                    }
-                }
-                Output::UseCredentials(login) => _ = self.credentials.send_replace(login),
-                Output::Remember(_) => {
-                    // Before any Sentinel has told the name it is that of the file which was read.
-                    let known = || self.memory.as_ref().map(|memory| memory.name.clone());
-                    let name = self.name.borrow().clone().or_else(known);
-                    self.remember(name.and_then(|name| self.view.to_remember(&name)));
-                }
-                Output::RememberCandidate(addr) => {
-                    self.remember(self.memory.clone().map(|memory| Memory { candidate: Some(addr), ..memory }));
-                }
-                Output::AskFailover(Ok(order)) => self.ask_for_failover(order),
-                Output::AskFailover(Err(why)) => self.answer_asked(Err(why)),
-                Output::Log(level, text) => match level {
-                    tracing::Level::ERROR => tracing::error!("{text}"),
-                    tracing::Level::WARN => tracing::warn!("{text}"),
-                    _ => tracing::info!("{text}"),
-                },
-                Output::Phase(phase, took) => histogram!(FAILOVER_PHASE_SECONDS, "phase" => phase).record(took),
-            }
-        }
-    }
-
-    /// Tasks for the Sentinels and nodes that the view wants, and no others.
-    fn reconcile(&mut self) {
-        self.followers.retain(|at, _| self.view.sentinels().any(|wanted| wanted == at));
-        for at in self.view.sentinels() {
-            if !self.followers.contains_key(at) {
-                let follower = Follower::spawn(at.clone(), self.shared.clone(), self.out.clone());
-                self.followers.insert(at.clone(), follower);
-            }
-        }
-        let nodes = self.view.nodes(Instant::now());
-        self.probers.retain(|addr, _| nodes.contains_key(addr));
-        for (addr, how) in nodes {
-            match self.probers.get(&addr) {
-                Some(prober) => prober.pace(how),
-                None => {
-                    self.next_number += 1 << 32;
-                    let credentials = self.credentials.subscribe();
-                    let prober =
-                        Prober::spawn(addr, how, credentials, self.shared.clone(), self.out.clone(), self.next_number);
-                    self.probers.insert(addr, prober);
-                }
-            }
-        }
-        let every = self.view.poll_every();
-        self.pace.send_if_modified(|current| std::mem::replace(current, every) != every);
-    }
-
-    fn show(&mut self, published: bool) {
-        let now = Instant::now();
-        if !published && self.shown.is_some_and(|at| now < at + Duration::from_millis(100)) {
-            return;
-        }
-        self.shown = Some(now);
-        let mut shown = self.view.show(now);
-        shown.master_name = self.name.borrow().clone().unwrap_or_default();
-        self.status.send_replace(shown);
-    }
-
-    /// No Sentinel alone chooses the name, or ends the process: most of those configured do, or of those that answer
-    /// once the others had their chance.
-    fn choose(&mut self, from: HostPort, mut names: Vec<String>) -> Result<(), Error> {
-        if self.name.borrow().is_some() {
-            return Ok(());
-        }
-        let now = Instant::now();
-        names.sort();
-        self.names.insert(from, names);
-        let since = *self.named_since.get_or_insert(now);
-        let configured = &self.parts.sentinel.addrs;
-        let tried = configured.iter().all(|at| self.names.contains_key(at) || self.view.was_tried(at));
-        let settled = tried && now > since + OTHERS_WITHIN;
-        match electorate::name(&self.names, configured.len(), settled) {
-            Name::Several(names) => return Err(Error::SeveralMasters(names)),
-            Name::One(name) => {
-                tracing::info!("Sentinel monitors one master: {name}");
-                self.memory = remembered(&self.parts, &name);
-                self.view.recall(self.memory.clone(), file(&self.parts, &name));
-                self.name.send_replace(Some(name));
-            }
-            Name::Nothing => self.view.set_reason("Sentinel monitors no master yet"),
-            Name::Unknown if tried => {
-                self.view
-                    .set_reason("the Sentinels that answer monitor different masters, or are too few: set master_name");
-            }
-            Name::Unknown => {}
-        }
-        Ok(())
-    }
-
-    fn command(&mut self, command: Command) {
-        let now = Instant::now();
-        match command {
-            Command::Hold { limit, reply } => {
-                self.view.handle(now, Input::Hold { until: now + limit });
-                self.carry_out();
-                let _ = reply.send(());
-            }
-            Command::Release { reply } => {
-                self.view.handle(now, Input::Release);
-                self.carry_out();
-                let _ = reply.send(());
-            }
-            Command::Credentials { redis, sentinels } => {
-                tracing::info!("the configured passwords have changed: using the new ones from now on");
-                self.auth.send_replace(sentinels);
-                self.view.handle(now, Input::Configured(redis));
-            }
-            Command::Failover { force, reply } => match self.view.want_failover(now, force) {
-                Ok(()) => self.asked = Some(reply),
-                Err(why) => _ = reply.send(Err(why)),
-            },
-        }
-    }
-
-    fn ask_for_failover(&self, order: Vec<HostPort>) {
-        let orders = |at: HostPort| Some((self.followers.get(&at)?.orders.clone(), at));
-        let (sentinels, out) = (order.into_iter().filter_map(orders).collect(), self.out.clone());
-        tokio::spawn(async move {
-            let _ = out.send(Message::Asked(ask_in_turn(sentinels).await)).await;
-        });
-    }
-
-    fn answer_asked(&mut self, result: Result<(), String>) {
-        if let Some(asked) = self.asked.take() {
-            let _ = asked.send(result);
-        }
-    }
-
-    fn remember(&mut self, memory: Option<Memory>) {
-        let (Some(dir), Some(memory)) = (&self.parts.state_dir, memory) else { return };
-        self.keeper.keep(dir, &memory);
-        self.memory = Some(memory);
-    }
-}
-
-/// Asks one Sentinel after the other, until one has begun it or may have: a second one would begin a second failover.
-async fn ask_in_turn(sentinels: Vec<(mpsc::Sender<Order>, HostPort)>) -> Result<(), String> {
-    let mut refusal = "no Sentinel can be asked".to_owned();
-    for (orders, at) in sentinels {
-        let (sender, answer) = oneshot::channel();
-        if orders.try_send(Order::Failover(sender)).is_err() {
-            continue;
-        }
-        let at = show(&at);
-        match tokio::time::timeout(follower::LIMIT * 2, answer).await {
-            Ok(Ok(Ok(Begun::Now))) => return Ok(()),
-            Ok(Ok(Ok(Begun::Before))) => {
-                return Err(format!(
-                    "a failover is under way (Sentinel {at} says INPROG): nothing was begun; wait until `switchmaster status` shows its end"
-                ));
-            }
-            Ok(Ok(Ok(Begun::Not(words)))) => refusal = words,
-            Ok(Ok(Err(error))) => return Err(unknown(&error.to_string())),
-            Ok(Err(_)) | Err(_) => return Err(unknown(&format!("Sentinel {at} did not answer in time"))),
-        }
-    }
-    Err(refusal)
-}
-
-fn unknown(why: &str) -> String {
-    format!("{why}: it may have begun the failover all the same, so no other was asked; see `switchmaster status`")
-}
-
-async fn draining(drain: &mut Option<drain::Watch>) {
-    match drain {
-        Some(watch) => watch.draining().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn from_session(report: Report) -> Input {
-    match report {
-        Report::Eof { term } => Input::SessionEof { term },
-        Report::DialFailed { term, error } => Input::SessionDialFailed { term, error },
-        Report::Refused { term, prefix } => Input::SessionRefused { term, prefix },
-        Report::AuthRefused { term, error } => Input::SessionAuthRefused { term, error },
-        Report::Credentials(credentials) => Input::Credentials(credentials),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -507,11 +191,11 @@ mod tests {
     fn the_watch_task_may_run_on_a_thread_of_its_own() {
         fn movable<T: Send>(_: T) {}
         let started = |parts: Parts| {
-            let (topology, reports) = Topology::new();
+            let (upstream, reports) = Upstream::new(None, None, true);
             let (_, commands) = mpsc::channel(1);
-            let (status, _) = watch::channel(admin::View::default());
+            let (status, _) = watch::channel(status::View::default());
             let (_, drain) = drain::channel();
-            movable(run(parts, topology, reports, || 0, commands, status, drain));
+            movable(run(watch::channel(parts).1, upstream, reports, || 0, commands, status, drain));
         };
         let _ = started;
     }

@@ -1,7 +1,7 @@
-//! One task per watched Redis node: asks ROLE at the pace it is told, and says at once when the node hangs up.
+//! One task per watched Redis node: asks ROLE at the pace that the tracker wants, and says at once when the node hangs up.
 //!
 //! It dials again at once after a hang-up (a promotion closes all connections) and otherwise at its pace. To ask as
-//! somebody else it dials beside the connection that stands, so that no doubt arises whether it is the same process.
+//! somebody else it dials beside the open connection, so that no doubt arises whether it is the same process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::sentinel::client::{Error, Node};
-use crate::sentinel::follower::{Message, Shared};
+use crate::sentinel::follower::{Context, Message};
 use crate::sentinel::report::{FromNode, Input, NodeAnswer};
-use crate::sentinel::view::{Login, Watch};
+use crate::sentinel::tracker::{Login, Pace};
 
 /// For an answer. A master in a long script is silent for longer; the decision knows by then.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ const RELOGIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A running prober; dropping it ends the task.
 pub(super) struct Prober {
-    watch: watch::Sender<Watch>,
+    watch: watch::Sender<Pace>,
     /// Asks now: a question sent after this.
     pub(super) now: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
@@ -41,28 +41,28 @@ impl Drop for Prober {
 impl Prober {
     pub(super) fn spawn(
         addr: SocketAddr,
-        how: Watch,
+        how: Pace,
         credentials: watch::Receiver<Login>,
-        shared: Arc<Shared>,
+        context: Arc<Context>,
         out: mpsc::Sender<Message>,
         first_number: u64,
     ) -> Prober {
         let (watch, how) = watch::channel(how);
         let now = Arc::new(Notify::new());
-        let task = Task { addr, how, credentials, shared, out, now: now.clone(), number: first_number };
+        let task = Task { addr, how, credentials, context, out, now: now.clone(), number: first_number };
         Prober { watch, now, task: tokio::spawn(task.run()) }
     }
 
-    pub(super) fn pace(&self, how: Watch) {
+    pub(super) fn pace(&self, how: Pace) {
         self.watch.send_if_modified(|current| std::mem::replace(current, how) != how);
     }
 }
 
 struct Task {
     addr: SocketAddr,
-    how: watch::Receiver<Watch>,
+    how: watch::Receiver<Pace>,
     credentials: watch::Receiver<Login>,
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     out: mpsc::Sender<Message>,
     now: Arc<Notify>,
     number: u64,
@@ -76,7 +76,7 @@ impl Task {
             let began = Instant::now();
             let Err((error, answered)) = self.probe().await;
             let hung_up = answered && matches!(error, Error::Io(_));
-            self.tell(match error {
+            self.report(match error {
                 Error::Refused(text) => FromNode::Refused(text),
                 Error::Io(_) if answered => FromNode::Eof,
                 other => FromNode::Silent(other.to_string()),
@@ -111,7 +111,7 @@ impl Task {
             }
             answered = true;
             last = Some(answer.role.clone());
-            self.tell(FromNode::Answer(Box::new(answer))).await;
+            self.report(FromNode::Answer(Box::new(answer))).await;
             tokio::select! {
                 () = node.closed() => {
                     return Err((Error::Io(format!("Redis {} closed the connection", self.addr)), true));
@@ -129,9 +129,9 @@ impl Task {
                 }
                 Ok((answer, second)) => {
                     (node, login, last, informed) = (second, wanted, Some(answer.role.clone()), Some(Instant::now()));
-                    self.tell(FromNode::Answer(Box::new(answer))).await;
+                    self.report(FromNode::Answer(Box::new(answer))).await;
                 }
-                // What stands goes on to be asked.
+                // The open one goes on to be asked.
                 Err(error) => {
                     tracing::debug!("a second connection to Redis {}: {error}", self.addr);
                     not_before = Instant::now() + RELOGIN_AFTER;
@@ -148,14 +148,14 @@ impl Task {
     }
 
     async fn connect(&self, login: &Login) -> Result<Node, Error> {
-        let mut node = Node::connect(self.addr, login, &self.shared.map, self.number, CONNECT).await?;
+        let mut node = Node::connect(self.addr, login, &self.context.map, self.number, CONNECT).await?;
         if let Some(notice) = node.notice.take() {
-            self.tell(FromNode::Notice(notice)).await;
+            self.report(FromNode::Notice(notice)).await;
         }
         Ok(node)
     }
 
-    /// A further connection, and what it is told. If the first one still stands then, both are to the same process:
+    /// A further connection, and its first answer. If the first one is still open then, both are to the same process:
     /// they have the same number.
     async fn connect_beside(&self, login: &Login) -> Result<(NodeAnswer, Node), Error> {
         let mut node = self.connect(login).await?;
@@ -177,7 +177,7 @@ impl Task {
         }
     }
 
-    async fn tell(&self, what: FromNode) {
+    async fn report(&self, what: FromNode) {
         let _ = self.out.send(Message::Input(Input::Node(self.addr, what))).await;
     }
 }

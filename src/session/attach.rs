@@ -39,35 +39,30 @@ pub async fn attach(
     restore: Restore,
 ) -> Result<Attached, CloseReason> {
     let deadline = Instant::now() + ATTACH_TIMEOUT;
+    let topology = &worker.upstream.topology;
     let mut pause = FIRST_PAUSE;
     loop {
         // Held until the node has answered: a connection that it has not accepted yet fills its backlog.
         let turn = worker.dials.acquire().await;
-        let error = match pool::dial(&worker, addr).await {
-            Ok(conn) => match timeout_at(deadline, converse(conn, &restore)).await {
+        if let Ok(conn) = pool::dial(&worker, addr).await {
+            match timeout_at(deadline, converse(&worker, conn, &restore)).await {
                 Ok(Ok(attached)) => {
                     if restore.loads_scripts() {
-                        worker.scripts.loaded(term);
+                        worker.upstream.scripts.loaded(term);
                     }
                     return Ok(attached);
                 }
-                Ok(Err(Failure::Io(error))) => error,
-                Ok(Err(Failure::Refused(Refusal::Broken(why)))) => io::Error::new(io::ErrorKind::InvalidData, why),
-                Ok(Err(Failure::Refused(Refusal::NotNow(line)))) => {
-                    worker.topology.report(Report::Refused { term, prefix: line.clone() });
-                    io::Error::other(line)
-                }
+                Ok(Err(Failure::Refused(Refusal::NotNow))) => topology.report(Report::Refused { term }),
                 Ok(Err(Failure::Refused(Refusal::Auth(error)))) => {
-                    worker.topology.report(Report::AuthRefused { term, error });
+                    topology.report(Report::AuthRefused { term, error });
                     return Err(CloseReason::AuthRefused);
                 }
-                Ok(Err(Failure::Refused(Refusal::Other(_)))) => return Err(CloseReason::NotRestored),
-                Err(elapsed) => io::Error::from(elapsed),
-            },
-            Err(error) => error,
-        };
+                Ok(Err(Failure::Refused(Refusal::Other))) => return Err(CloseReason::NotRestored),
+                Ok(Err(Failure::Io | Failure::Refused(Refusal::Broken))) | Err(_) => {}
+            }
+        }
         drop(turn);
-        worker.topology.report(Report::DialFailed { term, error: error.to_string() });
+        topology.report(Report::DialFailed { term });
         if Instant::now() + pause > deadline {
             return Err(CloseReason::Unreachable);
         }
@@ -76,18 +71,19 @@ pub async fn attach(
     }
 }
 
+/// Why a connection is not the client's.
 enum Failure {
-    Io(io::Error),
+    Io,
     Refused(Refusal),
 }
 
 impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Io(error)
+    fn from(_: io::Error) -> Failure {
+        Failure::Io
     }
 }
 
-async fn converse(mut conn: Conn, restore: &Restore) -> Result<Attached, Failure> {
+async fn converse(worker: &Worker, mut conn: Conn, restore: &Restore) -> Result<Attached, Failure> {
     let mut restoration = Restoration::new(restore);
     if !restore.requests.is_empty() {
         conn.write_all(&restore.requests).await?;
@@ -96,12 +92,20 @@ async fn converse(mut conn: Conn, restore: &Restore) -> Result<Attached, Failure
     loop {
         let progress = restoration.take(&buffer).map_err(Failure::Refused)?;
         if let Progress::Done(unasked) = progress {
-            ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED).increment(restoration.auth_not_needed);
+            note_not_needed(worker, restoration.auth_not_needed);
             return Ok(Attached { conn, unasked });
         }
         buffer.clear();
         if conn.read_buf(&mut buffer).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            return Err(Failure::Io);
         }
+    }
+}
+
+/// AUTHs that the node did not need.
+pub(super) fn note_not_needed(worker: &Worker, count: u64) {
+    if count > 0 {
+        let master = worker.upstream.label().to_owned();
+        ::metrics::counter!(crate::metrics::AUTH_NOT_NEEDED, "master" => master).increment(count);
     }
 }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::attach::{self, Attached};
 use super::core::outbox::Outbox;
-use super::core::{Action, Core, Counts, Hear, Held, Parting, Sight, Turn};
+use super::core::{Action, Core, Counts, Hear, Held, Parting, Settings, Sight, Turn};
+use super::pool::Key;
 use super::registry::{self, Ticket};
 use super::{CloseReason, Worker, pool, refused, unblock};
 use crate::drain::Stage;
@@ -45,9 +46,9 @@ pub fn serve<H: Send + 'static>(client: Conn, worker: Arc<Worker>, held: H) -> i
         }
         drop(session);
         if let Some(conn) = given_back {
-            Box::pin(pool::give_back(&worker.spare, conn, term)).await;
+            Box::pin(pool::give_back(&worker, conn, term)).await;
         }
-        worker.relay.close(reason as usize);
+        worker.counters.close(reason);
     }
 }
 
@@ -64,6 +65,8 @@ struct Session {
     sockets: Sockets,
     core: Core,
     worker: Arc<Worker>,
+    /// Those of the worker when the topology was looked at last.
+    settings: Arc<Settings>,
 }
 
 struct Sockets {
@@ -96,23 +99,26 @@ impl fmt::Debug for Backend {
 
 impl Session {
     fn new(client: Conn, worker: Arc<Worker>) -> Session {
-        let core = Core::new(&worker.topology.current(), &turn(&worker, false));
+        let entry = worker.upstream.topology.current();
+        let settings = worker.settings.borrow().clone();
+        let core = Core::new(&entry, &turn(&worker, &settings, false));
         let sockets = Sockets { client, backend: Backend::None, pipe: None, ticket: None, held: Held::default() };
-        Session { sockets, core, worker }
+        Session { sockets, core, worker, settings }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         if registry::stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
-        let Session { sockets, core, worker } = self;
+        let Session { sockets, core, worker, settings } = self;
         sockets.ticket.get_or_insert_with(|| Ticket::new(cx.waker().clone()));
-        let is_unwatched = worker.topology.is_unwatched();
+        let is_unwatched = worker.upstream.topology.is_unwatched();
         let mut poll = Polled {
             sockets,
             core,
             worker,
-            turn: turn(worker, is_unwatched),
+            turn: turn(worker, settings, is_unwatched),
+            settings,
             is_unwatched,
             scratch: Scratch::take(),
             client_dry: false,
@@ -130,7 +136,7 @@ impl Session {
         if reason != CloseReason::ClientClosed {
             return None;
         }
-        match self.core.parting(&turn(&self.worker, false)) {
+        match self.core.parting(&turn(&self.worker, &self.settings, false)) {
             Parting::GiveBack => return Some(conn),
             Parting::Reset => conn.set_zero_linger(),
             Parting::Close => {}
@@ -147,24 +153,25 @@ impl Drop for Session {
     }
 }
 
-fn turn(worker: &Worker, is_unwatched: bool) -> Turn<'_> {
+fn turn<'a>(worker: &'a Worker, settings: &Settings, is_unwatched: bool) -> Turn<'a> {
     Turn {
         now: Instant::now(),
-        sight: Sight::new(worker.topology.generation(), is_unwatched),
+        sight: Sight::new(worker.upstream.topology.generation(), is_unwatched),
         stage: registry::stage(),
-        sample: worker.topology.samples(),
+        sample: worker.upstream.topology.samples(),
         idle_ticks: registry::idle_ticks(),
-        settings: &worker.settings,
-        scripts: &worker.scripts,
-        credentials: &worker.credentials,
+        settings: *settings,
+        scripts: &worker.upstream.scripts,
+        credentials: &worker.upstream.credentials,
         counts: Counts::default(),
         actions: Vec::new(),
     }
 }
 
 fn note_held(worker: &Worker, time: Duration) {
-    worker.relay.released.add(1);
-    ::metrics::histogram!(metrics::HOLD_SECONDS).record(time);
+    worker.counters.released.add(1);
+    let master = worker.upstream.label().to_owned();
+    ::metrics::histogram!(metrics::HOLD_SECONDS, "master" => master).record(time);
 }
 
 /// One poll of a session.
@@ -173,6 +180,7 @@ struct Polled<'a> {
     core: &'a mut Core,
     worker: &'a Arc<Worker>,
     turn: Turn<'a>,
+    settings: &'a mut Arc<Settings>,
     is_unwatched: bool,
     scratch: Scratch,
     /// There was nothing to read: the socket wakes this session, and need not be asked again in this poll.
@@ -216,7 +224,7 @@ impl<'a> Polled<'a> {
     }
 
     fn topology(&self) -> &'a Topology {
-        &self.worker.topology
+        &self.worker.upstream.topology
     }
 
     /// Looks at the generation once more.
@@ -234,6 +242,9 @@ impl<'a> Polled<'a> {
         }
         let entry = self.topology().current();
         self.turn.sight = Sight::new(entry.generation, self.is_unwatched);
+        // Whoever replaces them has the entry published again.
+        self.settings.clone_from(&self.worker.settings.borrow());
+        self.turn.settings = **self.settings;
         if self.core.hears_out(&self.turn, &entry) {
             self.backend_dry = false;
             for _ in 0..TURNS {
@@ -323,7 +334,7 @@ impl<'a> Polled<'a> {
             self.carry_out();
             return ended.map(|()| true);
         };
-        self.worker.relay.bytes_down.add(read as u64);
+        self.worker.counters.bytes_down.add(read as u64);
         if let Some(pipe) = pipe {
             self.core.body_taken(read);
             self.sockets.pipe = Some(Box::new(pipe));
@@ -401,7 +412,7 @@ impl<'a> Polled<'a> {
                 ended?;
             }
             Poll::Ready(Ok(read)) => {
-                self.worker.relay.bytes_up.add(read as u64);
+                self.worker.counters.bytes_up.add(read as u64);
                 self.look();
                 let end = self.core.client_bytes(&mut self.turn, &self.scratch[..read]);
                 self.send_to_backend(cx, end);
@@ -449,7 +460,10 @@ impl<'a> Polled<'a> {
         match action {
             Action::Attach { addr, restore, may_be_ready } => {
                 let term = self.core.term();
-                if let Some(conn) = may_be_ready.then(|| pool::take(self.worker, term, addr)).flatten() {
+                if let Some(conn) = may_be_ready
+                    .then(|| pool::take(self.worker, self.settings, Key::fresh(&self.worker.upstream, term, addr)))
+                    .flatten()
+                {
                     self.sockets.backend = Backend::Up(conn);
                     self.backend_dry = false;
                     return self.core.attached(true);
@@ -462,8 +476,8 @@ impl<'a> Polled<'a> {
                 match (backend, parting) {
                     (Backend::Up(conn), Parting::Reset) => conn.set_zero_linger(),
                     (Backend::Up(conn), Parting::GiveBack) => {
-                        let (spare, term) = (self.worker.spare.clone(), self.core.term());
-                        tokio::spawn(async move { pool::give_back(&spare, conn, term).await });
+                        let (worker, term) = (self.worker.clone(), self.core.term());
+                        tokio::spawn(async move { pool::give_back(&worker, conn, term).await });
                     }
                     _ => {}
                 }
@@ -481,25 +495,25 @@ impl<'a> Polled<'a> {
             Action::WakeIn(delay) => self.sockets.ticket.iter().for_each(|ticket| ticket.wake_in(delay)),
             Action::Settled => self.sockets.ticket.iter().for_each(Ticket::settle),
             Action::Report(report) => self.topology().report(report),
-            Action::NoReset => pool::note_reset(self.core.term(), false),
-            Action::LoginRefused => refused::note(self.sockets.client.peer_addr()),
+            Action::NoReset => pool::refuses_reset(&self.worker.upstream, self.core.term()),
+            Action::LoginRefused => refused::note(&self.worker.upstream, self.sockets.client.peer_addr()),
             Action::Held(time) => note_held(self.worker, time),
         }
     }
 
     /// Adds what happened to the thread's counters.
     fn count(&self) {
-        let (relay, counts) = (&self.worker.relay, &self.turn.counts);
-        relay.requests.add(counts.requests);
-        relay.replies.add(counts.replies);
+        let (counters, counts) = (&self.worker.counters, &self.turn.counts);
+        counters.requests.add(counts.requests);
+        counters.replies.add(counts.replies);
         if *counts != (Counts { requests: counts.requests, replies: counts.replies, ..Counts::default() }) {
-            relay.moved.add(counts.moved);
-            relay.replayed.add(counts.replayed);
-            relay.lost.add(counts.lost);
-            relay.withheld.add(counts.withheld);
-            relay.held.add(counts.held);
-            relay.detached.add(counts.detached);
-            ::metrics::counter!(metrics::AUTH_NOT_NEEDED).increment(counts.auth_not_needed);
+            counters.moved.add(counts.moved);
+            counters.replayed.add(counts.replayed);
+            counters.lost.add(counts.lost);
+            counters.withheld.add(counts.withheld);
+            counters.held.add(counts.held);
+            counters.detached.add(counts.detached);
+            attach::note_not_needed(self.worker, counts.auth_not_needed);
         }
     }
 }

@@ -4,50 +4,40 @@
 //! thread share (`pool`, `registry`, the sum of their memory) is that thread's.
 
 mod attach;
-mod close;
 pub mod core;
 mod driver;
 mod pool;
 mod refused;
 pub mod registry;
-pub mod scripts;
 mod unblock;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::metrics;
 use crate::net::Spare;
-use crate::secret::Credentials;
-use crate::topology::Topology;
+use crate::upstream::Upstream;
 
 pub use self::core::Settings;
-pub use close::CloseReason;
+pub use crate::close_reason::CloseReason;
 pub use driver::{linger, serve};
-
-use scripts::Scripts;
 
 /// What the sessions of one listener on one worker thread share.
 #[derive(Debug)]
 pub struct Worker {
-    /// Where the master is.
-    pub topology: Arc<Topology>,
+    /// Whose master its clients are to reach.
+    pub upstream: Arc<Upstream>,
     /// This thread's counters.
-    pub relay: Arc<metrics::Relay>,
-    /// How they are to behave.
-    pub settings: Settings,
-    /// At most this many connections are dialled ahead of the sessions that will need them.
-    pub warm_backends: usize,
+    pub counters: Arc<metrics::WorkerCounters>,
+    /// How they are to behave: what a reload may change, replaced as a whole. Who replaces it lets
+    /// [`crate::topology::Topology::renew`] follow, at which sessions take it over.
+    pub settings: watch::Sender<Arc<Settings>>,
     /// Dials under way: kept below the master's backlog.
     pub dials: Arc<Semaphore>,
-    /// The scripts that clients have loaded; shared by all threads.
-    pub scripts: Arc<Scripts>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
     /// Descriptors of the whole process beyond those of its clients and of the control plane.
     pub spare: Arc<Spare>,
-    /// The credentials of the nodes, as far as they are known: [`Topology::credentials`].
-    pub credentials: Arc<Mutex<Option<Credentials>>>,
 }

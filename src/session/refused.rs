@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::upstream::Upstream;
+
 /// Between two lines.
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -40,8 +42,9 @@ impl fmt::Display for Line {
 }
 
 /// A client's AUTH was refused. `from` is `None` for a Unix socket. Needs a tokio runtime.
-pub fn note(from: Option<SocketAddr>) {
-    metrics::counter!(crate::metrics::CLIENT_AUTH_FAILURES).increment(1);
+pub fn note(upstream: &Upstream, from: Option<SocketAddr>) {
+    let master = upstream.label().to_owned();
+    metrics::counter!(crate::metrics::CLIENT_AUTH_FAILURES, "master" => master).increment(1);
     let mut refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
     let (line, again) = refused.note(Instant::now(), from);
     drop(refused);

@@ -4,10 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::core::Urgency;
+use tokio::sync::watch;
+
+use super::core::{Settings, Urgency};
 use crate::drain::{News, Stage};
 use crate::topology::Topology;
 
@@ -129,14 +132,16 @@ pub async fn herald(topology: &Topology) {
     }
 }
 
-/// Counts rounds of `detach_after`, if that is not zero, in which idle sessions give their backends back. Once the drain
-/// is asked for it wakes sessions at each stage. One per worker thread; runs for ever.
-pub async fn rounds(detach_after: Duration, mut drain: News) {
+/// Counts rounds of `detach_idle_after`, if that is not zero, in which idle sessions give their backends back. Once the
+/// drain is asked for it wakes sessions at each stage. One per worker thread; runs for ever.
+pub async fn rounds(mut settings: watch::Receiver<Arc<Settings>>, mut drain: News) {
     let busy = drain.busy();
     loop {
+        let detach_after = settings.borrow_and_update().detach_idle_after;
         tokio::select! {
             () = drain.reached(Stage::Settling) => break,
             () = tokio::time::sleep(detach_after), if !detach_after.is_zero() => {}
+            Ok(()) = settings.changed() => continue,
         }
         IDLE_TICKS.set(IDLE_TICKS.get().wrapping_add(1));
         wake_all(Urgency::Idle).await;

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +18,9 @@ use zeroize::Zeroizing;
 
 use super::{Worker, pool};
 use crate::net::Conn;
+use crate::resp::buffer::ReplyBuffer;
 use crate::resp::request::encode;
-use crate::resp::scanner::{ReplyScanner, Scan};
+use crate::upstream::UpstreamId;
 
 /// How long others may take to ask too.
 const GATHERING: Duration = Duration::from_millis(5);
@@ -32,14 +33,16 @@ const MOST_BYTES: usize = 64 * 1024 * 1024;
 const WRITE: [&[u8]; 2] = [b"PERSIST", b"switchmaster:no-such-key"];
 
 thread_local! {
-    /// Our ends of the connections on which something blocks.
-    static BLOCKED: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
+    /// Our ends of the connections on which something blocks, by the upstream and its master.
+    static BLOCKED: RefCell<HashMap<(UpstreamId, SocketAddr), Vec<SocketAddr>>> = RefCell::default();
 }
 
 /// What blocks on this backend is to be let go. Its reply comes from there.
 pub fn ask(worker: &Arc<Worker>, backend: &Conn) {
     let (Some(own), Some(master)) = (backend.local_addr(), backend.peer_addr()) else { return };
+    let at = (worker.upstream.id, master);
     let is_first = BLOCKED.with_borrow_mut(|blocked| {
+        let blocked = blocked.entry(at).or_default();
         blocked.push(own);
         blocked.len() == 1
     });
@@ -47,7 +50,7 @@ pub fn ask(worker: &Arc<Worker>, backend: &Conn) {
         let worker = worker.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GATHERING).await;
-            let blocked = BLOCKED.take();
+            let blocked = BLOCKED.with_borrow_mut(|blocked| blocked.remove(&at)).unwrap_or_default();
             match timeout(LIMIT, unblock(&worker, master, &blocked)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "CLIENT UNBLOCK"),
@@ -60,14 +63,14 @@ pub fn ask(worker: &Arc<Worker>, backend: &Conn) {
 async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) -> io::Result<()> {
     let mut stream = pool::dial(worker, master).await?;
     let mut requests = Zeroizing::new(Vec::new());
-    let credentials = worker.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let credentials = worker.upstream.credentials.current();
     if let Some(credentials) = &credentials {
         requests.extend_from_slice(&Zeroizing::new(encode(&credentials.auth())));
     }
     requests.extend_from_slice(&encode(&[&b"CLIENT"[..], b"LIST"]));
     stream.write_all(&requests).await?;
-    let replies = read_replies(&mut stream, 1 + usize::from(credentials.is_some())).await?;
-    let list = String::from_utf8_lossy(&replies);
+    let list = last_reply(&mut stream, 1 + usize::from(credentials.is_some())).await?;
+    let list = String::from_utf8_lossy(&list);
     let ids: HashMap<&str, &str> = list.lines().filter_map(address_and_id).collect();
 
     let mut requests = encode(&[b"MULTI"]);
@@ -82,29 +85,27 @@ async fn unblock(worker: &Worker, master: SocketAddr, blocked: &[SocketAddr]) ->
     }
     requests.extend_from_slice(&encode(&[b"EXEC"]));
     stream.write_all(&requests).await?;
-    read_replies(&mut stream, found + 3).await?;
+    last_reply(&mut stream, found + 3).await?;
     Ok(())
 }
 
-/// The bytes of so many replies.
-async fn read_replies(stream: &mut Conn, count: usize) -> io::Result<Vec<u8>> {
-    let (mut scanner, mut replies, mut scanned) = (ReplyScanner::default(), Vec::new(), 0);
-    let mut missing = count;
-    while missing > 0 {
-        match scanner.scan(&replies[scanned..]) {
-            Scan::Frame(length) => {
-                scanned += length;
-                missing -= 1;
-                continue;
+/// The last of so many replies.
+async fn last_reply(stream: &mut Conn, count: usize) -> io::Result<Vec<u8>> {
+    let (mut replies, mut last, mut taken) = (ReplyBuffer::new(MOST_BYTES), Vec::new(), 0);
+    while taken < count {
+        match replies.take()? {
+            Some(reply) => {
+                taken += 1;
+                last = reply.to_vec();
             }
-            Scan::Partial => scanned = replies.len(),
-            Scan::Invalid(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
-        }
-        if replies.len() > MOST_BYTES || stream.read_buf(&mut replies).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            None => {
+                if stream.read_buf(replies.room()?).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
         }
     }
-    Ok(replies)
+    Ok(last)
 }
 
 /// Of a line such as `id=4 addr=127.0.0.1:41934 laddr=…` that is of a blocked client.

@@ -9,9 +9,9 @@ pub mod site;
 use std::fs;
 use std::time::Duration;
 
+use switchmaster::backup::args::CreateArgs;
 use switchmaster::backup::pack::{Identities, Unpacker};
 use switchmaster::backup::{Error, catalog, report};
-use switchmaster::cli::CreateArgs;
 use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::wire::{Reply, Wire};
 use tokio::time::timeout;
@@ -169,10 +169,10 @@ async fn what_came_of_it_is_told_to_those_who_watch() {
     let error = site.create().await.unwrap_err();
     let text = fs::read_to_string(textfile).unwrap();
     for line in [
-        format!("switchmaster_backup_last_exit_code{{master_name=\"mymaster\"}} {}", error.exit_code()),
-        "switchmaster_backup_keys{master_name=\"mymaster\"} 7".to_owned(),
-        "switchmaster_backup_key_drop{master_name=\"mymaster\"} 1".to_owned(),
-        format!("switchmaster_backup_stored_bytes{{master_name=\"mymaster\"}} {}", second.manifest.stored_bytes),
+        format!("switchmaster_backup_last_exit_code{{master=\"mymaster\"}} {}", error.exit_code()),
+        "switchmaster_backup_keys{master=\"mymaster\"} 7".to_owned(),
+        "switchmaster_backup_key_drop{master=\"mymaster\"} 1".to_owned(),
+        format!("switchmaster_backup_stored_bytes{{master=\"mymaster\"}} {}", second.manifest.stored_bytes),
     ] {
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
@@ -186,7 +186,7 @@ async fn the_running_proxy_shows_it_too() {
     site.fill(0, 30).await;
     let proxy = proxy::start(&site.cluster).await;
     proxy::wait_stable(&proxy).await;
-    let never = "switchmaster_backup_last_success_timestamp_seconds{master_name=\"mymaster\"} 0";
+    let never = "switchmaster_backup_last_success_timestamp_seconds{master=\"mymaster\"} 0";
     let shown = proxy::get(&proxy, "/metrics").await;
     assert!(shown.contains(never), "{shown}");
 
@@ -199,7 +199,7 @@ async fn the_running_proxy_shows_it_too() {
     let made: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
     assert_eq!((&made["outcome"], &made["keys"]), (&"created".into(), &30.into()), "{made}");
     let shown = proxy::get(&proxy, "/metrics").await;
-    assert!(shown.contains("switchmaster_backup_keys{master_name=\"mymaster\"} 30"), "{shown}");
+    assert!(shown.contains("switchmaster_backup_keys{master=\"mymaster\"} 30"), "{shown}");
     assert!(!shown.contains(never), "{shown}");
 }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use switchmaster::backup::Error;
 use switchmaster::backup::follow::replay::Goal;
+use switchmaster::backup::follow::restore_point::RestorePoint;
 use switchmaster::backup::follow::segment::Name;
-use switchmaster::backup::follow::timeline::Moment;
 use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::wire::Reply;
 
@@ -102,7 +102,7 @@ async fn a_thousand_increments_a_second_are_restored_to_the_last_one_before_a_fl
     assert_eq!(found.text(), Some(&*paced.count.to_string()), "{}", follower.log());
     // A moment in the midst of it. How much of what had been sent had arrived by then, nobody can know.
     let (ms, sent) = paced.sent[paced.sent.len() / 2];
-    let target = scene.restore(&follower, &Goal::Moment(ms)).await;
+    let target = scene.restore(&follower, &Goal::Time(ms)).await;
     let found = target.open(0).await.ask(&["GET", "counter"]).await.unwrap();
     let found: u64 = found.text().unwrap().parse().unwrap();
     println!("at a moment when {sent} had been sent, {found} are restored");
@@ -155,7 +155,7 @@ async fn two_failovers(scene: &Scene, planned: [bool; 2]) -> Follower {
         scene.cluster.wait_replicating(LIMIT).await.unwrap();
     }
     for (ms, count) in moments {
-        let target = scene.restore(&follower, &Goal::Moment(ms)).await;
+        let target = scene.restore(&follower, &Goal::Time(ms)).await;
         assert_eq!(counters(target.addr).await, all(count), "the moment {ms}\n{}", follower.log());
     }
     follower
@@ -188,7 +188,7 @@ async fn a_follower_that_was_killed_goes_on_where_it_was() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (_, count) = counter.stop().await;
     let moment = scene.moment(&follower).await;
-    let target = scene.restore(&follower, &Goal::Moment(moment)).await;
+    let target = scene.restore(&follower, &Goal::Time(moment)).await;
     assert_eq!(counters(target.addr).await, all(count));
     let segments = scene.segments(&scene.store()).await;
     let streams: BTreeSet<&String> = segments.iter().map(|(stream, _)| stream).collect();
@@ -199,7 +199,7 @@ async fn a_follower_that_was_killed_goes_on_where_it_was() {
     step(&mut wire, count + 2).await;
     let log = follower.terminate().await;
     let last = &scene.segments(&scene.store()).await.pop().unwrap().1;
-    let words = format!("stopped: everything up to {} is in the store (offset {})", Moment(last.end_ms), last.to);
+    let words = format!("stopped: everything up to {} is in the store (offset {})", RestorePoint(last.end_ms), last.to);
     assert!(log.contains("told to stop") && log.contains(&words), "{words} in\n{log}");
     let spool = scene.dir.path().join("spool").join(format!("switchmaster-follow-{MASTER}"));
     let left: Vec<_> = fs::read_dir(&spool).unwrap().flatten().map(|entry| entry.file_name()).collect();
@@ -220,7 +220,7 @@ async fn what_happens_is_told_to_programs() {
     let shipped: Vec<u64> = of("shipped").iter().map(|event| event["to"].as_u64().unwrap()).collect();
     assert_eq!(shipped, segments.iter().map(|(_, name)| name.to).collect::<Vec<_>>(), "{log}");
     assert_eq!(of("base")[0]["id"], *scene.manifests().await[0].id, "{log}");
-    let last = Moment(segments.last().unwrap().1.end_ms).to_string();
+    let last = RestorePoint(segments.last().unwrap().1.end_ms).to_string();
     assert_eq!(events.last().unwrap(), &serde_json::json!({ "event": "stopped", "moment": last, "waiting": 0 }));
 }
 
@@ -280,7 +280,7 @@ async fn an_encrypted_stream_goes_on_without_the_identity_and_is_restored_with_i
 #[tokio::test]
 async fn moments_that_were_not_shipped_are_refused_with_the_limits() {
     let scene = Scene::start(ClusterSpec::default()).await;
-    let error = scene.prepare(&Goal::Moment(now_ms())).await.err().unwrap();
+    let error = scene.prepare(&Goal::Time(now_ms())).await.err().unwrap();
     assert!(matches!(&error, Error::NotFound(text) if text.contains("no backup")), "{error}");
     let start = now_ms();
     let follower = scene.follow(&[]);
@@ -288,7 +288,7 @@ async fn moments_that_were_not_shipped_are_refused_with_the_limits() {
     for (goal, expected) in
         [(start - 60_000, "the oldest backup is of"), (now_ms() + 60_000, "the last moment that was shipped is")]
     {
-        let error = scene.prepare(&Goal::Moment(goal)).await.err().unwrap();
+        let error = scene.prepare(&Goal::Time(goal)).await.err().unwrap();
         let text = error.to_string();
         assert!(
             matches!(error, Error::NotFound(_))
@@ -301,7 +301,7 @@ async fn moments_that_were_not_shipped_are_refused_with_the_limits() {
     scene
         .wait(&follower, "its metrics", async || {
             let text = fs::read_to_string(scene.textfile()).unwrap_or_default();
-            let there = text.contains("stream_shipped_timestamp_seconds{master_name=\"mymaster\"}");
+            let there = text.contains("stream_shipped_timestamp_seconds{master=\"mymaster\"}");
             if there { Ok(()) } else { Err(text) }
         })
         .await;

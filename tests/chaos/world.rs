@@ -324,11 +324,11 @@ impl World {
         fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
     }
 
-    /// A metric of the proxy without labels.
+    /// A metric of the proxy with no label but `master`.
     pub async fn metric(&self, name: &str) -> Result<f64, String> {
         let text = self.get("/metrics").await?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.trim().parse().ok()).ok_or(format!("no metric {name}"))
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit(' ').next());
+        line.and_then(|value| value.parse().ok()).ok_or(format!("no metric {name}"))
     }
 
     /// How sessions ended so far, by reason.

@@ -7,24 +7,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::view::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView};
-use switchmaster::admin::{self, Admin, Control, Options, View, client};
-use switchmaster::metrics::{self, Relay};
+use switchmaster::admin::{self, Admin, Options};
+use switchmaster::backup;
+use switchmaster::backup::report::{self, Record, Records};
+use switchmaster::close_reason::CloseReason;
+use switchmaster::control::{Control, ControlRequest};
+use switchmaster::metrics::{self, WorkerCounters};
 use switchmaster::net::{self, ListenAddr};
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::topology::{Master, Phase, Topology};
+use switchmaster::status::{AbortView, Agreement, FailoverView, ReplicaView, SentinelView, View};
+use switchmaster::topology::{Master, Phase};
+use switchmaster::upstream::Upstream;
+use switchmaster::verbs as client;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-const REASONS: &[&str] = &["client_closed", "server_closed"];
-
 /// A running admin server and the strings it hangs on.
 struct Fixture {
     addr: SocketAddr,
-    topology: Arc<Topology>,
-    relay: Arc<Relay>,
+    upstream: Arc<Upstream>,
+    counters: Arc<WorkerCounters>,
     view: Arc<Mutex<View>>,
     draining: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<Control>>>,
@@ -43,31 +47,30 @@ impl Fixture {
     }
 
     async fn with(options: Options, proxy: SocketAddr, credentials: Option<Credentials>) -> Fixture {
-        let (topology, _reports) = Topology::new();
-        let relay = Arc::new(Relay::default());
+        let (upstream, _reports) = Upstream::new(Some("mymaster"), credentials.as_ref(), true);
+        let counters = Arc::new(WorkerCounters::default());
         let view = Arc::new(Mutex::new(healthy_view()));
         let draining = Arc::new(AtomicBool::new(false));
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let (commands, mut orders) = mpsc::channel::<admin::Command>(4);
+        let (commands, mut orders) = mpsc::channel::<ControlRequest>(4);
         let bound = net::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let ListenAddr::Tcp(addr) = bound.addr().unwrap() else { unreachable!("bound to TCP") };
         let source = view.clone();
         let server = Admin {
-            topology: topology.clone(),
-            relays: Arc::from([relay.clone()]),
-            close_reasons: REASONS,
+            upstream: upstream.clone(),
+            workers: Arc::from([counters.clone()]),
             view: Arc::new(move || source.lock().unwrap().clone()),
+            backups: Arc::new(|name| report::exposition(&Records::from([(name.into(), Record::default())]))),
             commands,
             draining: draining.clone(),
             prometheus: metrics::install(),
             proxy: ListenAddr::Tcp(proxy),
-            credentials: Arc::new(move || credentials.clone()),
             options,
         };
         let book = taken.clone();
         let control = tokio::spawn(async move {
             while let Some((control, answer)) = orders.recv().await {
-                book.lock().unwrap().push(control);
+                book.lock().unwrap().push(control.clone());
                 let _ = answer.send(match control {
                     Control::Release => Err("nothing is held".into()),
                     _ => Ok(format!("done: {control:?}")),
@@ -75,14 +78,14 @@ impl Fixture {
             }
         });
         let tasks = vec![tokio::spawn(admin::serve(server, bound.listen().unwrap())), control];
-        let fixture = Fixture { addr, topology, relay, view, draining, taken, tasks };
+        let fixture = Fixture { addr, upstream, counters, view, draining, taken, tasks };
         fixture.publish(Phase::Stable, "10.0.0.1:6379");
         fixture
     }
 
     /// The topology moves to this phase and master.
     fn publish(&self, phase: Phase, master: &str) {
-        let mut entry = (*self.topology.current()).clone();
+        let mut entry = (*self.upstream.topology.current()).clone();
         entry.phase = phase;
         entry.outage_since = (phase != Phase::Stable).then(Instant::now);
         entry.reason = if phase == Phase::Stable { String::new() } else { "the test said so".into() };
@@ -93,7 +96,7 @@ impl Fixture {
             epoch: entry.term,
             provisional: false,
         });
-        self.topology.publish(entry).unwrap();
+        self.upstream.topology.publish(entry).unwrap();
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -197,10 +200,10 @@ async fn what_does_not_exist_is_told_with_what_does() {
 #[tokio::test]
 async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
     let fixture = Fixture::start().await;
-    fixture.relay.accepted.add(3);
-    fixture.relay.close(1);
+    fixture.counters.accepted.add(3);
+    fixture.counters.close(CloseReason::UpstreamClosed);
     let text = fixture.get("/metrics").await.body;
-    for (name, kind, help) in metrics::ALL {
+    for (name, kind, help) in metrics::ALL.iter().chain(backup::metrics::ALL) {
         assert!(text.contains(&format!("# HELP {name} {help}\n")), "no help for {name}");
         assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "no type for {name}");
         let samples = text.lines().filter(|line| {
@@ -218,10 +221,15 @@ async fn every_metric_is_shown_with_help_and_type_from_the_first_scrape() {
         assert!(seen.insert(series.to_string()), "{series} twice");
         let name = series.split(['{', ' ']).next().unwrap();
         let base = ["_bucket", "_sum", "_count"].iter().fold(name, |name, suffix| name.trim_end_matches(suffix));
-        assert!(metrics::ALL.iter().any(|(listed, ..)| *listed == base), "{name} is not listed");
+        assert!(
+            metrics::ALL.iter().chain(backup::metrics::ALL).any(|(listed, ..)| *listed == base),
+            "{name} is not listed"
+        );
     }
-    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"server_closed\"} "));
-    assert!(text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",le=\"0.005\"} "));
+    assert!(text.contains("switchmaster_sessions_closed_total{reason=\"upstream_closed\",master=\"mymaster\"} "));
+    assert!(
+        text.contains("switchmaster_failover_phase_seconds_bucket{phase=\"hold\",master=\"mymaster\",le=\"0.005\"} ")
+    );
     #[cfg(target_os = "linux")]
     for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
@@ -493,8 +501,8 @@ async fn the_page_shows_what_is_there_and_loads_nothing_else() {
 #[tokio::test]
 async fn the_status_verb_prints_what_the_server_sees() {
     let fixture = Fixture::start().await;
-    fixture.relay.accepted.add(5);
-    fixture.relay.closed.add(2);
+    fixture.counters.accepted.add(5);
+    fixture.counters.closed.add(2);
     fixture.view.lock().unwrap().last_failover = Some(FailoverView {
         kind: "planned".into(),
         from: "10.0.0.2:6379".into(),

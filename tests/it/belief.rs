@@ -242,7 +242,7 @@ async fn a_rogue_with_a_higher_epoch_is_not_believed_before_at_or_after_the_star
         cluster.sentinels().iter().for_each(|sentinel| _ = sentinel.stop());
         let first = start_as(&listing(&cluster, &[&[rogue.addr], &honest[..]].concat())).await;
         let heard =
-            |view: &switchmaster::admin::View| view.sentinels.iter().any(|sentinel| sentinel.epoch == Some(1000));
+            |view: &switchmaster::status::View| view.sentinels.iter().any(|sentinel| sentinel.epoch == Some(1000));
         wait_view(&first, "the rogue to be heard", heard).await;
         cluster.sentinels().iter().for_each(|sentinel| _ = sentinel.cont());
         follows_the_honest(&first, &cluster).await;

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use switchmaster::admin::view::CredentialsState;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::wire::{Reply, Wire};
+use switchmaster::status::CredentialsState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -192,7 +192,7 @@ async fn a_password_that_is_changed_in_its_file_needs_no_restart() {
     let proxy = start_as(&spec).await;
     wait_settled(&proxy, &cluster).await;
     rotate(&cluster, "new-one").await;
-    let refused = |view: &switchmaster::admin::View| view.credentials == CredentialsState::Refused;
+    let refused = |view: &switchmaster::status::View| view.credentials == CredentialsState::Refused;
     let seen = wait_view(&proxy, "the refusal, with nobody's help", refused).await;
     assert!(seen.warnings.iter().any(|warning| warning.contains("the file that it comes from")), "{:?}", seen.warnings);
     stays_ready(&proxy).await;
@@ -229,7 +229,10 @@ async fn clients_with_wrong_passwords_are_counted_and_logged_once_a_minute_witho
     }
     assert_eq!(wire.ask(&["AUTH", "secret"]).await.unwrap().text(), Some("OK"));
     let (_, metrics) = http(&proxy, "/metrics").await;
-    assert!(metrics.lines().any(|line| line == "switchmaster_client_auth_failures_total 3"), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line == "switchmaster_client_auth_failures_total{master=\"mymaster\"} 3"),
+        "{metrics}"
+    );
     wait_log(&proxy, &["WARN", "AUTH was refused", "1 times", &from]).await;
     let lines = proxy.log().lines().filter(|line| line.contains("AUTH was refused")).count();
     assert_eq!(lines, 1, "{}", proxy.log());

@@ -67,7 +67,11 @@ async fn slow_readers_leave_control_its_descriptors() {
     }
     cluster.wait_for_master_change(0, LIMIT).await.unwrap();
     wait_view(&proxy, "the new master", |view| view.counters.failovers_planned == 1).await;
-    assert!(get(&proxy, "/metrics").await.contains("switchmaster_early_commits_total 1"), "{}", proxy.log());
+    assert!(
+        get(&proxy, "/metrics").await.contains("switchmaster_early_commits_total{master=\"mymaster\"} 1"),
+        "{}",
+        proxy.log()
+    );
     assert!(!proxy.log().contains("cannot accept"), "{}", proxy.log());
 
     // They were copied to where no pipe was to be had, and get all of it.

@@ -8,7 +8,7 @@ use switchmaster::config::HostPort;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::wire::Wire;
 use switchmaster::sentinel::client::{AddressMap, Node, Sentinel};
-use switchmaster::sentinel::view::Login;
+use switchmaster::sentinel::tracker::Login;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -32,7 +32,8 @@ fn the_scanner_takes_few_instructions() {
     let dir = tempfile::tempdir().unwrap();
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = dir.path().join("lib.rs");
-    fs::write(&root, format!("#[path = {:?}]\npub mod resp;\n", project.join("src/resp/mod.rs"))).unwrap();
+    fs::write(&root, format!("#[path = {:?}]\npub mod resp;\n", project.join("crates/protocol/src/resp/mod.rs")))
+        .unwrap();
     let library = dir.path().join("libswitchmaster.rlib");
     let program = dir.path().join("instructions");
     compile(&[&"--crate-type=rlib", &"--crate-name=switchmaster", &root, &"-o", &library]);

@@ -42,7 +42,7 @@ async fn bounded() -> Stage {
 async fn connect(stage: &Stage) -> Vec<UnixStream> {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let mut wire = Wire::connect_unix(&stage.dir.path().join("redis.sock")).await.unwrap();
+        let mut wire = Wire::over(UnixStream::connect(stage.dir.path().join("redis.sock")).await.unwrap());
         assert_eq!(wire.ask(&["PING"]).await.unwrap().text(), Some("PONG"));
         clients.push(wire.into_parts().0);
     }

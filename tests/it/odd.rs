@@ -55,7 +55,8 @@ async fn moved(cluster: &Cluster, proxy: &Proxy, old: usize) -> usize {
 /// The value of a metric without labels.
 async fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = get(proxy, "/metrics").await;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    let value =
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit(' ').next()?.parse().ok());
     value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
@@ -225,7 +226,7 @@ async fn without_credentials_sentinel_is_followed_until_a_client_brings_some() {
     let mut wire = Wire::open(proxy.addr(), cluster.auth().as_ref(), 0).await.unwrap();
     assert_eq!(wire.ask(&["SET", "a", "1"]).await.unwrap().text(), Some("OK"));
     let seen = wait_view(&proxy, "the replicas, which only ROLE tells", |view| {
-        view.credentials == switchmaster::admin::view::CredentialsState::Learnt && view.replicas.len() == 2
+        view.credentials == switchmaster::status::CredentialsState::Learnt && view.replicas.len() == 2
     })
     .await;
     assert!(!seen.warnings.iter().any(|warning| warning.contains(told)), "{:?}", seen.warnings);

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use switchmaster::backup;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::wire::{Reply, Wire, encode};
@@ -263,11 +264,15 @@ async fn an_operator_holds_releases_looks_and_fails_over() {
     let text = get(&proxy, "/metrics").await;
     let present: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let missing: Vec<&str> =
-        metrics::ALL.iter().map(|(name, ..)| *name).filter(|name| !present.contains(name)).collect();
+    let missing: Vec<&str> = metrics::ALL
+        .iter()
+        .chain(backup::metrics::ALL)
+        .map(|(name, ..)| *name)
+        .filter(|name| !present.contains(name))
+        .collect();
     assert_eq!(missing, Vec::<&str>::new(), "{text}");
-    assert!(text.contains("switchmaster_failovers_total{kind=\"planned\"} 1"), "{text}");
-    assert!(text.contains("switchmaster_early_commits_total 1"), "{text}");
+    assert!(text.contains("switchmaster_failovers_total{kind=\"planned\",master=\"mymaster\"} 1"), "{text}");
+    assert!(text.contains("switchmaster_early_commits_total{master=\"mymaster\"} 1"), "{text}");
 
     let log = proxy.log();
     assert!(log.lines().count() >= 5, "{log}");

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use switchmaster::backup;
 use switchmaster::cli::Cli;
-use switchmaster::config::KEYS;
+use switchmaster::config::{KEYS, Key, Reload};
 use switchmaster::demo::cluster::{Cluster, ClusterSpec};
 use switchmaster::metrics;
 use switchmaster::session::CloseReason;
@@ -18,12 +19,17 @@ use tokio::process::Command;
 
 use crate::support::proxy;
 
+/// Those of the proxy, and those of backups, which it shows too.
+fn all_metrics() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    metrics::ALL.iter().chain(backup::metrics::ALL)
+}
+
 #[test]
 fn the_table_of_metrics_is_that_of_the_program() {
     let listed: Vec<_> =
         table(&readme(), "metrics").into_iter().map(|[name, kind, help]| (code(&name), kind, help)).collect();
     let all: Vec<_> =
-        metrics::ALL.iter().map(|(name, kind, help)| (name.to_string(), kind.to_string(), help.to_string())).collect();
+        all_metrics().map(|(name, kind, help)| (name.to_string(), kind.to_string(), help.to_string())).collect();
     assert_eq!(listed, all);
 }
 
@@ -36,7 +42,7 @@ fn no_document_names_a_metric_that_does_not_exist() {
     for (path, text) in texts {
         for word in text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_')) {
             if word.starts_with("switchmaster_") {
-                let known = metrics::ALL.iter().any(|(name, ..)| *name == word);
+                let known = all_metrics().any(|(name, ..)| *name == word);
                 assert!(known, "{}: there is no metric {word}", path.display());
                 seen.insert(word.to_owned());
             }
@@ -50,13 +56,13 @@ fn the_reasons_for_a_close_are_those_of_the_program() {
     let text = readme();
     let rows = text.split("| reason |").nth(1).expect("the table of reasons").lines().skip(2);
     let listed: Vec<_> = rows.take_while(|line| line.starts_with('|')).map(|line| code(&cells(line)[0])).collect();
-    assert_eq!(listed, CloseReason::NAMES);
+    assert_eq!(listed, CloseReason::ALL.map(CloseReason::name));
 }
 
 #[test]
 fn the_table_of_keys_has_every_key_with_its_default() {
     let listed: BTreeMap<String, String> =
-        table(&readme(), "config").into_iter().map(|[key, default, _]| (code(&key), default)).collect();
+        table(&readme(), "config").into_iter().map(|[key, default, ..]: [String; 4]| (code(&key), default)).collect();
     let files = KEYS.iter().filter(|key| key.has_file()).map(|key| format!("{}_file", key.name));
     let keys: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(files).collect();
     assert_eq!(listed.keys().cloned().collect::<BTreeSet<_>>(), keys);
@@ -75,6 +81,30 @@ fn the_table_of_keys_has_every_key_with_its_default() {
                 assert!(value.is_err(), "{key} has no default, and {cell} is given");
             }
         }
+    }
+}
+
+#[test]
+fn the_table_of_keys_says_what_a_reload_does() {
+    for [key, _, _, counts] in table(&readme(), "config") {
+        let name = code(&key);
+        let named = |key: &&Key| key.name == name || (key.has_file() && name == format!("{}_file", key.name));
+        let shown = match KEYS.iter().find(named).expect("a key").reload {
+            Reload::Live => "at once",
+            Reload::NewSessions => "new sessions",
+            Reload::Restart => "restart",
+            Reload::Unused => "–",
+        };
+        assert_eq!(counts, shown, "{name}");
+    }
+    let example = fs::read_to_string(root().join("config.example.toml")).unwrap();
+    let head: String = example.split("\n\n").next().unwrap().replace("\n# ", " ");
+    let (_, sessions) = head.split_once("for new sessions only, ").expect("the paragraph on reloads");
+    let (sessions, rest) = sessions.split_once("; after a restart, ").expect("the paragraph on reloads");
+    let restart = rest.split('.').next().unwrap();
+    for (listed, kind) in [(sessions, Reload::NewSessions), (restart, Reload::Restart)] {
+        let keys: Vec<_> = KEYS.iter().filter(|key| key.reload == kind).map(|key| key.name).collect();
+        assert_eq!(listed.split(", ").collect::<Vec<_>>(), keys);
     }
 }
 
@@ -300,12 +330,13 @@ fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// Every Markdown document for users.
+/// Every Markdown document.
 fn documents() -> Vec<(PathBuf, String)> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
-    let all: Vec<PathBuf> = [root().join("README.md"), root().join("CHANGELOG.md")].into_iter().chain(docs).collect();
-    assert!(all.len() >= 5, "only {all:?}");
+    let here = ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let all: Vec<PathBuf> = here.iter().map(|name| root().join(name)).chain(docs).collect();
+    assert!(all.len() >= 8, "only {all:?}");
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 

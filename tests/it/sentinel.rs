@@ -7,12 +7,14 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchmaster::admin::view::{CredentialsState, View};
 use switchmaster::config::{HoldTimeout, HostPort, Minority, SentinelConfig};
+use switchmaster::control::{Control, ControlRequest};
 use switchmaster::drain;
 use switchmaster::secret::{Credentials, Secret};
-use switchmaster::sentinel::{self, Command, Parts};
+use switchmaster::sentinel::{self, Parts};
+use switchmaster::status::{CredentialsState, View};
 use switchmaster::topology::{Entry, Phase, Topology};
+use switchmaster::upstream::Upstream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -152,10 +154,11 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// The watch task on a thread of its own, with every entry it published.
 struct Following {
+    upstream: Arc<Upstream>,
     topology: Arc<Topology>,
     entries: Arc<Mutex<Vec<(Instant, Entry)>>>,
     status: watch::Receiver<View>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<ControlRequest>,
     ended: Arc<Mutex<Option<Result<(), sentinel::Error>>>>,
     _signal: drain::Signal,
 }
@@ -186,14 +189,16 @@ impl Following {
         };
         change(&mut parts);
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
-        let (topology, reports) = Topology::new();
+        let name = parts.sentinel.master_name.as_deref();
+        let (upstream, reports) = Upstream::new(name, parts.sentinel.redis_auth.as_ref(), true);
+        let topology = upstream.topology.clone();
         let (commands, command_receiver) = mpsc::channel(4);
         let (status_sender, status) = watch::channel(View::default());
         let (signal, drain) = drain::channel();
         let entries = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(Mutex::new(None));
         let end = ended.clone();
-        let (seen, watched, watching) = (entries.clone(), topology.clone(), topology.clone());
+        let (seen, watched, watching) = (entries.clone(), topology.clone(), upstream.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
@@ -208,12 +213,13 @@ impl Following {
                         }
                     }
                 });
+                let parts = watch::channel(parts).1;
                 let result =
                     sentinel::run(parts, watching, reports, || 0, command_receiver, status_sender, drain).await;
                 *end.lock().expect("no panic") = Some(result);
             });
         });
-        Following { topology, entries, status, commands, ended, _signal: signal }
+        Following { upstream, topology, entries, status, commands, ended, _signal: signal }
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut(&Entry) -> bool) -> Arc<Entry> {
@@ -236,8 +242,8 @@ impl Following {
 
     fn failover(&self) {
         let (reply, answer) = oneshot::channel();
-        self.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
-        assert_eq!(answer.blocking_recv().expect("answered"), Ok(()));
+        self.commands.blocking_send((Control::Failover { force: false }, reply)).expect("the task runs");
+        assert_eq!(answer.blocking_recv().expect("answered").map(drop), Ok(()));
     }
 
     /// Entries since `from`, with their age in milliseconds.
@@ -387,7 +393,7 @@ fn without_the_password_sentinel_is_followed_and_a_clients_password_is_learnt() 
     following.until("a new term by the epoch", |entry| entry.term > before.term && entry.phase == Phase::Stable);
     following.show("no password", from);
     let credentials = Credentials { username: None, password: Secret::new("secret") };
-    following.topology.report(switchmaster::topology::Report::Credentials(credentials));
+    following.upstream.credentials.offer(credentials);
     wait_for("the password is learnt", || {
         following.status.borrow().credentials == CredentialsState::Learnt
             && following.status.borrow().master.as_ref().is_some_and(|master| master.run_id.is_some())
@@ -427,7 +433,7 @@ fn fail_backs_are_followed_and_never_wrong() {
         let from = Instant::now();
         wait_for("Sentinel takes another failover", || {
             let (reply, answer) = oneshot::channel();
-            following.commands.blocking_send(Command::Failover { force: false, reply }).expect("the task runs");
+            following.commands.blocking_send((Control::Failover { force: false }, reply)).expect("the task runs");
             let taken = answer.blocking_recv().expect("answered").is_ok();
             taken && {
                 let deadline = Instant::now() + Duration::from_secs(5);

@@ -135,7 +135,7 @@ async fn a_leader_killed_at_the_promotion_splits_nobody_beyond_what_the_logs_nam
             masters
         });
         let addr = cluster.node_addr(master).to_string();
-        let at = |view: &switchmaster::admin::View| {
+        let at = |view: &switchmaster::status::View| {
             view.phase == "stable"
                 && view.master.as_ref().is_some_and(|master| master.addr == addr && !master.provisional)
         };

@@ -47,7 +47,7 @@ pub(super) struct Lost {
 pub(super) struct Up {
     pub(super) scanner: ReplyScanner,
     /// Bytes of a reply that must be whole before it is judged; all scanned.
-    pub(super) tail: Vec<u8>,
+    pub(super) tail: Box<[u8]>,
     pub(super) download: Download,
     pub(super) doubt: Option<Box<Doubt>>,
     pub(super) writing: Writing,
@@ -122,7 +122,7 @@ impl Up {
     pub(super) fn new(standing: Standing) -> Up {
         Up {
             scanner: ReplyScanner::default(),
-            tail: Vec::new(),
+            tail: Box::default(),
             download: Download::Between,
             doubt: None,
             writing: Writing::Open,
@@ -204,7 +204,7 @@ impl Back {
     }
 
     pub(super) fn take_tail(&mut self) -> Vec<u8> {
-        self.last_mut().map_or_else(Vec::new, |up| std::mem::take(&mut up.tail))
+        self.last_mut().map_or_else(Vec::new, |up| std::mem::take(&mut up.tail).into_vec())
     }
 
     /// The server's FIN, or an error, was seen.

@@ -43,21 +43,28 @@ pub struct Ledger(Option<Box<Book>>);
 /// The request at the front, ready for its client.
 #[derive(Debug)]
 pub enum Delivery {
-    /// An answer to deliver, with what it does to the session's state.
+    /// An answer to deliver.
     Reply {
         /// The bytes for the client.
         reply: Vec<u8>,
-        /// What the request was.
-        effect: Effect,
-        /// Its bytes, empty if they were not retained.
-        request: Vec<u8>,
-        /// It was queued by MULTI.
-        queued: bool,
-        /// What becomes of it.
-        fate: Fate,
+        /// The request.
+        to: Answered,
     },
     /// Close the connection now.
     Close(CloseReason),
+}
+
+/// A request that the client is about to be answered: what the reply does to the session's state depends on it.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it does.
+    pub effect: Effect,
+    /// It was queued by MULTI.
+    pub queued: bool,
+    /// What becomes of the backend's reply.
+    pub fate: Fate,
+    /// Its bytes, empty if they were not retained.
+    pub request: Vec<u8>,
 }
 
 impl Ledger {
@@ -316,6 +323,14 @@ impl Ledger {
         self.recycle();
     }
 
+    /// The same, of a request that must be looked at once more.
+    pub fn take_unanswered(&mut self) -> Option<Answered> {
+        let (effect, queued) = self.expected()?;
+        let (fate, request) = (self.next_fate(), self.front_request());
+        self.settle();
+        Some(Answered { effect, queued, fate, request })
+    }
+
     /// One of the replies that the next unanswered request is owed has come; `count` tells how many there will be if
     /// that was not known before. Returns true if it was the last, and the request has been forgotten.
     pub fn settle_one(&mut self, count: impl FnOnce() -> u32) -> bool {
@@ -449,7 +464,7 @@ impl Ledger {
         let front = match entry.answer.take().map(|answer| *answer) {
             Some(Answer::Ready(reply)) => {
                 let Entry { effect, queued, fate, .. } = entry;
-                Delivery::Reply { reply, effect, request, queued, fate }
+                Delivery::Reply { reply, to: Answered { effect, queued, fate, request } }
             }
             Some(Answer::Close(reason)) => Delivery::Close(reason),
             Some(Answer::Withheld { .. } | Answer::Part(_)) | None => unreachable!("looked at above"),

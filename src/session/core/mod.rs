@@ -208,7 +208,7 @@ impl Core {
 
     /// Memory that this session holds, but for what is retained of its requests.
     pub fn held_bytes(&self) -> usize {
-        let buffers = self.front.inbox.capacity() + self.back.last().map_or(0, |up| up.tail.capacity());
+        let buffers = self.front.inbox.capacity() + self.back.last().map_or(0, |up| up.tail.len());
         let unsent = self.back.out.held_bytes() + self.front.out.held_bytes();
         buffers + unsent + self.front.owed.held_bytes() + self.front.state.held_bytes()
     }

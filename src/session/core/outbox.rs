@@ -3,6 +3,8 @@
 //! Bounded by construction: nothing more is read for a direction while its [`Outbox`] is not empty. Empty, it owns no
 //! memory.
 
+use std::ops::Range;
+
 /// What a socket did not take yet: bytes that the driver has in a pipe, and bytes behind them.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Box<Waiting>>);
@@ -91,39 +93,45 @@ impl Outbox {
 
 /// The prefix of a read that can be written without a copy; once anything is left out or put in, the rest is copied to
 /// the outbox.
-#[derive(Debug, Default)]
-pub(super) struct Forwarded {
+#[derive(Debug)]
+pub(super) struct Forwarded<'a> {
+    data: &'a [u8],
     end: usize,
     is_copied: bool,
 }
 
-impl Forwarded {
-    /// `data[start..end]` goes out.
+impl<'a> Forwarded<'a> {
+    /// Of this read; nothing goes out yet.
+    pub(super) fn of(data: &'a [u8]) -> Forwarded<'a> {
+        Forwarded { data, end: 0, is_copied: false }
+    }
+
+    /// These bytes go out, in the order of the read.
     #[inline]
-    pub(super) fn pass(&mut self, out: &mut Outbox, data: &[u8], start: usize, end: usize) {
-        if !self.is_copied && start == self.end {
-            self.end = end;
+    pub(super) fn pass(&mut self, out: &mut Outbox, bytes: Range<usize>) {
+        if !self.is_copied && bytes.start == self.end {
+            self.end = bytes.end;
         } else {
-            self.copy(out, data, start, end);
+            self.copy(out, bytes);
         }
     }
 
     #[cold]
-    fn copy(&mut self, out: &mut Outbox, data: &[u8], start: usize, end: usize) {
-        self.leave_out(out, data);
-        out.push(&data[start..end]);
+    fn copy(&mut self, out: &mut Outbox, bytes: Range<usize>) {
+        self.leave_out(out);
+        out.push(&self.data[bytes]);
     }
 
-    /// `instead` goes out in the place of what comes next in `data`.
-    pub(super) fn replace(&mut self, out: &mut Outbox, data: &[u8], instead: &[u8]) {
-        self.leave_out(out, data);
+    /// `instead` goes out in the place of what comes next in the read.
+    pub(super) fn replace(&mut self, out: &mut Outbox, instead: &[u8]) {
+        self.leave_out(out);
         out.push(instead);
     }
 
-    /// What comes next in `data` does not go out.
-    pub(super) fn leave_out(&mut self, out: &mut Outbox, data: &[u8]) {
+    /// What comes next in the read does not go out.
+    pub(super) fn leave_out(&mut self, out: &mut Outbox) {
         if !self.is_copied {
-            out.push(&data[..self.end]);
+            out.push(&self.data[..self.end]);
             self.is_copied = true;
         }
     }
@@ -156,11 +164,11 @@ mod tests {
 
     #[test]
     fn a_read_is_passed_without_a_copy_until_something_is_left_out() {
-        let (mut out, mut forwarded, data) = (Outbox::default(), Forwarded::default(), b"abcdef");
-        forwarded.pass(&mut out, data, 0, 2);
+        let (mut out, mut forwarded) = (Outbox::default(), Forwarded::of(b"abcdef"));
+        forwarded.pass(&mut out, 0..2);
         assert!(out.is_empty() && forwarded.prefix() == 2);
-        forwarded.replace(&mut out, data, b"X");
-        forwarded.pass(&mut out, data, 4, 6);
+        forwarded.replace(&mut out, b"X");
+        forwarded.pass(&mut out, 4..6);
         assert_eq!((out.bytes(), forwarded.prefix()), (&b"abXef"[..], 0));
     }
 }

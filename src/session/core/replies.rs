@@ -3,17 +3,17 @@
 //! The hot path passes what it was given. What is not plain (errors, replies that change the session's state, anything
 //! while a failover is under way) is judged whole; nothing overtakes what is held back.
 
-use std::sync::PoisonError;
+use std::ops::Range;
 use std::time::Duration;
 
-use super::ledger::{Delivery, Fate, nothing};
+use super::ledger::{Answered, Delivery, Fate, nothing};
 use super::outbox::Forwarded;
-use super::restoration::has_no_password;
 use super::{
     Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Refusal, Reuse, Standing, Take, Turn,
 };
+use crate::node::{auth, refusal};
 use crate::resp::command::{Duty, Effect};
-use crate::resp::push::{announcement, element};
+use crate::resp::reply::{announcement, element};
 use crate::resp::request::Args;
 use crate::resp::scanner::{ReplyScanner, Scan};
 use crate::topology::Report;
@@ -84,8 +84,8 @@ impl Core {
         while let Some(delivery) = self.front.owed.take_front() {
             taken = true;
             match delivery {
-                Delivery::Reply { reply, effect, request, queued, fate } => {
-                    let reply = self.delivered(turn, effect, queued, fate, &request, &reply).unwrap_or(reply);
+                Delivery::Reply { reply, to } => {
+                    let reply = self.delivered(turn, &to, &reply).unwrap_or(reply);
                     self.front.out.push(&reply);
                 }
                 Delivery::Close(reason) => {
@@ -117,7 +117,7 @@ impl Core {
         let Some(up) = self.back.last_mut() else { return 0 };
         let mut scanner = std::mem::take(&mut up.scanner);
         let (mut start, mut at) = (0, scanned);
-        let mut out = Forwarded::default();
+        let mut out = Forwarded::of(data);
         // Replies that need no look, as nearly all: those to come, and those at hand of which the ledger does not know yet.
         let (mut expected, mut ordinary) = (self.ordinary(), 0);
         while at < data.len() && (!self.phase.is_tunnel() || self.front.owed.awaits_own()) {
@@ -125,13 +125,13 @@ impl Core {
                 Scan::Frame(length) => {
                     at += length;
                     if ordinary < expected && !matches!(scanner.kind(), b'-' | b'>') {
-                        out.pass(&mut self.front.out, data, start, at);
+                        out.pass(&mut self.front.out, start..at);
                         start = at;
                         ordinary += 1;
                         continue;
                     }
                     self.settle_ordinary(turn, &mut ordinary);
-                    let goes_on = self.take_frame(turn, scanner.kind(), data, start, at, &mut out);
+                    let goes_on = self.take_frame(turn, scanner.kind(), data, start..at, &mut out);
                     start = if goes_on { at } else { data.len() };
                     if !goes_on {
                         break;
@@ -145,7 +145,7 @@ impl Core {
                     start = at;
                 }
                 Scan::Invalid(_) if self.front.owed.awaits_own() => {
-                    self.distrust(turn, &mut out, data);
+                    self.distrust(turn, &mut out);
                     break;
                 }
                 Scan::Invalid(_) => {
@@ -155,7 +155,7 @@ impl Core {
             }
         }
         if start < data.len() && self.phase.is_tunnel() {
-            out.pass(&mut self.front.out, data, start, data.len());
+            out.pass(&mut self.front.out, start..data.len());
         }
         self.settle_ordinary(turn, &mut ordinary);
         if let Some(up) = self.back.last_mut() {
@@ -171,36 +171,37 @@ impl Core {
         turn: &mut Turn<'_>,
         kind: u8,
         data: &[u8],
-        start: usize,
-        end: usize,
-        out: &mut Forwarded,
+        frame: Range<usize>,
+        out: &mut Forwarded<'_>,
     ) -> bool {
-        match self.sort(kind, &data[start..end]) {
+        let bytes = &data[frame.clone()];
+        match self.sort(kind, bytes) {
             Frame::Reply(effect, queued) => {
                 turn.counts.replies += 1;
                 if self.is_plain(kind, effect, queued) {
                     self.front.state.answered(effect, queued);
                     self.front.owed.settle();
                     self.back.set_download(Download::Between);
-                    out.pass(&mut self.front.out, data, start, end);
-                } else {
-                    self.judge_reply(turn, kind, effect, queued, data, start, end, out);
+                    out.pass(&mut self.front.out, frame);
+                } else if self.back.download() == Download::PartOfReply || !self.hold_back(turn, effect, queued, bytes)
+                {
+                    self.deliver_frame(turn, kind, bytes, frame, out);
                 }
             }
             Frame::Own(expected) => {
-                if data[start..end] != *expected {
-                    return self.distrust(turn, out, data);
+                if bytes != expected {
+                    return self.distrust(turn, out);
                 }
                 self.front.owed.settle();
-                out.leave_out(&mut self.front.out, data);
+                out.leave_out(&mut self.front.out);
             }
             Frame::Confirmation(duty) => {
                 turn.counts.replies += 1;
-                self.confirm(turn, duty, data, start, end, out);
+                self.confirm(turn, duty, bytes, frame, out);
             }
             Frame::Unasked => {
                 self.back.set_download(Download::Between);
-                out.pass(&mut self.front.out, data, start, end);
+                out.pass(&mut self.front.out, frame);
             }
         }
         // What follows the message that was waited for is of a master that was left.
@@ -215,20 +216,20 @@ impl Core {
         data: &[u8],
         start: usize,
         scanned: usize,
-        out: &mut Forwarded,
+        out: &mut Forwarded<'_>,
     ) {
         let (kind, part) = (scanner.kind(), &data[start..]);
         self.note_progress();
         if let Frame::Own(expected) = self.sort(kind, part)
             && !expected.starts_with(part)
         {
-            self.distrust(turn, out, data);
+            self.distrust(turn, out);
         } else if self.must_be_whole(kind, part) {
             if start > 0 || scanned == 0 {
                 self.outage_mut().reply_begun_at = Some(turn.now);
             }
             if let Some(up) = self.back.last_mut() {
-                up.tail = part.to_vec();
+                up.tail = part.into();
             }
         } else {
             match self.sort(kind, part) {
@@ -236,16 +237,16 @@ impl Core {
                 _ if self.back.download() == Download::Between => self.back.set_download(Download::PartOfReply),
                 _ => {}
             }
-            out.pass(&mut self.front.out, data, start, data.len());
+            out.pass(&mut self.front.out, start..data.len());
         }
     }
 
     /// The proxy's own request was not answered as it must be: nobody knows as whom the requests behind it ran, and
     /// nothing of their replies is delivered.
     #[cold]
-    fn distrust(&mut self, turn: &mut Turn<'_>, out: &mut Forwarded, data: &[u8]) -> bool {
+    fn distrust(&mut self, turn: &mut Turn<'_>, out: &mut Forwarded<'_>) -> bool {
         turn.actions.push(Action::NoReset);
-        out.leave_out(&mut self.front.out, data);
+        out.leave_out(&mut self.front.out);
         self.phase.close(CloseReason::UpstreamClosed);
         false
     }
@@ -300,21 +301,20 @@ impl Core {
     }
 
     /// One of the confirmations of a SUBSCRIBE or UNSUBSCRIBE.
-    fn confirm(&mut self, turn: &Turn<'_>, duty: Duty, data: &[u8], start: usize, end: usize, out: &mut Forwarded) {
-        let frame = &data[start..end];
+    fn confirm(&mut self, turn: &Turn<'_>, duty: Duty, bytes: &[u8], frame: Range<usize>, out: &mut Forwarded<'_>) {
         let Front { owed, state, out: to_client, .. } = &mut self.front;
         let count = state.confirmations(duty);
         if owed.has_answers() {
             // The state follows at once: nothing is judged before the replies ahead of it.
-            owed.withhold_one(frame, turn.now, || count);
+            owed.withhold_one(bytes, turn.now, || count);
         } else {
             if let Some(held) = owed.take_part() {
-                out.replace(to_client, data, &held);
+                out.replace(to_client, &held);
             }
             owed.settle_one(|| count);
-            out.pass(to_client, data, start, end);
+            out.pass(to_client, frame);
         }
-        if let (Some(word), Some(name)) = (element(frame, 0), element(frame, 1)) {
+        if let (Some(word), Some(name)) = (element(bytes, 0), element(bytes, 1)) {
             state.confirmed(word, name);
         }
     }
@@ -365,34 +365,24 @@ impl Core {
         }
     }
 
-    /// A reply that is an error, changes the session's state, or comes while a failover is under way.
-    #[allow(clippy::too_many_arguments, reason = "the frame and where it goes")]
-    fn judge_reply(
+    /// Delivers the reply to the front request, which may change the session's state.
+    fn deliver_frame(
         &mut self,
         turn: &mut Turn<'_>,
         kind: u8,
-        effect: Effect,
-        queued: bool,
-        data: &[u8],
-        start: usize,
-        end: usize,
-        out: &mut Forwarded,
+        reply: &[u8],
+        frame: Range<usize>,
+        out: &mut Forwarded<'_>,
     ) {
-        let reply = &data[start..end];
         let was_passed = self.back.download() == Download::PartOfReply;
-        if !was_passed && self.hold_back(turn, effect, queued, reply) {
-            return;
-        }
-        let fate = self.front.owed.next_fate();
-        let request = self.front.owed.front_request();
-        self.front.owed.settle();
+        let Some(asked) = self.front.owed.take_unanswered() else { return };
         self.back.set_download(Download::Between);
         // Of a reply that was partly delivered only its kind is still known, and that is all that EXEC needs.
         let kind = [kind];
         let seen = if was_passed { &kind[..] } else { reply };
-        match self.delivered(turn, effect, queued, fate, &request, seen) {
-            Some(instead) => out.replace(&mut self.front.out, data, &instead),
-            None => out.pass(&mut self.front.out, data, start, end),
+        match self.delivered(turn, &asked, seen) {
+            Some(instead) => out.replace(&mut self.front.out, &instead),
+            None => out.pass(&mut self.front.out, frame),
         }
     }
 
@@ -400,8 +390,8 @@ impl Core {
     /// it is the reply to.
     fn hold_back(&mut self, turn: &mut Turn<'_>, effect: Effect, queued: bool, reply: &[u8]) -> bool {
         let doubt = self.back.doubt();
-        let wants_replicas = reply.starts_with(b"-NOREPLICAS ") && self.may_wait_for_replicas(turn);
-        let refused = wants_replicas || is_refusal(reply, effect, doubt.is_some());
+        let wants_replicas = refusal::is_too_few_replicas(reply) && self.may_wait_for_replicas(turn);
+        let refused = wants_replicas || refusal::is_of_no_master(reply, effect.duty == Duty::Exec, doubt.is_some());
         if !(refused || self.front.owed.has_answers() || self.withholds(effect, queued)) {
             return false;
         }
@@ -411,9 +401,7 @@ impl Core {
             let why = if wants_replicas { Refusal::TooFewReplicas } else { Refusal::NotMaster };
             self.back.set_doubt(Some(Doubt { since: turn.now, why }));
             if !wants_replicas {
-                let prefix = reply[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
-                let prefix = String::from_utf8_lossy(prefix).into_owned();
-                turn.report(Report::Refused { term: self.term, prefix });
+                turn.report(Report::Refused { term: self.term });
             }
         }
         true
@@ -428,21 +416,14 @@ impl Core {
     }
 
     /// Takes note of what a reply does to the session's state; may say what to deliver in its place.
-    fn delivered(
-        &mut self,
-        turn: &mut Turn<'_>,
-        effect: Effect,
-        queued: bool,
-        fate: Fate,
-        request: &[u8],
-        reply: &[u8],
-    ) -> Option<Vec<u8>> {
+    fn delivered(&mut self, turn: &mut Turn<'_>, to: &Answered, reply: &[u8]) -> Option<Vec<u8>> {
+        let Answered { effect, queued, fate, ref request } = *to;
         let state = &mut self.front.state;
         state.answered(effect, queued);
         if !effect.duty.changes_session() && !queued {
             return None;
         }
-        if effect.duty == Duty::Auth && has_no_password(reply) && is_known_password(turn, request) {
+        if effect.duty == Duty::Auth && auth::is_not_needed(reply) && is_known_password(turn, request) {
             // After a failover to a node without `requirepass` (the guide's replicas) everybody is let in.
             turn.counts.auth_not_needed += 1;
             state.delivered(effect, queued, request, OK);
@@ -461,10 +442,7 @@ impl Core {
             if let Some(up) = self.back.last_mut() {
                 up.standing = Standing::Restored;
             }
-            let known = turn.credentials.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&proved);
-            if turn.settings.learn_credentials && !known {
-                turn.report(Report::Credentials(proved));
-            }
+            turn.credentials.offer(proved);
         }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.front.state.in_transaction() => {
@@ -481,9 +459,7 @@ impl Core {
 }
 
 fn is_known_password(turn: &Turn<'_>, request: &[u8]) -> bool {
-    let known = turn.credentials.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(known) = known.as_ref() else { return false };
-    Args::new(request).last().is_some_and(|password| *password == *known.password.bytes())
+    Args::new(request).last().is_some_and(|password| turn.credentials.is_password(&password))
 }
 
 /// What the reply is to changed no data: a read, or a request that MULTI has only queued.
@@ -494,27 +470,4 @@ pub(super) fn is_harmless(effect: Effect, queued: bool) -> bool {
 /// `+1700000000.123456 [0 127.0.0.1:1234] "get" "a"`
 fn is_monitor_line(frame: &[u8]) -> bool {
     frame.first() == Some(&b'+') && frame.get(1).is_some_and(u8::is_ascii_digit)
-}
-
-/// The server's own words for "I am not, or not yet, the master"; anything else is the application's.
-/// (Redis 7.0 server.c and blocked.c; Valkey keeps the texts.)
-fn is_refusal(reply: &[u8], effect: Effect, after_a_refusal: bool) -> bool {
-    const REFUSALS: [&[u8]; 5] = [
-        b"-READONLY You can't write against a read only replica.",
-        b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        b"-LOADING ",
-        b"-UNBLOCKED force unblock from blocking operation, instance state changed",
-        b"-REDIRECT ",
-    ];
-    const ABORT: &[u8] = b"-EXECABORT Transaction discarded because of: ";
-    if reply.first() != Some(&b'-') {
-        return false;
-    }
-    if let Some(cause) = reply.strip_prefix(ABORT) {
-        return [&b"READONLY"[..], b"MASTERDOWN", b"LOADING"].iter().any(|word| cause.starts_with(word));
-    }
-    if effect.duty == Duty::Exec && after_a_refusal {
-        return reply.starts_with(b"-EXECABORT Transaction discarded because of previous errors");
-    }
-    REFUSALS.iter().any(|refusal| reply.starts_with(refusal))
 }

@@ -135,7 +135,7 @@ impl Core {
             self.reset_first(turn, data, small);
         }
         let (mut start, mut at) = (0, scanned);
-        let mut out = Forwarded::default();
+        let mut out = Forwarded::of(data);
         while at < data.len() && !self.phase.is_tunnel() {
             if start == at && !self.front.is_uploading() {
                 if !self.may_begin(turn) {
@@ -144,7 +144,7 @@ impl Core {
                 let run = self.begin_run(turn, &data[start..]);
                 if run.requests > 0 {
                     at = start + run.bytes;
-                    out.pass(&mut self.back.out, data, start, at);
+                    out.pass(&mut self.back.out, start..at);
                     start = at;
                     turn.counts.requests += run.requests as u64;
                     continue;
@@ -170,14 +170,14 @@ impl Core {
                     } else {
                         break;
                     }
-                    out.pass(&mut self.back.out, data, start, at);
+                    out.pass(&mut self.back.out, start..at);
                     start = at;
                 }
                 Scan::Invalid(_) => self.enter_tunnel(),
             }
         }
         if self.phase.is_tunnel() && start < data.len() {
-            out.pass(&mut self.back.out, data, start, data.len());
+            out.pass(&mut self.back.out, start..data.len());
             (start, at) = (data.len(), data.len());
         }
         self.front.active_at = turn.idle_ticks;
@@ -193,14 +193,14 @@ impl Core {
         let bytes = &data[start..end];
         if self.front.is_uploading() {
             self.extend_request(turn, bytes, true);
-            out.pass(&mut self.back.out, data, start, end);
+            out.pass(&mut self.back.out, start..end);
             return true;
         }
         match self.admit(turn, bytes) {
-            Admission::Send => out.pass(&mut self.back.out, data, start, end),
-            Admission::SendInstead(instead) => out.replace(&mut self.back.out, data, instead),
-            Admission::Answered => out.leave_out(&mut self.back.out, data),
-            Admission::Tunnel => out.pass(&mut self.back.out, data, start, data.len()),
+            Admission::Send => out.pass(&mut self.back.out, start..end),
+            Admission::SendInstead(instead) => out.replace(&mut self.back.out, instead),
+            Admission::Answered => out.leave_out(&mut self.back.out),
+            Admission::Tunnel => out.pass(&mut self.back.out, start..data.len()),
             Admission::Wait => {
                 self.front.scanner = RequestScanner::default();
                 return false;

@@ -4,21 +4,18 @@
 //! unasked meanwhile is for the client.
 
 use super::state::{Expect, Restore};
-use crate::resp::push::announcement;
-use crate::resp::scanner::{ReplyScanner, Scan};
+use crate::node::{auth, refusal};
+use crate::resp::buffer::ReplyBuffer;
+use crate::resp::reply::{NotAReply, announcement};
 
-/// All replies to the requests of a restoration together, and what the server says unasked meanwhile.
+/// Of one reply, and of what the server says unasked meanwhile.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// A restoration whose requests were sent.
 #[derive(Debug)]
 pub struct Restoration<'a> {
     expected: std::slice::Iter<'a, Expect>,
-    scanner: ReplyScanner,
-    /// Replies that were not whole.
-    rest: Vec<u8>,
-    scanned: usize,
-    taken: usize,
+    replies: ReplyBuffer,
     unasked: Vec<u8>,
     /// AUTHs that the node did not need: it has no password.
     pub auth_not_needed: u64,
@@ -37,13 +34,13 @@ pub enum Progress {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not the protocol, or there is no end of it.
-    Broken(&'static str),
-    /// The node is not, or not yet, the master: its line.
-    NotNow(String),
+    Broken,
+    /// The node is not, or not yet, the master.
+    NotNow,
     /// It refused the client's credentials, or what they must be allowed: its line.
     Auth(String),
-    /// It refused something else that the client's state needs: its line.
-    Other(String),
+    /// It refused something else that the client's state needs.
+    Other,
 }
 
 impl<'a> Restoration<'a> {
@@ -51,10 +48,7 @@ impl<'a> Restoration<'a> {
     pub fn new(restore: &'a Restore) -> Restoration<'a> {
         Restoration {
             expected: restore.expect.iter(),
-            scanner: ReplyScanner::default(),
-            rest: Vec::new(),
-            scanned: 0,
-            taken: 0,
+            replies: ReplyBuffer::new(MOST_BYTES),
             unasked: Vec::new(),
             auth_not_needed: 0,
         }
@@ -62,36 +56,30 @@ impl<'a> Restoration<'a> {
 
     /// Takes what the server said; nothing at the beginning.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
-        self.rest.extend_from_slice(bytes);
-        self.taken += bytes.len();
-        let mut start = 0;
+        self.replies.room()?.extend_from_slice(bytes);
         while let Some(expect) = self.expected.as_slice().first() {
-            match self.scanner.scan(&self.rest[self.scanned..]) {
-                Scan::Frame(length) => {
-                    self.scanned += length;
-                    let reply = &self.rest[start..self.scanned];
-                    start = self.scanned;
-                    match announcement(reply) {
-                        Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
-                            self.unasked.extend_from_slice(reply);
-                        }
-                        _ => {
-                            self.auth_not_needed += u64::from(check(*expect, reply)?);
-                            self.expected.next();
-                        }
+            let Some(reply) = self.replies.take()? else { return Ok(Progress::More) };
+            match announcement(reply) {
+                Some(word) if !(*expect == Expect::Subscribed && word.ends_with(b"subscribe")) => {
+                    self.unasked.extend_from_slice(reply);
+                    if self.unasked.len() > MOST_BYTES {
+                        return Err(Refusal::Broken);
                     }
                 }
-                Scan::Partial if self.taken > MOST_BYTES => return Err(Refusal::Broken("too much said")),
-                Scan::Partial => {
-                    self.rest.drain(..start);
-                    self.scanned = self.rest.len();
-                    return Ok(Progress::More);
+                _ => {
+                    self.auth_not_needed += u64::from(check(*expect, reply)?);
+                    self.expected.next();
                 }
-                Scan::Invalid(why) => return Err(Refusal::Broken(why)),
             }
         }
-        self.unasked.extend_from_slice(&self.rest[start..]);
+        self.unasked.append(self.replies.room()?);
         Ok(Progress::Done(std::mem::take(&mut self.unasked)))
+    }
+}
+
+impl From<NotAReply> for Refusal {
+    fn from(_: NotAReply) -> Refusal {
+        Refusal::Broken
     }
 }
 
@@ -99,24 +87,19 @@ impl<'a> Restoration<'a> {
 fn check(expect: Expect, reply: &[u8]) -> Result<bool, Refusal> {
     let is_error = reply.first() == Some(&b'-');
     let line = || String::from_utf8_lossy(reply.trim_ascii_end()).into_owned();
-    if is_error && [&b"-LOADING"[..], b"-MASTERDOWN", b"-READONLY"].iter().any(|word| reply.starts_with(word)) {
-        return Err(Refusal::NotNow(line()));
+    if is_error && refusal::is_passing(reply) {
+        return Err(Refusal::NotNow);
     }
     match expect {
         Expect::Anything | Expect::Loaded => Ok(false),
         Expect::Queued if reply == b"+QUEUED\r\n" => Ok(false),
-        Expect::Queued => Err(Refusal::Other(line())),
-        Expect::Authenticated if has_no_password(reply) => Ok(true),
+        Expect::Queued => Err(Refusal::Other),
+        Expect::Authenticated if auth::is_not_needed(reply) => Ok(true),
         Expect::Authenticated if is_error => Err(Refusal::Auth(line())),
         Expect::Accepted if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => {
             Err(Refusal::Auth(line()))
         }
-        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other(line())),
+        Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other),
         Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(false),
     }
-}
-
-/// The node has no password at all: it takes everybody (Redis 7.0 acl.c, authCommand).
-pub fn has_no_password(reply: &[u8]) -> bool {
-    reply.starts_with(b"-ERR AUTH <password> called without any password configured")
 }

@@ -4,22 +4,20 @@
 //! neighbours is here.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::held::held_by_thread;
 use super::state::Restore;
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
-use crate::secret::Credentials;
-use crate::session::scripts::Scripts;
 use crate::topology::Report;
+use crate::upstream::{KnownCredentials, Scripts};
 
 /// Buffers may be this large in each thread even if nothing is to be retained.
 const LEAST_TOTAL: usize = 1024 * 1024;
 
-/// What a session may and how its requests end, as its listener was configured.
-#[derive(Clone, Copy, Debug)]
+/// What is configured for the sessions of one listener on one worker thread: what each may, and how its requests end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How a request whose reply was lost ends.
     pub on_lost_reply: OnLostReply,
@@ -33,8 +31,12 @@ pub struct Settings {
     pub retain_total: usize,
     /// A connection may serve another session after a RESET.
     pub reuse_backends: bool,
-    /// Control wants the credentials with which clients authenticate.
-    pub learn_credentials: bool,
+    /// At most this many connections are dialled ahead of the sessions that will need them.
+    pub warm_backends: usize,
+    /// Idle sessions give their backends back after this long; zero: never.
+    pub detach_idle_after: Duration,
+    /// Sessions that may be open in the whole process.
+    pub max_clients: usize,
 }
 
 /// What is true now, and what is to be done about it.
@@ -51,11 +53,11 @@ pub struct Turn<'a> {
     /// Counts up each `detach_idle_after`.
     pub idle_ticks: u16,
     /// How this listener's sessions are to behave.
-    pub settings: &'a Settings,
+    pub settings: Settings,
     /// The scripts that clients have loaded.
     pub scripts: &'a Scripts,
-    /// The credentials of the nodes, as far as they are known.
-    pub credentials: &'a Mutex<Option<Credentials>>,
+    /// The credentials that let us in at the nodes.
+    pub credentials: &'a KnownCredentials,
     /// What happened, for the metrics.
     pub counts: Counts,
     /// To be done, in this order.

@@ -11,6 +11,7 @@ use switchmaster::backup::replica::{Begin, Replica, Sink, Want};
 use switchmaster::backup::source::Node;
 use switchmaster::demo::cluster::ClusterSpec;
 use switchmaster::demo::server::free_port;
+use tokio::process::{Child, Command};
 
 use super::site::{LIMIT, Site, created};
 use crate::support::sentinels::known_replicas;
@@ -110,20 +111,25 @@ impl Sink for Endless {
     }
 }
 
+/// A process in the environment of the site, with its output piped.
+fn started(site: &Site, program: &str, args: &[&str]) -> Child {
+    Command::new(program)
+        .args(args)
+        .env_clear()
+        .envs(site.environment())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_signal_in_the_middle_leaves_nothing() {
     let site = slow().await;
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_switchmaster"))
-            .args(["backup", "create"])
-            .env_clear()
-            .envs(site.environment())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let child = started(&site, env!("CARGO_BIN_EXE_switchmaster"), &["backup", "create"]);
         site.streaming().await;
         kill_process(Pid::from_raw(child.id().unwrap() as i32).unwrap(), signal).unwrap();
         let ended = tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect("it ends").unwrap();
@@ -142,16 +148,8 @@ async fn a_signal_in_the_middle_leaves_nothing() {
 #[tokio::test]
 async fn the_end_of_the_terminal_ends_nothing_under_nohup() {
     let site = slow().await;
-    let mut child = tokio::process::Command::new("sh")
-        .args(["-c", "trap '' HUP; exec \"$0\" backup create", env!("CARGO_BIN_EXE_switchmaster")])
-        .env_clear()
-        .envs(site.environment())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let script = ["-c", "trap '' HUP; exec \"$0\" backup create", env!("CARGO_BIN_EXE_switchmaster")];
+    let mut child = started(&site, "sh", &script);
     site.streaming().await;
     drop((child.stdout.take(), child.stderr.take()));
     kill_process(Pid::from_raw(child.id().unwrap() as i32).unwrap(), Signal::HUP).unwrap();
@@ -171,7 +169,7 @@ async fn a_spool_without_room_ends_it_before_the_disk_is_full() {
             "mount -t tmpfs -o size={size} none \"$SWITCHMASTER_BACKUP_SPOOL_DIR\" && exec {} backup create",
             env!("CARGO_BIN_EXE_switchmaster")
         );
-        let ended = tokio::process::Command::new("unshare")
+        let ended = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
             .env_clear()
             .envs(site.environment())

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use switchmaster::backup::Config;
+use switchmaster::backup::args::CreateArgs;
 use switchmaster::backup::create::{Created, Outcome, create};
 use switchmaster::backup::store::Store;
 use switchmaster::backup::{Error, Manifest, catalog};
-use switchmaster::cli::CreateArgs;
-use switchmaster::config::{Config, HostPort, Location};
+use switchmaster::config::{HostPort, Location};
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::secret::{Credentials, Secret};
 use switchmaster::wire::{Reply, encode};

@@ -40,9 +40,9 @@ async fn a_store_that_is_away_for_too_long_costs_a_new_base_and_says_so() {
         .await;
     let (_, count) = counter.stop().await;
     let moment = scene.moment(&follower).await;
-    let target = scene.restore(&follower, &Goal::Moment(moment)).await;
+    let target = scene.restore(&follower, &Goal::Time(moment)).await;
     assert_eq!(counters(target.addr).await, all(count));
-    let error = scene.prepare(&Goal::Moment(gap)).await.err().unwrap().to_string();
+    let error = scene.prepare(&Goal::Time(gap)).await.err().unwrap().to_string();
     assert!(error.contains("nothing was shipped of the time between"), "{error}");
     let (_, ranges) = error.split_once("moments that can be reached: ").expect(&error);
     assert_eq!(ranges.matches(" to ").count(), 2, "before the gap and after it: {error}");
@@ -164,7 +164,7 @@ async fn waits(scene: &Scene, follower: &Follower, count: usize) {
 async fn goes_on(scene: &Scene, follower: Follower, counter: Counter) {
     let (_, count) = counter.stop().await;
     let moment = scene.moment(&follower).await;
-    let target = scene.restore(&follower, &Goal::Moment(moment)).await;
+    let target = scene.restore(&follower, &Goal::Time(moment)).await;
     assert_eq!(counters(target.addr).await, all(count), "{}", follower.log());
     let segments = scene.segments(&scene.store()).await;
     let streams: BTreeSet<&String> = segments.iter().map(|(stream, _)| stream).collect();

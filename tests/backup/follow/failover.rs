@@ -66,7 +66,7 @@ async fn a_moment_whose_writes_were_thrown_away_is_refused() {
     scene.in_reach(&follower).await;
 
     let log = follower.log();
-    match scene.prepare(&Goal::Moment(acknowledged)).await {
+    match scene.prepare(&Goal::Time(acknowledged)).await {
         Err(error) => {
             let text = error.to_string();
             assert!(text.contains("threw away what was written then: choose 20"), "{text}\n{log}");
@@ -75,13 +75,13 @@ async fn a_moment_whose_writes_were_thrown_away_is_refused() {
             // The first of the two that it names.
             let at = text.split("choose ").nth(1).unwrap().split(' ').next().unwrap();
             let at = Goal::parse(Some(at), None).unwrap().unwrap();
-            assert!(matches!(at, Goal::Moment(ms) if good <= ms && ms < acknowledged), "{good}, {text}");
+            assert!(matches!(at, Goal::Time(ms) if good <= ms && ms < acknowledged), "{good}, {text}");
             let target = scene.restore(&follower, &at).await;
             assert_eq!(target.open(0).await.ask(&["GET", "new"]).await.unwrap(), Reply::Nil);
         }
         Ok(replay) => assert_ne!(replay.base(), scene.manifests().await[0].id, "{replay}\n{log}"),
     }
-    let target = scene.restore(&follower, &Goal::Moment(good)).await;
+    let target = scene.restore(&follower, &Goal::Time(good)).await;
     assert_eq!(counters(target.addr).await, all(count), "{log}");
     // And nobody finds a command that never ran.
     let error = scene.prepare(&before("INCR nothing")).await.err().unwrap().to_string();

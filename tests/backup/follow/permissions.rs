@@ -55,7 +55,7 @@ async fn three_commands_are_enough_also_through_a_failover() {
     scene.cluster.wait_for_master_change(old, LIMIT).await.unwrap();
     scene.in_reach(&follower).await;
     let moment = scene.moment(&follower).await;
-    let target = scene.restore(&follower, &Goal::Moment(moment)).await;
+    let target = scene.restore(&follower, &Goal::Time(moment)).await;
     assert_eq!(counters(target.addr).await, all(count));
     follower.terminate().await;
     assert_eq!(refused(&scene).await, [""; 0]);

@@ -30,7 +30,7 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
         .await;
     let second = scene.moment(&follower).await;
     scene.in_reach(&follower).await;
-    let gap = scene.prepare(&Goal::Moment(now_ms() + 60_000)).await.err().unwrap().to_string();
+    let gap = scene.prepare(&Goal::Time(now_ms() + 60_000)).await.err().unwrap().to_string();
     let (_, ranges) = gap.split_once("moments that can be reached: ").expect(&gap);
     let lost = ranges.split(", ").next().unwrap();
     assert!(lost.contains(" to ") && ranges.matches(" to ").count() == 2, "{gap}");
@@ -99,10 +99,10 @@ async fn the_moments_that_go_with_a_base_are_told_before_and_after() {
         more => (more, "s"),
     };
     assert!(said.contains(&format!("{gone} segment{plural} of the stream deleted")), "{said}");
-    let refused = scene.prepare(&Goal::Moment(first)).await.err().unwrap().to_string();
+    let refused = scene.prepare(&Goal::Time(first)).await.err().unwrap().to_string();
     assert!(refused.contains("the oldest backup is of"), "{refused}");
     let follower = scene.follow(&[]);
-    let target = scene.restore(&follower, &Goal::Moment(second)).await;
+    let target = scene.restore(&follower, &Goal::Time(second)).await;
     assert_eq!(counters(target.addr).await, all(count));
     // Once more there is nothing to tell.
     let said = prune(&[]).await;

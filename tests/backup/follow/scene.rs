@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchmaster::backup::Config;
 use switchmaster::backup::follow::replay::{Goal, Replay};
 use switchmaster::backup::follow::segment::Name;
 use switchmaster::backup::pack::{Identities, Unpacker};
@@ -15,7 +16,7 @@ use switchmaster::backup::restore::node::Node;
 use switchmaster::backup::restore::primary::{Primary, Rdb, Stage};
 use switchmaster::backup::store::Store;
 use switchmaster::backup::{Error, Manifest, catalog};
-use switchmaster::config::{BackupConfig, Config, Location};
+use switchmaster::config::{BackupConfig, Location};
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::wire::Reply;
 use tempfile::TempDir;
@@ -188,7 +189,7 @@ impl Scene {
             let master = self.cluster.who_is_master().await?;
             let _ = self.cluster.ask_node(master, &["SET", "tick", "1"]).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let goal = Goal::Moment(now_ms() - 1_500);
+            let goal = Goal::Time(now_ms() - 1_500);
             self.prepare(&goal).await.map(drop).map_err(|error| error.to_string())
         })
         .await;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use switchmaster::backup::Config;
 use switchmaster::backup::restore::survey::Survey;
 use switchmaster::backup::{Error, Manifest};
-use switchmaster::config::Config;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::wire::Reply;
 use switchmaster::secret::Secret;

@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use switchmaster::backup::Config;
 use switchmaster::backup::restore::primary::Rdb;
 use switchmaster::backup::{Counts, Manifest, catalog, rdb};
-use switchmaster::config::{Config, HostPort};
+use switchmaster::config::HostPort;
 use switchmaster::demo::cluster::Cluster;
 
 use crate::support::samples;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use switchmaster::backup::Config;
 use switchmaster::backup::Error;
 use switchmaster::backup::restore::live::{self, Content, Outcome};
 use switchmaster::backup::restore::primary::{Primary, Stage};
 use switchmaster::backup::restore::safety::Safety;
 use switchmaster::backup::restore::survey::Survey;
 use switchmaster::backup::store::Store;
-use switchmaster::config::{Config, Location};
+use switchmaster::config::Location;
 use switchmaster::demo::cluster::{ClusterSpec, until};
 use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::proxy::Proxy;

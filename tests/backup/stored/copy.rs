@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use switchmaster::backup::Config;
 use switchmaster::backup::follow::replay::{Goal, Replay};
 use switchmaster::backup::follow::segment::{self, Index, Name};
 use switchmaster::backup::follow::shipper;
 use switchmaster::backup::follow::timeline::Stored;
-use switchmaster::config::Config;
 use switchmaster::demo::cluster::until;
 use switchmaster::wire::encode;
 
@@ -88,7 +88,7 @@ impl Shelf {
     /// The stream up to a moment, as a restore would replay it.
     async fn replayed(&self, ms: u64) -> Result<Vec<u8>, String> {
         let (config, identities) = (Config::default(), Arc::new(Identities::default()));
-        let goal = Goal::Moment(ms);
+        let goal = Goal::Time(ms);
         let replay = Replay::prepare(&config, &self.store, MASTER, None, &goal, &identities).await;
         let mut replay = replay.map_err(|error| error.to_string())?;
         let mut stream = Vec::new();

@@ -3,10 +3,10 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use switchmaster::admin::View;
-use switchmaster::admin::client::{self, Show};
 use switchmaster::demo::cluster::{Cluster, until};
 use switchmaster::demo::proxy::{Proxy, ProxySpec};
+use switchmaster::status::View;
+use switchmaster::verbs::{self as client, Show};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -192,8 +192,10 @@ pub async fn ask(wire: &mut Wire, request: &[&str]) -> Reply {
 }
 
 fn value_of(metrics: &str, name: &str) -> f64 {
+    // More labels may follow those in `name`.
+    let name = name.strip_suffix('}').unwrap_or(name);
     let values = metrics.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+        let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{', ',', '}']))?;
         rest.rsplit(' ').next()?.parse::<f64>().ok()
     });
     values.sum()

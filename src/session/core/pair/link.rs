@@ -142,8 +142,8 @@ pub enum Dialled {
     Pending,
     /// Something moved, and it goes on.
     Moved,
-    /// Refused for now: tried again after a pause.
-    Refused(String),
+    /// Another attempt is due; the node refused, or could not be reached.
+    Failed { is_refusal: bool },
     /// The connection, and what the server said unasked.
     Done(Box<Link>, Vec<u8>),
     /// The node does not take this client, in these words.
@@ -169,7 +169,7 @@ impl Dial {
                 return Dialled::Pending;
             }
             let Some(mut link) = Link::open(world, self.node, self.term) else {
-                return self.fail(world, "refused".into());
+                return self.fail(world, false);
             };
             link.write(&self.restore.requests);
             self.link = Some(link);
@@ -188,12 +188,12 @@ impl Dial {
             return match progress {
                 Ok(Progress::More) => Dialled::Moved,
                 Ok(Progress::Done(unasked)) => self.done(unasked),
-                Err(Refusal::NotNow(line)) => self.fail(world, line),
+                Err(Refusal::NotNow) => self.fail(world, true),
                 Err(refusal) => Dialled::Never(refusal),
             };
         }
         if link.is_at_end() {
-            return self.fail(world, "closed".into());
+            return self.fail(world, false);
         }
         if moved { Dialled::Moved } else { Dialled::Pending }
     }
@@ -202,13 +202,17 @@ impl Dial {
         Dialled::Done(Box::new(self.link.take().expect("it is there")), unasked)
     }
 
-    fn fail(&mut self, world: &mut World, why: String) -> Dialled {
+    fn fail(&mut self, world: &mut World, is_refusal: bool) -> Dialled {
         if let Some(link) = self.link.take() {
             world.servers[link.node].forget(link.id, world.now);
         }
         self.retry_at = world.now + self.pause;
         self.pause = (self.pause * 2).min(Duration::from_millis(250));
-        if self.retry_at > self.since + Duration::from_secs(15) { Dialled::TooLate } else { Dialled::Refused(why) }
+        if self.retry_at > self.since + Duration::from_secs(15) {
+            Dialled::TooLate
+        } else {
+            Dialled::Failed { is_refusal }
+        }
     }
 
     /// It is no longer wanted.

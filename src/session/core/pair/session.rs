@@ -6,7 +6,6 @@
 mod pumps;
 
 use std::rc::Rc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::dice::Flow;
@@ -14,12 +13,11 @@ use super::link::{Dial, Dialled, Link};
 use super::world::World;
 use crate::config::{OnLostPop, OnLostReply};
 use crate::drain::Stage;
-use crate::secret::Credentials;
 use crate::session::CloseReason;
 use crate::session::core::restoration::Refusal;
 use crate::session::core::{Action, Core, Counts, Settings, Sight, Turn};
-use crate::session::scripts::Scripts;
 use crate::topology::Report;
+use crate::upstream::{KnownCredentials, Scripts};
 
 /// Turns of one poll, as the driver takes them before others get theirs.
 const TURNS: usize = 16;
@@ -31,7 +29,9 @@ pub const SETTINGS: Settings = Settings {
     retain_bytes: 64 * 1024,
     retain_total: 64 * 1024 * 1024,
     reuse_backends: false,
-    learn_credentials: false,
+    warm_backends: 0,
+    detach_idle_after: Duration::ZERO,
+    max_clients: 1000,
 };
 
 /// The client's end of its connection.
@@ -60,7 +60,7 @@ pub struct Session {
     pub ended: Option<CloseReason>,
     pub settings: Settings,
     scripts: Rc<Scripts>,
-    credentials: Rc<Mutex<Option<Credentials>>>,
+    credentials: Rc<KnownCredentials>,
     pub counts: Counts,
     pub stage: Stage,
     idle_ticks: u16,
@@ -101,14 +101,9 @@ struct Dry {
 }
 
 impl Session {
-    pub fn new(
-        world: &World,
-        settings: Settings,
-        scripts: Rc<Scripts>,
-        credentials: Rc<Mutex<Option<Credentials>>>,
-    ) -> Session {
+    pub fn new(world: &World, settings: Settings, scripts: Rc<Scripts>, credentials: Rc<KnownCredentials>) -> Session {
         let core = {
-            let turn = turn_of(world, &settings, &scripts, &credentials, Stage::Serving, 0);
+            let turn = turn_of(world, settings, &scripts, &credentials, Stage::Serving, 0);
             Core::new(&world.entry, &turn)
         };
         let client = Client {
@@ -261,12 +256,8 @@ impl Session {
         match dial.carry(world, flow) {
             Dialled::Pending => return false,
             Dialled::Moved => {}
-            Dialled::Refused(why) => {
-                if why.starts_with('-') {
-                    world.report(&Report::Refused { term, prefix: why });
-                } else {
-                    world.report(&Report::DialFailed { term, error: why });
-                }
+            Dialled::Failed { is_refusal } => {
+                world.report(&if is_refusal { Report::Refused { term } } else { Report::DialFailed { term } });
             }
             Dialled::Done(link, unasked) => {
                 let dial = self.dial.take().expect("it carried");
@@ -288,7 +279,7 @@ impl Session {
                 self.end(CloseReason::AuthRefused, world);
             }
             Dialled::Never(refusal) => {
-                assert!(matches!(refusal, Refusal::Other(_)), "{refusal:?}");
+                assert!(matches!(refusal, Refusal::Other), "{refusal:?}");
                 self.end(CloseReason::NotRestored, world);
             }
             Dialled::TooLate => self.end(CloseReason::Unreachable, world),
@@ -312,7 +303,7 @@ impl Session {
     /// Calls the core, and does what it wants done.
     fn with_turn<T>(&mut self, world: &mut World, call: impl FnOnce(&mut Core, &mut Turn<'_>) -> T) -> T {
         let (scripts, credentials, settings) = (self.scripts.clone(), self.credentials.clone(), self.settings);
-        let mut turn = turn_of(world, &settings, &scripts, &credentials, self.stage, self.idle_ticks);
+        let mut turn = turn_of(world, settings, &scripts, &credentials, self.stage, self.idle_ticks);
         let result = call(&mut self.core, &mut turn);
         let (actions, counts) = (std::mem::take(&mut turn.actions), turn.counts);
         self.note(counts);
@@ -362,9 +353,9 @@ impl Session {
 
 fn turn_of<'a>(
     world: &World,
-    settings: &'a Settings,
+    settings: Settings,
     scripts: &'a Scripts,
-    credentials: &'a Mutex<Option<Credentials>>,
+    credentials: &'a KnownCredentials,
     stage: Stage,
     idle_ticks: u16,
 ) -> Turn<'a> {

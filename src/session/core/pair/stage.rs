@@ -1,7 +1,6 @@
 //! Sessions, servers and time together: lets everything happen that can, then moves the time to what happens next.
 
 use std::rc::Rc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::dice::Flow;
@@ -9,9 +8,8 @@ use super::session::{SETTINGS, Session};
 use super::world::{Act, World};
 use crate::resp::request::encode;
 use crate::resp::scanner::{ReplyScanner, Scan};
-use crate::secret::Credentials;
 use crate::session::core::Settings;
-use crate::session::scripts::Scripts;
+use crate::upstream::{KnownCredentials, Scripts};
 
 /// More rounds without a moment of quiet are a session that spins.
 const MOST_ROUNDS: usize = 100_000;
@@ -22,7 +20,7 @@ pub struct Stage {
     pub flow: Flow,
     pub settings: Settings,
     scripts: Rc<Scripts>,
-    pub credentials: Rc<Mutex<Option<Credentials>>>,
+    pub credentials: Rc<KnownCredentials>,
 }
 
 impl Stage {
@@ -34,7 +32,7 @@ impl Stage {
             flow: Flow::Whole,
             settings: SETTINGS,
             scripts: Rc::default(),
-            credentials: Rc::default(),
+            credentials: Rc::new(KnownCredentials::new(None, false)),
         }
     }
 

@@ -89,7 +89,7 @@ impl Session {
         let Some(link) = &mut self.link else { return Ok(false) };
         let taken = self.core.reads_backend(&turn_of(
             world,
-            &self.settings,
+            self.settings,
             &self.scripts,
             &self.credentials,
             self.stage,

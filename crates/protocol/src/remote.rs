@@ -1,0 +1,147 @@
+//! A running switchmaster, asked over its admin address: what it sees, and orders to it.
+//!
+//! One connection for each question, and none waits for ever; what comes back is read as [`crate::status`] and
+//! [`crate::control`] say.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+
+use crate::control::{Control, HEADER};
+use crate::net::Connector;
+use crate::secret::Secret;
+use crate::status::View;
+
+/// How long an answer may take; longer than the server waits for a command's own answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A longer answer is not from a switchmaster.
+const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Why a switchmaster could not be asked.
+#[derive(Debug)]
+pub enum Error {
+    /// The admin address could not be reached.
+    Unreachable(SocketAddr, std::io::Error),
+    /// What answered there is not a switchmaster, or broke off.
+    Garbled(SocketAddr, String),
+    /// switchmaster said no, and why.
+    Refused(String),
+    /// The configuration that it has read again is wrong.
+    Misconfigured(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Unreachable(addr, error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                write!(f, "nobody listens at {addr}: is switchmaster running, and with this --admin address?")
+            }
+            Error::Unreachable(addr, error) => {
+                write!(f, "cannot reach switchmaster at {addr}: {error}")
+            }
+            Error::Garbled(addr, what) => {
+                write!(f, "what listens at {addr} does not answer as switchmaster does: {what}")
+            }
+            Error::Refused(why) | Error::Misconfigured(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A running switchmaster, as it is reached from outside.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Its admin address.
+    pub admin: SocketAddr,
+    /// Its `admin_token`, which commands to another host need.
+    pub token: Option<Secret>,
+}
+
+impl From<SocketAddr> for Remote {
+    fn from(admin: SocketAddr) -> Remote {
+        Remote { admin, token: None }
+    }
+}
+
+impl Remote {
+    /// What it sees now.
+    pub async fn look(&self) -> Result<View, Error> {
+        self.read(&self.status().await?)
+    }
+
+    /// The same as it says it: one line of JSON.
+    pub async fn status(&self) -> Result<String, Error> {
+        self.fetch(Method::GET, "/status.json").await
+    }
+
+    /// Reads a [`Remote::status`].
+    pub fn read(&self, status: &str) -> Result<View, Error> {
+        serde_json::from_str(status).map_err(|error| Error::Garbled(self.admin, error.to_string()))
+    }
+
+    /// Gives an order and returns what was done, in the server's words. A second hold takes the place of the first.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or [`Error::Misconfigured`] when it was not carried out; and what a [`Remote::look`] may end in.
+    pub async fn order(&self, control: &Control) -> Result<String, Error> {
+        let answer = self.fetch(Method::POST, &control.path()).await?;
+        message(&answer).ok_or_else(|| Error::Garbled(self.admin, "an answer without a message".into()))
+    }
+
+    /// The body of an answer with a good status.
+    async fn fetch(&self, method: Method, path: &str) -> Result<String, Error> {
+        let admin = self.admin;
+        let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
+        let conversation = async {
+            let stream = Connector::DEFAULT.connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
+            let mut request =
+                Request::builder().method(method).uri(path).header(header::HOST, admin.to_string()).header(HEADER, "1");
+            if let Some(token) = &self.token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
+            }
+            let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(&error))?;
+            let exchange = async {
+                let response = sender.send_request(request).await.map_err(|error| garbled(&error))?;
+                let status = response.status();
+                let body = Limited::new(response.into_body(), LONGEST_ANSWER)
+                    .collect()
+                    .await
+                    .map_err(|error| garbled(&error))?;
+                let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+                if status.is_success() {
+                    return Ok(text);
+                }
+                Err(match message(&text) {
+                    Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
+                    Some(message) => Error::Refused(message),
+                    None => garbled(&format!("{status}: {}", text.lines().next().unwrap_or(""))),
+                })
+            };
+            // The connection's own end is of no interest once the answer is here.
+            tokio::pin!(exchange);
+            tokio::select! {
+                answer = &mut exchange => answer,
+                ended = connection => match ended {
+                    Ok(()) => exchange.await,
+                    Err(error) => Err(garbled(&error)),
+                },
+            }
+        };
+        let patience = || Error::Garbled(admin, format!("no answer within {} s", PATIENCE.as_secs()));
+        tokio::time::timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(patience()))
+    }
+}
+
+/// The `message` of a command's answer.
+fn message(text: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(answer.get("message")?.as_str()?.to_string())
+}

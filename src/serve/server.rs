@@ -1,0 +1,181 @@
+//! The third step: the proxy as it runs ([`Server`]), and how it ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::reload::Request;
+use super::thread::{Ready, Threads};
+use super::worker::Relaying;
+use super::{App, Error};
+use crate::drain::{self, Stage};
+use crate::net::{ListenAddr, SocketFile};
+use crate::sentinel;
+use crate::upstream::Upstream;
+
+/// Stages of the drain in which connections are refused, and how long each lasts at most: in `drain_grace`, but for the
+/// last, in which each client is still read for a moment so that it gets a FIN and no reset.
+const ENDING: Duration = Duration::from_secs(1);
+const STOPPING: Duration = Duration::from_secs(1);
+const CUTTING: Duration = Duration::from_millis(500);
+
+/// A running proxy. Dropping it ends everything at once; [`Server::stop`] drains first.
+#[derive(Debug)]
+pub struct Server {
+    /// Dropped before the threads, and so before the listeners.
+    files: Vec<SocketFile>,
+    #[expect(dead_code, reason = "dropping them ends them")]
+    threads: Threads,
+    /// Where clients connect, port 0 resolved.
+    pub clients: Vec<ListenAddr>,
+    /// Where metrics, health and control are.
+    pub admin: Option<ListenAddr>,
+    /// Whose master the clients reach.
+    pub upstream: Arc<Upstream>,
+    open: Arc<AtomicUsize>,
+    draining: Arc<AtomicBool>,
+    drain: Option<drain::Signal>,
+    /// `drain_grace` as it is configured now.
+    grace: watch::Receiver<Duration>,
+    failure: Option<oneshot::Receiver<sentinel::Error>>,
+    reloads: mpsc::Sender<Request>,
+}
+
+impl App {
+    /// Starts the threads, once the runtime of each watches its listeners: then clients can connect. The first master is
+    /// looked for meanwhile.
+    pub fn spawn(self) -> io::Result<Server> {
+        let ready = |(index, worker): (usize, Relaying)| Ready::new(format!("worker-{index}"), || worker.begin());
+        let count = self.workers.len();
+        let workers = self.workers.into_iter().enumerate().map(ready).collect::<io::Result<Vec<_>>>()?;
+        let control = Ready::new("control", || self.control.begin())?;
+        let mut threads = Threads::new();
+        workers.into_iter().try_for_each(|worker| threads.start(worker))?;
+        threads.start(control)?;
+        let listen: Vec<String> = self.clients.iter().map(ListenAddr::to_string).collect();
+        tracing::info!(
+            admin = self.admin.as_ref().map_or_else(|| "off".into(), |addr| addr.to_string()),
+            workers = count,
+            "listening on {}",
+            listen.join(", ")
+        );
+        Ok(Server {
+            clients: self.clients,
+            admin: self.admin,
+            upstream: self.upstream,
+            open: self.open,
+            draining: self.draining,
+            drain: Some(self.drain),
+            grace: self.grace,
+            failure: Some(self.failed),
+            reloads: self.reloads,
+            files: self.files,
+            threads,
+        })
+    }
+}
+
+impl Server {
+    /// Client connections that are open.
+    pub fn sessions(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Has the configuration read again; what comes of it is logged.
+    pub fn reload(&self) {
+        // Where the channel is full, reloads are still to come.
+        let _ = self.reloads.try_send(None);
+    }
+
+    /// Returns when the control plane cannot go on.
+    pub(super) async fn failed(&mut self) -> Error {
+        if let Some(failure) = &mut self.failure
+            && let Ok(error) = failure.await
+        {
+            self.failure = None;
+            return Error::Sentinel(error);
+        }
+        self.failure = None;
+        std::future::pending().await
+    }
+
+    /// Lets what takes long finish while everybody is served, and then ends each session between two of its requests; all
+    /// within `drain_grace`, or until `again` returns. What is left then is cut.
+    ///
+    /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others.
+    pub async fn stop(&mut self, again: impl Future<Output = ()>) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let grace = *self.grace.borrow();
+        self.draining.store(true, Ordering::Relaxed);
+        tracing::info!(sessions = self.sessions(), "draining for at most {} s", grace.as_secs());
+        let last = grace.min(ENDING + STOPPING);
+        let orderly = async {
+            let _ = timeout(grace - last, drain.settle()).await;
+            self.files.clear(); // while it is certain that they are ours
+            for (stage, limit) in [(Stage::Ending, last.min(ENDING)), (Stage::Stopping, last.saturating_sub(ENDING))] {
+                let _ = timeout(limit, drain.end(stage)).await;
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = again => tracing::info!("asked again: what is left is cut"),
+        }
+        let left = self.sessions();
+        let _ = timeout(CUTTING, drain.end(Stage::Cutting)).await;
+        tracing::info!(cut = left, "stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::OwnedFd;
+
+    use super::super::ConfigSource;
+    use super::super::bind::Sockets;
+    use super::*;
+    use crate::config::{Config, Loaded, Sources};
+    use crate::net::Bound;
+
+    /// What no runtime can watch: epoll refuses files.
+    fn unwatchable() -> Bound {
+        let listener = TcpListener::from(OwnedFd::from(tempfile::tempfile().unwrap()));
+        listener.set_nonblocking(true).unwrap();
+        listener.into()
+    }
+
+    fn loaded() -> Loaded {
+        let environment = [("SWITCHMASTER_LISTEN", "127.0.0.1:0"), ("SWITCHMASTER_ADMIN", "127.0.0.1:0")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.into())).into();
+        Config::load(&Sources { environment, ..Sources::default() }).unwrap()
+    }
+
+    fn spawn(loaded: Loaded, sockets: Sockets) -> io::Result<Server> {
+        let again = loaded.clone();
+        let source = ConfigSource { read: Arc::new(move || Ok(again.clone())), set_log_level: Arc::new(|_| ()) };
+        App::build(loaded, source, sockets).spawn()
+    }
+
+    #[test]
+    fn a_listener_that_no_runtime_can_watch_fails_the_start() {
+        let loaded = loaded();
+        let bound = || Sockets::bind(&loaded.config).unwrap();
+        let server = spawn(loaded.clone(), bound()).unwrap();
+        assert!(server.admin.as_ref().is_some_and(|addr| !addr.to_string().ends_with(":0")));
+        let mut one = bound();
+        one.queues[0][0] = unwatchable();
+        assert_eq!(spawn(loaded.clone(), one).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn so_does_an_admin_listener() {
+        let loaded = loaded();
+        let mut bound = Sockets::bind(&loaded.config).unwrap();
+        bound.admin.as_mut().unwrap().0 = unwatchable();
+        assert_eq!(spawn(loaded, bound).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -1,0 +1,165 @@
+//! A configuration that is read again while clients are served: what changes is seen in what the proxy does, what cannot
+//! change is named, and a wrong one changes nothing.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
+use switchmaster::demo::load::{Load, LoadSpec};
+use switchmaster::demo::proxy::Proxy;
+use switchmaster::demo::wire::{Reply, Wire, encode};
+use switchmaster::status::CredentialsState;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::support::proxy::{LIMIT, spec, start_as, verb, view, wait_log, wait_settled, wait_stable, wait_view};
+
+/// A proxy that is configured by a file.
+struct Configured {
+    proxy: Proxy,
+    file: PathBuf,
+    _folder: TempDir,
+}
+
+impl Configured {
+    async fn start(cluster: &Cluster, text: &str) -> Configured {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        let mut spec = spec(cluster);
+        spec.unset("SWITCHMASTER_REDIS_PASSWORD").set("SWITCHMASTER_CONFIG", file.display().to_string());
+        Configured { proxy: start_as(&spec).await, file, _folder: folder }
+    }
+
+    /// In one step: whoever reads the file meanwhile finds the old one or the new one.
+    fn write(&self, text: &str) {
+        let next = self.file.with_extension("next");
+        fs::write(&next, text).unwrap();
+        fs::rename(next, &self.file).unwrap();
+    }
+
+    /// What `switchmaster reload` says, and its exit code.
+    async fn reload(&self) -> (Option<i32>, String) {
+        let output = verb(&self.proxy, &["reload"]).await;
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+}
+
+async fn on_every_node(cluster: &Cluster, request: &[&str]) {
+    for index in 0..cluster.nodes().len() {
+        let reply = cluster.ask_node(index, request).await.unwrap();
+        assert_eq!(reply.text(), Some("OK"), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_under_load_changes_what_it_can_and_names_the_rest() {
+    let cluster = Cluster::start(ClusterSpec::with_password("of-clients")).await.unwrap();
+    let user = ["ACL", "SETUSER", "watch", "on", ">hunter-1", "~*", "&*", "+@all"];
+    on_every_node(&cluster, &user).await;
+    let common = "redis_username = \"watch\"\nlearn_credentials = false\n";
+    let before = "hold_timeout = \"50s\"\nretain_bytes = \"1KiB\"\nredis_password = \"hunter-1\"\nworkers = 1\n";
+    let mut configured = Configured::start(&cluster, &format!("{common}{before}")).await;
+    wait_settled(&configured.proxy, &cluster).await;
+    let load = LoadSpec { writers: 6, readers: 3, counters: 3, rate: 200.0, auth: cluster.auth(), ..LoadSpec::none() };
+    let load = Load::start(configured.proxy.addr(), load).unwrap();
+    load.wait_until_served(LIMIT).await.unwrap();
+    let mut early = Wire::connect(configured.proxy.addr()).await.unwrap();
+    assert_eq!(early.ask(&["AUTH", "of-clients"]).await.unwrap().text(), Some("OK"));
+    on_every_node(&cluster, &["ACL", "SETUSER", "watch", "resetpass", ">hunter-2"]).await;
+    for index in 0..cluster.nodes().len() {
+        cluster.ask_node(index, &["CLIENT", "KILL", "USER", "watch"]).await.unwrap();
+    }
+    wait_view(&configured.proxy, "a refusal", |view| view.credentials == CredentialsState::Refused).await;
+    assert!(!configured.proxy.log().contains("DEBUG"));
+
+    let after = "hold_timeout = \"15s\"\nretain_bytes = \"1MiB\"\nredis_password = \"hunter-2\"\nworkers = 2\n\
+        max_clients = 5\nlog_level = \"debug\"\nlog_format = \"json\"\n";
+    configured.write(&format!("{common}{after}"));
+    configured.proxy.signal(Signal::HUP);
+    let proxy = &configured.proxy;
+    let changed =
+        ["INFO", "reloaded: ", "hold_timeout 50s -> 15s", "retain_bytes 1KiB -> 1MiB", "log_level info -> debug"];
+    wait_log(proxy, &changed).await;
+    wait_log(proxy, &["redis_password has changed"]).await;
+    wait_log(proxy, &["WARN", "needs a restart: workers 1 -> 2"]).await;
+    wait_log(proxy, &["WARN", "needs a restart: log_format text -> json"]).await;
+    assert!(!proxy.log().contains("hunter"), "a password in the log");
+
+    wait_log(proxy, &["DEBUG"]).await;
+    wait_view(proxy, "the new password", |view| view.credentials == CredentialsState::Configured).await;
+    let mut one_more = Wire::connect(proxy.addr()).await.unwrap();
+    let reply = one_more.receive().await.unwrap();
+    assert!(matches!(&reply, Reply::Error(error) if error.contains("max number of clients")), "{reply}");
+    let answered = load.answered();
+    until("more traffic", LIMIT, async || if load.answered() > answered + 500 { Ok(()) } else { Err(String::new()) })
+        .await
+        .unwrap();
+    let report = load.stop(LIMIT).await.unwrap();
+    assert_eq!(report.broken_promises(&[]), 0, "{report}\n{}", proxy.log());
+    assert_eq!((report.errors.len(), report.connections_lost, report.refused), (0, 0, 0), "{report}");
+
+    // The session is older than the reload: it keeps what would not have fitted before, and sends it again.
+    wait_settled(proxy, &cluster).await;
+    let master = cluster.who_is_master().await.unwrap();
+    cluster.node(master).stop();
+    let large = "x".repeat(100_000);
+    let mut request = Vec::new();
+    encode(&mut request, &["ECHO", &large]);
+    early.send(&request).await.unwrap();
+    wait_view(proxy, "the silence", |view| view.phase != "stable").await;
+    cluster.node(master).kill9();
+    let reply = timeout(LIMIT, early.receive()).await.expect("an answer").unwrap();
+    assert_eq!(reply.text(), Some(large.as_str()));
+
+    // Nobody is left who could become the master.
+    wait_view(proxy, "the next master", |view| view.phase == "stable").await;
+    cluster.sentinels().iter().for_each(|sentinel| _ = sentinel.kill9());
+    cluster.nodes().iter().filter(|node| node.is_running()).for_each(|node| _ = node.kill9());
+    let outage = Instant::now();
+    let reply = timeout(LIMIT, early.ask(&["PING"])).await.expect("an answer").unwrap();
+    assert!(matches!(&reply, Reply::Error(error) if error.contains("no master for 15 s")), "{reply}");
+    assert!(outage.elapsed() > Duration::from_secs(14), "{:?}\n{}", outage.elapsed(), proxy.log());
+}
+
+#[tokio::test]
+async fn a_wrong_file_changes_nothing_and_says_where() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let mut configured = Configured::start(&cluster, "hold_timeout = \"30s\"\n").await;
+    wait_stable(&configured.proxy).await;
+    configured.write("# what somebody typed\nhold_timeout = 5\nretain_byte = \"1MiB\"\n");
+    configured.proxy.signal(Signal::HUP);
+    wait_log(&configured.proxy, &["ERROR", "not reloaded", "config.toml line 2 column 16: hold_timeout: expected"])
+        .await;
+    wait_log(&configured.proxy, &["ERROR", "line 3 column 1: unknown key retain_byte; did you mean retain_bytes?"])
+        .await;
+    let (code, told) = configured.reload().await;
+    assert_eq!(code, Some(64), "{told}");
+    assert!(told.contains("line 2 column 16") && told.contains("retain_bytes?"), "{told}");
+    assert_eq!(view(&configured.proxy).await.hold_timeout_ms, Some(30_000));
+
+    configured.write("hold_timeout = \"45s\"\nsentinels = [\"127.0.0.1:1\"]\n");
+    assert_eq!(configured.reload().await, (Some(0), "reloaded: hold_timeout 30s -> 45s\n".to_owned()));
+    wait_view(&configured.proxy, "the new value", |view| view.hold_timeout_ms == Some(45_000)).await;
+    assert_eq!(configured.reload().await, (Some(0), "reloaded: nothing has changed\n".to_owned()));
+    fs::remove_file(&configured.file).unwrap();
+    let (code, told) = configured.reload().await;
+    assert!(code == Some(64) && told.contains("cannot be read"), "{told}");
+}
+
+#[tokio::test]
+async fn with_reloads_the_listener_and_idle_sessions_follow() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let configured = Configured::start(&cluster, "drain_grace = \"30s\"\n").await;
+    let proxy = &configured.proxy;
+    wait_stable(proxy).await;
+    let mut wire = Wire::connect(proxy.addr()).await.unwrap();
+    assert_eq!(wire.ask(&["PING"]).await.unwrap().text(), Some("PONG"));
+    configured.write("drain_grace = \"30s\"\ndetach_idle_after = \"100ms\"\n");
+    let (code, told) = configured.reload().await;
+    assert_eq!((code, told.as_str()), (Some(0), "reloaded: detach_idle_after 0s -> 100ms\n"));
+    wait_view(proxy, "the idle backend to be given back", |view| view.traffic.detached > 0).await;
+    assert_eq!(wire.ask(&["PING"]).await.unwrap().text(), Some("PONG"));
+}
