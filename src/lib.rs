@@ -19,11 +19,12 @@
 //!
 //! # The two flows
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
-//! replies mirror it. One loop in [`session`] drives both directions.
+//! replies mirror it. One loop in `session::driver` moves them,
+//! and `session::core` decides.
 //!
 //! **A failover**: a Sentinel's event → `sentinel::tracker` → [`topology::Topology::publish`] → each session, on its next
-//! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → Moving (dial, restore, send again what
-//! may be) → Flowing.
+//! turn: Flowing → Holding (nothing new is sent, what is outstanding finishes) → the move (judge, dial, restore, send again
+//! what may be) → Flowing.
 //!
 //! Control learns from sessions in three ways and no other: a [`topology::Report`]; the newest credentials that let a client
 //! in, which the [`upstream`] keeps until control looks; and the workers' counts, of which that of replies is a sign of life.
@@ -37,13 +38,7 @@
 //! - Sockets of the runtime and of the standard library are named in [`net`] alone.
 //! - Nothing grows without bound, no error of the network ends the process, a panic in a session ends that session.
 //!
-//! # Words
-//! - *term*: a stretch of time with one master process; rises when sessions must move.
-//! - *generation*: rises with each publication, whatever changed.
-//! - *hold*: new requests wait. *Withhold*: a reply to a write waits until the next master, or while Sentinel chooses
-//!   every replica that may become it, is seen to have it.
-//! - *lane*: a session's backend connection. *Ledger*: the requests whose replies are still owed.
-//! - *early commit*: following a promotion before Sentinel announces it; *provisional* until the epoch confirms it.
+//! ARCHITECTURE.md has the map of all rooms, who may write which field, the reasons, and the words.
 
 pub mod admin;
 pub mod cli;

@@ -22,7 +22,7 @@ use super::follow::{self, shipper};
 use super::manifest::hex;
 use super::store::{Put, Store};
 use super::{Error, Progress, Spool, fetch, output};
-use crate::cli::CopyArgs;
+use crate::args::CopyArgs;
 use crate::config::BackupConfig;
 use crate::size;
 

@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::backup::lock::{self, Guard};
-use crate::backup::manifest::hex;
-use crate::backup::output::line;
-use crate::backup::pack::{self, Packed, Recipients};
-use crate::backup::replica::{Begin, Replica, Want};
-use crate::backup::source::{self, Node, Topology, choose, no_source};
-use crate::backup::store::{Put, Store};
-use crate::backup::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
-use crate::cli::CreateArgs;
+use crate::args::CreateArgs;
 use crate::config::Config;
 use crate::interrupt::interruption;
+use crate::lock::{self, Guard};
+use crate::manifest::hex;
+use crate::output::line;
+use crate::pack::{self, Packed, Recipients};
+use crate::replica::{Begin, Replica, Want};
+use crate::source::{self, Node, Topology, choose, no_source};
+use crate::store::{Put, Store};
+use crate::{Error, Manifest, Progress, Source, Spool, catalog, rdb, report};
 
 use intake::Intake;
 pub use outcome::{Created, Outcome};

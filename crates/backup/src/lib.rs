@@ -46,9 +46,6 @@ pub use progress::Progress;
 pub use spool::Spool;
 pub use verbs::run;
 
-// The names that these have in the proxy's crate.
-use crate as backup;
-use args as cli;
 use switchmaster_protocol::{
     binary, control, duration, interrupt, net, node, random, remote, resp, secret, sentinel, size, status, wire,
 };

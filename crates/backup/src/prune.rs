@@ -19,7 +19,7 @@ use super::follow::ranges::Ranges;
 use super::follow::timeline::Stored;
 use super::store::{Object, Store};
 use super::{Error, follow, output};
-use crate::cli::PruneArgs;
+use crate::args::PruneArgs;
 use crate::size;
 
 /// What an interrupted run may still be busy with is left alone for this long.

@@ -16,11 +16,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use crate::backup::Error;
-use crate::backup::source::{Node, dial, refused};
+use crate::Error;
 use crate::net::Conn;
 use crate::node::refusal;
 use crate::secret::Credentials;
+use crate::source::{Node, dial, refused};
 use crate::wire::{Reply, Wire, encode};
 
 /// Not a byte for so long, not even a newline: the source is gone, or stuck. Redis's own repl-timeout.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::backup::Error;
+use crate::Error;
 use crate::config::{Config, HostPort};
 use crate::node::info::InfoRole;
 use crate::sentinel::client::{self, AddressMap, Sentinel};

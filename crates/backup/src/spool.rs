@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::backup::Error;
+use crate::Error;
 use crate::config::BackupConfig;
 
 /// Free space is looked at again after so many bytes.

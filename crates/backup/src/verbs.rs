@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::pack::Identities;
 use super::store::Store;
 use super::{Error, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
-use crate::cli::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
+use crate::args::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 use crate::interrupt::interruption;
 

@@ -29,6 +29,3 @@ pub mod settings;
 pub mod size;
 pub mod status;
 pub mod wire;
-
-// The name that addresses have in the proxy's crate.
-use address as config;

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 
-use crate::backup::rdb::{Summary, Walker};
-use crate::backup::replica::Sink;
-use crate::backup::{Error, Progress, Spool};
+use crate::rdb::{Summary, Walker};
+use crate::replica::Sink;
+use crate::{Error, Progress, Spool};
 
 /// Takes what the source sends.
 pub(super) struct Intake {

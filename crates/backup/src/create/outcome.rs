@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::Manifest;
-use crate::backup::output::count;
-use crate::backup::report::{self, Record};
+use crate::Manifest;
+use crate::output::count;
+use crate::report::{self, Record};
 use crate::size;
 
 /// A run that is no failure.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::restore_point::RestorePoint;
 use super::timeline::Stored;
-use crate::backup::output::line;
+use crate::output::line;
 
 /// Moments are those of the log: 2026-11-20T03:14:00.007Z.
 #[derive(Debug, Serialize)]

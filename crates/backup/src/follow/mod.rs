@@ -41,15 +41,15 @@ use receiver::{End, Followed, Receiver, Surroundings};
 use restore_point::RestorePoint;
 use timeline::{Base, Stored, Timeline};
 
-use crate::backup::catalog::{self, Backup};
-use crate::backup::create::{self, Outcome};
-use crate::backup::lock::{self, Guard};
-use crate::backup::pack::Recipients;
-use crate::backup::store::Store;
-use crate::backup::{Error, Manifest, report, source};
-use crate::cli::{CreateArgs, FollowArgs};
+use crate::args::{CreateArgs, FollowArgs};
+use crate::catalog::{self, Backup};
 use crate::config::Config;
+use crate::create::{self, Outcome};
 use crate::interrupt::interruption;
+use crate::lock::{self, Guard};
+use crate::pack::Recipients;
+use crate::store::Store;
+use crate::{Error, Manifest, report, source};
 
 /// Between two lines that say how far it is.
 const STATUS: Duration = Duration::from_secs(60);

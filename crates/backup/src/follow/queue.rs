@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::segment::Name;
 use super::timeline::Stored;
-use crate::backup::Error;
+use crate::Error;
 
 /// The folder and what is in it.
 #[derive(Debug)]

@@ -17,10 +17,10 @@ use super::section::Section;
 use super::segment::{Index, Reader};
 use super::shipper;
 use super::timeline::{Plan, Stored, Timeline};
-use crate::backup::pack::Identities;
-use crate::backup::store::Store;
-use crate::backup::{Error, Spool};
 use crate::config::Config;
+use crate::pack::Identities;
+use crate::store::Store;
+use crate::{Error, Spool};
 
 /// Bytes handed out at once.
 const CHUNK: usize = 256 * 1024;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::cutter::Mark;
-use crate::backup::manifest::hex;
+use crate::manifest::hex;
 
 /// The first of the sixteen magic numbers of zstd's skippable frames (RFC 8878, 3.1.2), little-endian.
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();

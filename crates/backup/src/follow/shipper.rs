@@ -14,8 +14,8 @@ use super::queue::Queue;
 use super::rate_limited_log::RateLimitedLog;
 use super::segment::Name;
 use super::timeline::Stored;
-use crate::backup::Error;
-use crate::backup::store::Store;
+use crate::Error;
+use crate::store::Store;
 
 /// After a failure; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

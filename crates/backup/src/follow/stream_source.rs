@@ -10,11 +10,11 @@ use tokio::time::{sleep, timeout};
 
 use super::position::{Backlog, Fate, Position, Verdict};
 use super::rate_limited_log::RateLimitedLog;
-use crate::backup::Error;
-use crate::backup::replica::{Begin, Replica, Want};
-use crate::backup::source::{self, Node, Topology, dial};
+use crate::Error;
 use crate::config::Config;
 use crate::node::info::InfoRole;
+use crate::replica::{Begin, Replica, Want};
+use crate::source::{self, Node, Topology, dial};
 use crate::wire::{Reply, Wire};
 
 /// Between two rounds of questions.

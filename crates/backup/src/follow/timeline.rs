@@ -10,7 +10,7 @@ use super::cutter::Mark;
 use super::ranges::Ranges;
 use super::restore_point::RestorePoint;
 use super::segment::{self, Name};
-use crate::backup::Manifest;
+use crate::Manifest;
 
 /// A backup, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::grammar::{TYPE_NAMES, Type};
 use super::{Cause, Magic, Summary};
-use crate::backup::{Counts, DbCounts};
+use crate::{Counts, DbCounts};
 
 /// So many things that the writer says about itself are kept.
 const AUX_MOST: usize = 64;

@@ -9,7 +9,7 @@ use super::preflight::Emptying;
 use super::safety::BRIEF;
 use super::survey::Survey;
 use super::{settings, watch};
-use crate::backup::{Error, Manifest, output};
+use crate::{Error, Manifest, output};
 
 /// The question for a live restore.
 pub fn question(survey: &Survey, manifest: &Manifest, safety: bool) -> String {

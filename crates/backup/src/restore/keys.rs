@@ -11,12 +11,12 @@ use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::pattern;
-use crate::backup::rdb::{Crc64, Entry, Summary, Walker, dump_trailer};
-use crate::backup::{Error, output};
 use crate::node::refusal;
+use crate::rdb::{Crc64, Entry, Summary, Walker, dump_trailer};
 use crate::resp::request;
 use crate::size;
 use crate::wire::{Reply, Wire};
+use crate::{Error, output};
 
 /// Bytes of the file that are read at once, and of a value that are sent at once.
 const CHUNK: usize = 256 * 1024;

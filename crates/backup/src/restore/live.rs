@@ -17,11 +17,11 @@ use super::safety::Safety;
 use super::survey::Survey;
 use super::undo;
 use super::watch::{self as sentinels, Watch};
-use crate::backup::{Counts, Error, output};
 use crate::config::Config;
 use crate::interrupt::interruption;
 use crate::node::info::InfoText;
 use crate::node::role::Role;
+use crate::{Counts, Error, output};
 
 /// How long the target may take to connect to us: it tries at once.
 const CONNECT: Duration = Duration::from_secs(10);

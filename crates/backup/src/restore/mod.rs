@@ -46,7 +46,7 @@ use super::pack::Identities;
 use super::source::{self, dial};
 use super::store::Store;
 use super::{Error, Manifest, Progress, catalog, output, rdb};
-use crate::cli::RestoreArgs;
+use crate::args::RestoreArgs;
 use crate::config::Config;
 
 /// `backup restore`: asks, restores, and says on `out` what came of it.

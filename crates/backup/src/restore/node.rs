@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::backup::Error;
-use crate::backup::source::dial;
+use crate::Error;
 use crate::node::info::{InfoRole, InfoText};
 use crate::node::refusal;
 use crate::node::role::Role;
 use crate::secret::Credentials;
+use crate::source::dial;
 use crate::wire::{Reply, Wire};
 
 /// How long one answer may take. A server that loads or empties a large data set answers late.

@@ -18,10 +18,10 @@ use super::node::{Facts, Node};
 use super::settings::{Change, Settings};
 use super::survey::Survey;
 use super::undo::{self, State};
-use crate::backup::process::{self, Process};
-use crate::backup::store::Store;
-use crate::backup::{Error, output, source};
 use crate::config::Config;
+use crate::process::{self, Process};
+use crate::store::Store;
+use crate::{Error, output, source};
 
 /// How long whoever restores may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::node::Facts;
-use crate::backup::rdb::Summary;
-use crate::backup::{Error, Manifest};
+use crate::rdb::Summary;
 use crate::size;
+use crate::{Error, Manifest};
 
 /// What a server takes to free one key, and what is in it: measured between 2 and 4 µs.
 const FREED: Duration = Duration::from_micros(3);
@@ -132,7 +132,7 @@ pub fn serves(facts: &Facts, manifest: &Manifest, size: u64) -> Result<(), Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::{Counts, DbCounts, Packing, Source};
+    use crate::{Counts, DbCounts, Packing, Source};
 
     fn manifest(magic: &str, version: u32) -> Manifest {
         Manifest {

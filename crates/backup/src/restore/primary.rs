@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::conversation::{Conversation, Said};
 use super::node::{Link, Node};
-use crate::backup::Error;
+use crate::Error;
 use crate::random;
 use crate::wire;
 

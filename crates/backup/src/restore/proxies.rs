@@ -11,7 +11,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backup::Error;
+use crate::Error;
 use crate::config::HostPort;
 use crate::control::Control;
 use crate::remote::Remote;

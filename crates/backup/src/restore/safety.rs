@@ -11,14 +11,14 @@ use tokio::time::timeout;
 
 use super::node::Node;
 use super::survey::Survey;
-use crate::backup::create::{self, Created, Lone};
-use crate::backup::follow::commands::{Commands, Next};
-use crate::backup::follow::position::Backlog;
-use crate::backup::replica::{Begin, Replica, Want};
-use crate::backup::store::Store;
-use crate::backup::{Error, Manifest, catalog, output, source};
 use crate::config::Config;
+use crate::create::{self, Created, Lone};
+use crate::follow::commands::{Commands, Next};
+use crate::follow::position::Backlog;
+use crate::replica::{Begin, Replica, Want};
 use crate::size;
+use crate::store::Store;
+use crate::{Error, Manifest, catalog, output, source};
 
 /// A backup that took no longer is made again while clients wait.
 pub const BRIEF: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node::{Facts, Node};
 use super::preflight;
-use crate::backup::Error;
+use crate::Error;
 use crate::secret::Credentials;
 
 /// Since Redis 4; `no` by default.

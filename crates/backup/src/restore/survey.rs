@@ -8,10 +8,10 @@ use super::node::{Facts, Node};
 use super::preflight::{self, Emptying};
 use super::proxies::Proxies;
 use super::settings;
-use crate::backup::source::{self, Topology};
-use crate::backup::{Error, Manifest};
 use crate::config::Config;
 use crate::remote::Remote;
+use crate::source::{self, Topology};
+use crate::{Error, Manifest};
 
 /// What is known of the target.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::node::{Facts, Node};
-use crate::backup::{Error, output, source};
 use crate::config::Config;
 use crate::node::role::Role;
+use crate::{Error, output, source};
 
 /// How long the target may take to be a master again: it refuses REPLICAOF while it loads.
 const WITHIN: Duration = Duration::from_secs(60);

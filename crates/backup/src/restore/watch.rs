@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::backup::Error;
+use crate::Error;
 use crate::config::{Config, HostPort};
 use crate::sentinel::client::{AddressMap, Sentinel};
 use crate::sentinel::event::Kind;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 
-use crate::backup::Error;
+use crate::Error;
 
 /// A folder that was there.
 #[derive(Clone, Debug)]

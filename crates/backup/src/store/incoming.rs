@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Store;
-use crate::backup::Error;
+use crate::Error;
 
 /// The bytes of an object. Read it in `spawn_blocking`: a read blocks until bytes come, and the runtime fetches them.
 ///

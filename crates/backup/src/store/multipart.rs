@@ -14,7 +14,7 @@ use object_store::signer::{SignedUrlOptions, Signer};
 use serde::Deserialize;
 
 use super::Store;
-use crate::backup::Error;
+use crate::Error;
 use crate::config::Location;
 
 /// `ListMultipartUploadsResult` of the S3 API, as far as it is needed.

@@ -7,7 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::Limits;
-use crate::backup::Error;
+use crate::Error;
 use crate::config::{BackupConfig, Location};
 
 /// The client, what its own HTTP client was made with, and the words for the place: the location with the service's

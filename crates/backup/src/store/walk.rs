@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::Object;
-use crate::backup::Error;
+use crate::Error;
 
 /// Entries that are looked at in one step.
 const STEP: usize = 1_000;

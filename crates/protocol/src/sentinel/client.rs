@@ -21,7 +21,7 @@ use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, Red
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::HostPort;
+use crate::address::HostPort;
 use crate::net::Connector;
 use crate::node::auth as node_auth;
 use crate::secret::Credentials;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::HostPort;
+use crate::address::HostPort;
 use crate::sentinel::client::AddressMap;
 use crate::sentinel::report::{Peer, SentinelAnswer};
 

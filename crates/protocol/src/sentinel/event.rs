@@ -3,7 +3,7 @@
 //! Addresses are taken by token position, because an IPv6 address contains colons (sentinel.c, `sentinelEvent`).
 //! Unknown channels give nothing; what does not parse is no event.
 
-use crate::config::HostPort;
+use crate::address::HostPort;
 
 /// A message about our master, or about the Sentinel itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

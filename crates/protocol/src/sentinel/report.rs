@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::config::HostPort;
+use crate::address::HostPort;
 use crate::secret::Credentials;
 use crate::sentinel::event::Kind;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{AddressMap, Error};
-use crate::config::HostPort;
+use crate::address::HostPort;
 use crate::node::info::InfoText;
 use crate::node::role::{self, ConnectedReplica};
 use crate::node::{auth, refusal};
