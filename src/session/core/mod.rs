@@ -124,7 +124,7 @@ impl Core {
 
     /// What waits for the backend and may be sent now.
     pub fn to_backend(&mut self) -> Option<&mut Outbox> {
-        let may_send = self.back.is_up() && !(self.back.is_resending && !self.phase.is_open());
+        let may_send = self.back.is_up() && (self.phase.is_open() || !self.back.is_resending);
         (may_send && !self.phase.is_finishing()).then(|| {
             self.back.is_resending = false;
             &mut self.back.out

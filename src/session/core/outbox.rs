@@ -62,9 +62,7 @@ impl Outbox {
     }
 
     fn forget_if_done(&mut self) {
-        if self.len() == 0 {
-            self.0 = None;
-        }
+        self.0.take_if(|waiting| waiting.piped == 0 && waiting.sent == waiting.bytes.len());
     }
 
     /// Adds to what is to be sent.

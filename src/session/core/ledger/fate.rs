@@ -137,74 +137,100 @@ impl Fates {
         let first = std::mem::take(&mut self.first);
         let is_absent = self.is_absent(entry, request);
         match entry.answer.take().map(|answer| *answer) {
-            Some(Answer::Withheld { reply, at, refused }) => {
-                if refused {
-                    return self.again_or_lost(entry, verdict);
-                }
-                let harmless = entry.effect.writes_nothing() && !entry.queued;
-                // What was confirmed stays confirmed: the new connection is subscribed as it is restored.
-                let is_confirmed = entry.effect.duty.is_pubsub();
-                if (harmless || entry.queued) && self.broken && !is_confirmed {
-                    // A read may show what is no longer true. And a state that the client has not been told of yet
-                    // (MULTI, SELECT) would not be restored for what is sent again behind it.
-                    return self.again_or_lost(entry, verdict);
-                }
-                // A blocking command that timed out has changed nothing.
-                let timed_out = entry.effect.class == Class::Blocking && is_nothing(&reply);
-                if harmless
-                    || timed_out
-                    || entry.queued
-                    || self.judgement.replicated_until.is_some_and(|until| at < until)
-                {
-                    return Some(Answer::Ready(reply));
-                }
-                if is_absent {
-                    // The old master ran it, the new one did not, and the client was told nothing.
-                    entry.replays = entry.replays.saturating_add(1);
-                    entry.left_behind = true;
-                    return self.again_or_lost(entry, verdict);
-                }
-                self.lost(entry, verdict)
-            }
+            Some(Answer::Withheld { refused: true, .. }) => self.again_or_lost(entry, verdict),
+            Some(Answer::Withheld { reply, at, .. }) => self.of_withheld(entry, reply, at, is_absent, verdict),
             Some(answer) => Some(answer),
             None => {
-                let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
-                self.blocked |= fully_sent && entry.blocks() && self.judgement.old_lives();
-                let may_run = self.sent > 0 && !self.blocked;
-                // Where it was left behind, it may be back: only an heir of the last master surely lacks it.
-                let has_run_aside = entry.left_behind && !self.judgement.is_heir();
-                entry.replays = entry.replays.saturating_add(u8::from(may_run));
-                self.sent = self.sent.saturating_sub(entry.size);
+                let fully_sent = self.reach(entry);
                 if first && self.judgement.partly_delivered {
                     return Some(Answer::Close(CloseReason::PartialReply));
                 }
-                let policy = self.judgement.policy;
-                let may_run_twice = match entry.effect.class {
-                    Class::Read | Class::Connection => true,
-                    // A master that lives has answered all that it ran: this one still blocks.
-                    Class::Blocking if self.judgement.old_lives() || is_absent => true,
-                    Class::Blocking => !entry.pops() || self.judgement.on_lost_pop == OnLostPop::Resend,
-                    Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
-                    Class::Write => policy == OnLostReply::RetryAll,
-                    Class::Never => false,
-                };
-                match entry.effect.duty {
-                    // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
-                    Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
-                    _ if has_run_aside && !may_run_twice => self.lost(entry, verdict),
-                    _ if fully_sent && is_absent && !(may_run_twice || entry.queued) => {
-                        entry.left_behind = true;
-                        self.again_or_lost(entry, verdict)
-                    }
-                    Duty::Exec if fully_sent => {
-                        self.broken = true;
-                        verdict.lost += 1;
-                        Some(Answer::Close(CloseReason::LostReply))
-                    }
-                    _ if !fully_sent || may_run_twice || entry.queued => self.again_or_lost(entry, verdict),
-                    _ => self.lost(entry, verdict),
-                }
+                self.of_unanswered(entry, fully_sent, is_absent, verdict)
             }
+        }
+    }
+
+    /// The old master has replied.
+    fn of_withheld(
+        &mut self,
+        entry: &mut Entry,
+        reply: Vec<u8>,
+        at: Instant,
+        is_absent: bool,
+        verdict: &mut Verdict,
+    ) -> Option<Answer> {
+        let harmless = entry.effect.writes_nothing() || entry.queued;
+        // What was confirmed stays confirmed: the new connection is subscribed as it is restored.
+        if harmless && self.broken && !entry.effect.duty.is_pubsub() {
+            // A read may show what is no longer true. And a state of which the client does not know yet (MULTI, SELECT)
+            // would not be restored for what is sent again behind it.
+            return self.again_or_lost(entry, verdict);
+        }
+        // A blocking command that timed out has changed nothing.
+        let timed_out = entry.effect.class == Class::Blocking && is_nothing(&reply);
+        let is_replicated = self.judgement.replicated_until.is_some_and(|until| at < until);
+        if harmless || timed_out || is_replicated {
+            return Some(Answer::Ready(reply));
+        }
+        if is_absent {
+            // The old master ran it, the new one did not, and the client knows of nothing.
+            entry.replays = entry.replays.saturating_add(1);
+            entry.left_behind = true;
+            return self.again_or_lost(entry, verdict);
+        }
+        self.lost(entry, verdict)
+    }
+
+    /// Counts the entry's bytes among those sent; true if the old master has come to all of it, or may have.
+    fn reach(&mut self, entry: &mut Entry) -> bool {
+        let fully_sent = entry.whole && self.sent >= entry.size && !self.blocked;
+        self.blocked |= fully_sent && entry.blocks() && self.judgement.old_lives();
+        let may_run = self.sent > 0 && !self.blocked;
+        entry.replays = entry.replays.saturating_add(u8::from(may_run));
+        self.sent = self.sent.saturating_sub(entry.size);
+        fully_sent
+    }
+
+    /// Nobody has replied.
+    fn of_unanswered(
+        &mut self,
+        entry: &mut Entry,
+        fully_sent: bool,
+        is_absent: bool,
+        verdict: &mut Verdict,
+    ) -> Option<Answer> {
+        // Where it was left behind, it may be back: only an heir of the last master surely lacks it.
+        let has_run_aside = entry.left_behind && !self.judgement.is_heir();
+        let may_run_twice = self.may_run_twice(entry, is_absent);
+        match entry.effect.duty {
+            // A WAIT on a fresh connection would lie: nothing written there yet, so 0 replicas have it.
+            Duty::Wait if fully_sent && !entry.queued => Some(Answer::Ready(no_replica(entry.effect).to_vec())),
+            _ if has_run_aside && !may_run_twice => self.lost(entry, verdict),
+            _ if fully_sent && is_absent && !(may_run_twice || entry.queued) => {
+                entry.left_behind = true;
+                self.again_or_lost(entry, verdict)
+            }
+            Duty::Exec if fully_sent => {
+                self.broken = true;
+                verdict.lost += 1;
+                Some(Answer::Close(CloseReason::LostReply))
+            }
+            _ if !fully_sent || may_run_twice || entry.queued => self.again_or_lost(entry, verdict),
+            _ => self.lost(entry, verdict),
+        }
+    }
+
+    /// It does no harm if it runs once more, or the user chose so.
+    fn may_run_twice(&self, entry: &Entry, is_absent: bool) -> bool {
+        let Judgement { policy, on_lost_pop, .. } = self.judgement;
+        match entry.effect.class {
+            Class::Read | Class::Connection => true,
+            // A master that lives has answered all that it ran: this one still blocks.
+            Class::Blocking if self.judgement.old_lives() || is_absent => true,
+            Class::Blocking => !entry.pops() || on_lost_pop == OnLostPop::Resend,
+            Class::Idempotent => matches!(policy, OnLostReply::RetryIdempotent | OnLostReply::RetryAll),
+            Class::Write => policy == OnLostReply::RetryAll,
+            Class::Never => false,
         }
     }
 

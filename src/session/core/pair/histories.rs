@@ -273,7 +273,8 @@ fn shrink(mut plan: Plan) -> Plan {
 /// What is left of a failing plan, and why it fails.
 fn report(plan: &Plan) -> String {
     let mut dice = Dice::new(plan.seed ^ 0x5eed);
-    (dice.roll(), dice.roll());
+    dice.roll();
+    dice.roll();
     let script = plan.script(&mut dice);
     let Plan { seed, fate, reply, pop, clients, .. } = plan;
     let why = outcome(plan).err().unwrap_or_default();

@@ -136,7 +136,7 @@ impl Stage {
             }
             let next = self.next_event().filter(|next| *next <= limit);
             let is_over = self.sessions[client].client.is_closed;
-            let Some(next) = next.filter(|_| !is_over) else { return None };
+            let next = next.filter(|_| !is_over)?;
             self.step_to(next);
         }
     }
