@@ -19,7 +19,7 @@ help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
 	@echo "make test    every test, against real Redis servers and real Laravel"
 	@echo "make prove   the failovers, ROUNDS=10 times each in a release build, and what was measured against what is promised"
-	@echo "make lint    formatting, clippy, the proxy without backups and test kit, documentation"
+	@echo "make lint    formatting, clippy, the proxy without backups and test kit, documentation, what deny.toml says"
 	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy, 20 minutes (QUICK=1: two, nothing is written)"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
@@ -52,6 +52,9 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	@if $(CARGO) deny --version >/dev/null 2>&1; \
+		then $(CARGO) deny --offline --locked check -D warnings licenses bans sources; \
+		else echo "not checked against deny.toml: there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
 # Writes docs/performance.md, its plots and the README's table, which takes 20 minutes. QUICK=1: two minutes, and nothing
 # is written. BENCH_ARGS="--only get-50,idle": a part, which replaces what was measured of it with this build before.

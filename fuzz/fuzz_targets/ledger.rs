@@ -622,9 +622,6 @@ impl Model {
         let unanswered = self.requests.iter().find(|request| request.answer.is_none());
         assert_eq!(self.ledger.retained(), self.kept());
         assert_eq!(self.ledger.expected(), unanswered.map(|request| (request.effect, request.queued)));
-        if let Some(last) = self.requests.last().filter(|last| !last.whole()) {
-            assert_eq!(self.ledger.last_kept(), last.kept_bytes());
-        }
         let front = self.requests.first().map_or(&[][..], |front| &front.bytes[..front.kept_bytes()]);
         assert_eq!(self.ledger.front_request(), front);
     }

@@ -276,7 +276,13 @@ impl<'a> Polled<'a> {
         }
         let Backend::Attaching(attaching) = &mut self.sockets.backend else { return Ok(false) };
         let Poll::Ready(attached) = attaching.as_mut().poll(cx) else { return Ok(false) };
-        let Attached { conn, unasked } = attached?;
+        let Attached { conn, unasked } = match attached {
+            Ok(attached) => attached,
+            Err(reason) => {
+                self.sockets.backend = Backend::None;
+                return self.core.not_attached(reason).map(|()| false);
+            }
+        };
         self.sockets.backend = Backend::Up(conn);
         self.backend_dry = false;
         self.core.attached(false);

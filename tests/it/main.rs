@@ -3,6 +3,7 @@
 //! Each test starts its own processes on fresh ports and waits for conditions with limits; they run in parallel.
 
 mod admin;
+mod architecture;
 mod belief;
 mod cluster;
 mod commands;
@@ -18,6 +19,7 @@ mod laravel;
 mod leaving;
 mod load;
 mod memory;
+mod msrv;
 mod odd;
 mod operation;
 mod pool;

@@ -330,12 +330,13 @@ fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// Every Markdown document for users.
+/// Every Markdown document.
 fn documents() -> Vec<(PathBuf, String)> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
-    let all: Vec<PathBuf> = [root().join("README.md"), root().join("CHANGELOG.md")].into_iter().chain(docs).collect();
-    assert!(all.len() >= 5, "only {all:?}");
+    let here = ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
+    let all: Vec<PathBuf> = here.iter().map(|name| root().join(name)).chain(docs).collect();
+    assert!(all.len() >= 8, "only {all:?}");
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 

@@ -28,7 +28,7 @@ const LONGER: &[(&str, &str)] = &[
 ///
 /// The control plane (`sentinel`, `admin`) and the data plane (`listener`, `session`) do not import each other; nothing of
 /// the proxy is imported by another member.
-const ROOMS: &[(&str, &str)] = &[
+pub(super) const ROOMS: &[(&str, &str)] = &[
     // What all members know.
     ("protocol::address", ""),
     ("protocol::binary", ""),
@@ -207,7 +207,7 @@ fn folders() -> Vec<&'static str> {
 }
 
 /// Every source below `folders`, by its path from the root.
-fn sources(folders: &[&str]) -> BTreeMap<String, String> {
+pub(super) fn sources(folders: &[&str]) -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
     let mut found = BTreeMap::new();
@@ -340,7 +340,7 @@ fn place(name: &str) -> Option<(&'static str, String, usize)> {
 }
 
 /// Whether a file has tests alone: they may look anywhere.
-fn is_test(name: &str) -> bool {
+pub(super) fn is_test(name: &str) -> bool {
     name.ends_with("tests.rs") || name.contains("/tests/") || name.contains("/session/core/pair/")
 }
 

@@ -95,11 +95,6 @@ impl Ledger {
         Retained::by_thread()
     }
 
-    /// Bytes retained of the request noted last, of which more is to come.
-    pub fn last_kept(&self) -> usize {
-        self.0.as_ref().and_then(|book| book.entries.back()).map_or(0, |entry| entry.kept as usize)
-    }
-
     /// The request noted last, if the whole of it is retained.
     pub fn last_whole(&self) -> Option<(Effect, Vec<u8>)> {
         let book = self.0.as_ref()?;

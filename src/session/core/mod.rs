@@ -189,6 +189,13 @@ impl Core {
         }
     }
 
+    /// No connection could be had. Errors end the session.
+    pub fn not_attached(&mut self, reason: CloseReason) -> Result<(), CloseReason> {
+        self.back.link = Link::None;
+        // While requests are held it is the outage that ends, or its deadline.
+        if reason == CloseReason::Unreachable && !self.phase.is_open() { Ok(()) } else { Err(reason) }
+    }
+
     /// The server has closed the connection, or it is broken.
     pub fn backend_ended(&mut self, turn: &mut Turn<'_>) -> Result<(), CloseReason> {
         let writing = self.back.writing();

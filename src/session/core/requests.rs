@@ -429,7 +429,7 @@ impl Core {
         if upload == Upload::PartOfUnanswered {
             return;
         }
-        let keep = self.may_retain(turn, self.front.owed.last_kept() + bytes.len());
+        let keep = self.may_retain(turn, bytes.len());
         self.front.owed.extend_last(bytes, whole, keep, turn.now);
         if whole && let Some((effect, request)) = self.front.owed.last_whole() {
             self.learn_script(turn, effect, &request);

@@ -291,21 +291,21 @@ fn play(seeds: std::ops::Range<u64>) {
 }
 
 #[test]
-fn six_hundred_histories() {
-    play(0..600);
+fn five_hundred_histories() {
+    play(0..500);
 }
 
 #[test]
-fn another_six_hundred() {
-    play(600..1200);
+fn another_five_hundred() {
+    play(500..1000);
 }
 
 #[test]
-fn a_third_six_hundred() {
-    play(1200..1800);
+fn a_third_five_hundred() {
+    play(1000..1500);
 }
 
 #[test]
-fn a_fourth_six_hundred() {
-    play(1800..2400);
+fn a_fourth_five_hundred() {
+    play(1500..2000);
 }

@@ -282,7 +282,12 @@ impl Session {
                 assert!(matches!(refusal, Refusal::Other), "{refusal:?}");
                 self.end(CloseReason::NotRestored, world);
             }
-            Dialled::TooLate => self.end(CloseReason::Unreachable, world),
+            Dialled::TooLate => {
+                self.dial = None;
+                if let Err(reason) = self.core.not_attached(CloseReason::Unreachable) {
+                    self.end(reason, world);
+                }
+            }
         }
         true
     }

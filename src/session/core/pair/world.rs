@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::server::{Health, Role, Server};
@@ -87,7 +88,7 @@ pub struct World {
     pub servers: Vec<Server>,
     pub start: Instant,
     pub now: Instant,
-    pub entry: Entry,
+    pub entry: Arc<Entry>,
     /// The latest question that the master answered as what it is.
     pub proven: Option<Instant>,
     /// The number of the last look.
@@ -129,7 +130,7 @@ impl World {
             servers,
             start,
             now: start,
-            entry: Entry {
+            entry: Arc::new(Entry {
                 generation: 1,
                 term: 1,
                 master: None,
@@ -139,7 +140,7 @@ impl World {
                 covered_until: None,
                 diverged_from: None,
                 reason: String::new(),
-            },
+            }),
             proven: None,
             sample: 1,
             script: VecDeque::new(),
@@ -156,7 +157,8 @@ impl World {
             lives: true,
             master: 0,
         };
-        world.entry.master = Some(world.master_entry(0, false));
+        let master = world.master_entry(0, false);
+        Arc::make_mut(&mut world.entry).master = Some(master);
         world
     }
 
@@ -279,7 +281,7 @@ impl World {
 
     /// A ROLE of the master, and what follows from it.
     fn look(&mut self) {
-        let is_held = self.entry.phase != Phase::Stable;
+        let is_held = matches!(self.entry.phase, Phase::Electing | Phase::Switching);
         self.next_look = self.now + if is_held { LOOK_HELD } else { LOOK };
         self.is_asked = false;
         let server = &self.servers[self.master];
@@ -447,7 +449,8 @@ impl World {
     }
 
     fn publish(&mut self, change: impl FnOnce(&mut Entry)) {
-        change(&mut self.entry);
-        self.entry.generation += 1;
+        let entry = Arc::make_mut(&mut self.entry);
+        change(entry);
+        entry.generation += 1;
     }
 }

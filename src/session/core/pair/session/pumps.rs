@@ -57,7 +57,7 @@ impl Session {
 
     /// Makes a backend when there is something to send and somewhere to send it.
     fn attach(&mut self, world: &mut World) -> bool {
-        let Entry { generation, master, .. } = &world.entry;
+        let Entry { generation, master, .. } = &*world.entry;
         if !self.core.wants_backend() {
             return false;
         }
@@ -156,9 +156,11 @@ impl Session {
             return Ok(false);
         }
         self.flush_to_backend(world, flow);
-        let reason = world.entry.reason.clone();
-        if self.core.is_failing() && self.with_turn(world, |core, turn| core.refuse_inbox(turn, &reason)) {
-            return Ok(true);
+        if self.core.is_failing() {
+            let entry = world.entry.clone();
+            if self.with_turn(world, |core, turn| core.refuse_inbox(turn, &entry.reason)) {
+                return Ok(true);
+            }
         }
         let hear = self.with_turn(world, |core, turn| core.hear(turn));
         self.flush_to_backend(world, flow);
