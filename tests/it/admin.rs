@@ -70,7 +70,7 @@ impl Fixture {
         let book = taken.clone();
         let control = tokio::spawn(async move {
             while let Some((control, answer)) = orders.recv().await {
-                book.lock().unwrap().push(control.clone());
+                book.lock().unwrap().push(control);
                 let _ = answer.send(match control {
                     Control::Release => Err("nothing is held".into()),
                     _ => Ok(format!("done: {control:?}")),
