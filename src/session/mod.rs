@@ -1,4 +1,4 @@
-//! One client's session: a [`core`] that decides, and a [`driver`] that owns both sockets and carries it out.
+//! One client's session: a [`core`] that decides, and a driver that owns both sockets and carries it out.
 //!
 //! A session is polled, woken and dropped on the one thread on which its client was accepted; what the sessions of a
 //! thread share (`pool`, `registry`, the sum of their memory) is that thread's.

@@ -1,7 +1,7 @@
 //! The session as a decision: bytes, the topology's entry and the time in; bytes, actions and wake-ups out.
 //!
-//! Sans-IO: no socket, no clock, no task. Two halves, the client's [`Front`] and the backend's [`Back`], and between them
-//! the [`Phase`]. The driver (`session::driver`) moves the bytes, asks what to read next, and carries out the
+//! Sans-IO: no socket, no clock, no task. Two halves, the client's `Front` and the backend's `Back`, and between them
+//! the `Phase`. The driver (`session::driver`) moves the bytes, asks what to read next, and carries out the
 //! [`Action`]s; the tests do the same on virtual time.
 //!
 //! ```text
