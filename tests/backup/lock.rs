@@ -65,6 +65,21 @@ async fn the_second_waits_for_the_first() {
     }
 }
 
+/// A store that is away for a while has no locks at all; the holder must not take that for another's.
+#[tokio::test]
+async fn a_lock_that_goes_with_its_folder_is_not_lost() {
+    let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);
+    for place in places(&folder, &bucket).await {
+        let held = acquire(&place.store, "m", LONG, None).await.unwrap();
+        let away = place.folder.with_extension("away");
+        fs::rename(&place.folder, &away).unwrap();
+        assert!(matches!(held.check().await, Err(Error::Store(_))), "nobody else is at work");
+        fs::rename(&away, &place.folder).unwrap();
+        held.check().await.unwrap();
+        held.release().await;
+    }
+}
+
 #[tokio::test]
 async fn who_died_is_followed_when_the_lock_expires() {
     let (folder, bucket) = (tempfile::tempdir().unwrap(), Bucket::start().await);

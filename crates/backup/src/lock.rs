@@ -270,9 +270,11 @@ impl Held {
 
     async fn is_ours(&self) -> Result<bool, Error> {
         match self {
-            Held::Object { store, master_name, number, .. } => {
-                Ok(numbers(store, master_name).await?.last().is_some_and(|(highest, _)| highest == number))
-            }
+            Held::Object { store, master_name, number, .. } => match numbers(store, master_name).await?.last() {
+                Some((highest, _)) => Ok(highest == number),
+                // Who takes it leaves a higher number: with none at all it is the store that is away.
+                None => Err(Error::Store(format!("{} is not there", store.url(&name(master_name, *number))))),
+            },
             Held::Key { master, key, value, .. } => {
                 Ok(ask(&mut master().await?, &["GET", key]).await?.text() == Some(value))
             }
