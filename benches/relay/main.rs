@@ -20,6 +20,7 @@ mod report;
 mod store;
 mod syscalls;
 mod targets;
+mod unsent;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::task::{Context, Poll};
 
-use switchmaster::net::{self, Bound, Conn, Connector, Listener, Scratch, Unsent};
+use switchmaster::net::{self, Bound, Conn, Connector, Listener, Scratch};
 
 use crate::Failure;
+use crate::unsent::Unsent;
 
 /// Serves until it is killed.
 pub fn run(listen: SocketAddr, path: &Path, upstream: SocketAddr, workers: usize) -> Result<(), Failure> {

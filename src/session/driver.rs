@@ -130,7 +130,7 @@ impl Session {
         polled
     }
 
-    /// The end of the session is that of its backend, unless it is as good as new after a RESET.
+    /// Closes the backend with the session, unless a RESET makes it as good as new.
     fn leave_backend(&mut self, reason: CloseReason) -> Option<Conn> {
         let Backend::Up(conn) = std::mem::replace(&mut self.sockets.backend, Backend::None) else { return None };
         if reason != CloseReason::ClientClosed {

@@ -190,7 +190,7 @@ async fn dial_ahead(worker: Arc<Worker>, key: Key) {
 }
 
 /// Makes the connection of a session that has ended as good as new, and keeps it. Its client was the only one to use
-/// it, and did nothing that RESET does not undo; anything but `+RESET` closes it, and so does the want of a descriptor.
+/// it, and did nothing that RESET does not undo; anything but `+RESET` closes it, and so does a lack of descriptors.
 pub async fn give_back(worker: &Worker, conn: Conn, term: u64) {
     let entry = worker.upstream.topology.current();
     let (Some(master), Some(descriptor)) = (entry.master.as_ref().filter(|_| entry.term == term), worker.spare.take(1))

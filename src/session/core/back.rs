@@ -221,6 +221,11 @@ impl Back {
         self.out.clear();
     }
 
+    /// The client has let go of all that tied it to this backend.
+    pub(super) fn allow_reuse(&mut self) {
+        self.reuse = self.reuse.min(Reuse::ByItsClient);
+    }
+
     /// Another use of the connection than this one was ruled out.
     pub(super) fn limit_reuse(&mut self, reuse: Reuse) {
         self.reuse = self.reuse.max(reuse);

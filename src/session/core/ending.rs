@@ -1,7 +1,7 @@
 //! How a session comes to its end, or lets go of its backend: the client leaves, the proxy drains, nothing happens for
 //! long.
 //!
-//! The client's end is passed on behind what it has sent, or in its place when that is too late to run. A client that
+//! The client's end is passed on behind what it has sent, or instead of it, when it is too late to run. A client that
 //! has left is not waited for: what blocks for it ends as it does on a direct connection, and what it had given up does
 //! not run. While the proxy drains no request ends unanswered that was sent on, but for those that still run when the
 //! time is over.

@@ -115,7 +115,7 @@ impl Ledger {
         front.is_some_and(|entry| entry.blocks() && entry.whole && entry.answer.is_none())
     }
 
-    /// The request that blocks is answered as the server does when its time is over; WAIT, that no replica is sure.
+    /// The request that blocks is answered as the server does when its time is over; WAIT gets 0.
     pub fn time_out(&mut self, resp3: bool) {
         let Some(book) = &mut self.0 else { return };
         let Some(entry) = book.entries.front_mut().filter(|entry| entry.blocks() && entry.answer.is_none()) else {

@@ -1,6 +1,6 @@
 //! What is on its way to a socket that did not take it yet, and what of a read can go out without a copy.
 //!
-//! Bounded by construction: nothing more is read for a direction while its [`Outbox`] is not empty. Empty, it owns no
+//! Bounded by construction: nothing but the bounded inbox is read while an [`Outbox`] is not empty. Empty, it owns no
 //! memory.
 
 use std::ops::Range;

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use super::ledger::{Answered, Delivery, Fate, nothing};
 use super::outbox::Forwarded;
-use super::{
-    Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Refusal, Reuse, Standing, Take, Turn,
-};
+use super::{Action, CloseReason, Core, Doubt, Download, Front, LITTLE, OK, Phase, Refusal, Standing, Take, Turn};
 use crate::node::{auth, refusal};
 use crate::resp::command::{Duty, Effect};
 use crate::resp::reply::{announcement, element};
@@ -450,8 +448,7 @@ impl Core {
                 self.front.state.give_up("a refused MULTI");
             }
             Duty::Quit => self.phase.close(CloseReason::ClientClosed),
-            // The client has let go of all that tied it to this backend.
-            Duty::Reset if reply.first() != Some(&b'-') => self.back.reuse = self.back.reuse.min(Reuse::ByItsClient),
+            Duty::Reset if reply.first() != Some(&b'-') => self.back.allow_reuse(),
             _ => {}
         }
         instead

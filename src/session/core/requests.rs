@@ -1,6 +1,7 @@
 //! Client to backend: each request is noted in the ledger before it is sent on, or held.
 //!
-//! No request is begun unless the phase is open, and none after the sight of a newer entry. What cannot be begun waits
+//! No request is begun unless the phase is open (but for those of a MULTI whose queue exists on this master alone), and
+//! none after the sight of a newer entry. What cannot be begun waits
 //! in the inbox, which is bounded.
 
 use super::front::pins;

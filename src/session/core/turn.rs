@@ -1,7 +1,6 @@
 //! What the driver hands to the core at each turn, and what the core wants done: everything but the bytes.
 //!
-//! The core reads no clock and asks nobody: what it may know of the time, of the drain, of the master and of its
-//! neighbours is here.
+//! The core reads no clock: what it may know of the time, of the drain, of the master and of other sessions is here.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -14,7 +14,6 @@ mod port_holder;
 mod scratch;
 mod socket_file;
 mod unix;
-mod unsent;
 
 pub use address::{LONGEST_UNIX_PATH, ListenAddr};
 pub use bind::bind;
@@ -25,4 +24,3 @@ pub use listener::{Bound, Listener};
 pub use pipe::{LEAST_SPLICED, Pipe};
 pub use scratch::Scratch;
 pub use socket_file::{SocketFile, bind_unix};
-pub use unsent::Unsent;

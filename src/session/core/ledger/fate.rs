@@ -1,7 +1,8 @@
 //! The judgement on each request when the old backend is given up: its reply stands, it is sent again, or it is lost.
 //!
 //! Sans-IO. What the new master may have run is sent again only if that is harmless or the user chose so (a blocking
-//! pop: unless the user forbade it); what it has not run is sent again always, in its place.
+//! pop: unless the user forbade it); what it has not run is sent again in its place, if it was
+//! retained and its client still wants it.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
