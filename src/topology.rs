@@ -260,9 +260,8 @@ impl Topology {
 
     /// Control has not looked for longer than `LOOK_LIMIT`: this process did not run, or control does not get to, and
     /// nobody knows whether the master is still one. Before the first look there is nothing to be known.
-    pub fn is_unwatched(&self) -> bool {
-        let now = self.millis(Instant::now());
-        is_old(self.looked.load(Ordering::Acquire), now)
+    pub fn is_unwatched(&self, now: Instant) -> bool {
+        is_old(self.looked.load(Ordering::Acquire), self.millis(now))
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -292,13 +291,13 @@ mod tests {
     #[test]
     fn without_a_look_for_a_while_the_master_is_unwatched_and_the_next_look_wakes() {
         let (topology, _reports) = Topology::new();
-        assert!(!topology.is_unwatched(), "nobody watches at all");
+        assert!(!topology.is_unwatched(Instant::now()), "nobody watches at all");
         topology.look(topology.started);
         std::thread::sleep(LOOK_LIMIT + Duration::from_millis(10));
-        assert!(topology.is_unwatched());
+        assert!(topology.is_unwatched(Instant::now()));
         let woken = topology.subscribe();
         topology.look(Instant::now() + Duration::from_secs(3600));
-        assert!(!topology.is_unwatched());
+        assert!(!topology.is_unwatched(Instant::now()));
         assert!(woken.has_changed().unwrap());
     }
 

@@ -101,7 +101,7 @@ impl Session {
     fn new(client: Conn, worker: Arc<Worker>) -> Session {
         let entry = worker.upstream.topology.current();
         let settings = worker.settings.borrow().clone();
-        let core = Core::new(&entry, &turn(&worker, &settings, false));
+        let core = Core::new(&entry, &turn(&worker, &settings, Instant::now(), false));
         let sockets = Sockets { client, backend: Backend::None, pipe: None, ticket: None, held: Held::default() };
         Session { sockets, core, worker, settings }
     }
@@ -112,12 +112,13 @@ impl Session {
         }
         let Session { sockets, core, worker, settings } = self;
         sockets.ticket.get_or_insert_with(|| Ticket::new(cx.waker().clone()));
-        let is_unwatched = worker.upstream.topology.is_unwatched();
+        let now = Instant::now();
+        let is_unwatched = worker.upstream.topology.is_unwatched(now);
         let mut poll = Polled {
             sockets,
             core,
             worker,
-            turn: turn(worker, settings, is_unwatched),
+            turn: turn(worker, settings, now, is_unwatched),
             settings,
             is_unwatched,
             scratch: Scratch::take(),
@@ -136,7 +137,7 @@ impl Session {
         if reason != CloseReason::ClientClosed {
             return None;
         }
-        match self.core.parting(&turn(&self.worker, &self.settings, false)) {
+        match self.core.parting(&turn(&self.worker, &self.settings, Instant::now(), false)) {
             Parting::GiveBack => return Some(conn),
             Parting::Reset => conn.set_zero_linger(),
             Parting::Close => {}
@@ -153,9 +154,9 @@ impl Drop for Session {
     }
 }
 
-fn turn<'a>(worker: &'a Worker, settings: &Settings, is_unwatched: bool) -> Turn<'a> {
+fn turn<'a>(worker: &'a Worker, settings: &Settings, now: Instant, is_unwatched: bool) -> Turn<'a> {
     Turn {
-        now: Instant::now(),
+        now,
         sight: Sight::new(worker.upstream.topology.generation(), is_unwatched),
         stage: registry::stage(),
         sample: worker.upstream.topology.samples(),
