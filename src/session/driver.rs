@@ -241,11 +241,14 @@ impl<'a> Polled<'a> {
         if !self.core.must_observe(&self.turn) {
             return Ok(());
         }
+        // Read before the entry: what is proven of the next master proves nothing of this one.
+        let proof = self.topology().proof();
         let entry = self.topology().current();
         self.turn.sight = Sight::new(entry.generation, self.is_unwatched);
         // Whoever replaces them has the entry published again.
         self.settings.clone_from(&self.worker.settings.borrow());
         self.turn.settings = **self.settings;
+        let mut is_heard = true;
         if self.core.hears_out(&self.turn, &entry) {
             self.backend_dry = false;
             for _ in 0..TURNS {
@@ -253,9 +256,9 @@ impl<'a> Polled<'a> {
                     break;
                 }
             }
+            is_heard = self.backend_dry;
         }
-        let proof = self.topology().proof();
-        let observed = self.core.observe(&mut self.turn, &entry, proof);
+        let observed = self.core.observe(&mut self.turn, &entry, proof, is_heard);
         self.carry_out();
         observed
     }
@@ -335,6 +338,8 @@ impl<'a> Polled<'a> {
             self.backend_dry = true;
             return Ok(false);
         };
+        // What was received before a moment must not be stamped with an earlier one, and no later one either.
+        self.turn.now = Instant::now();
         let Some(read) = read.ok().filter(|read| *read > 0) else {
             self.sockets.backend = Backend::None;
             let ended = self.core.backend_ended(&mut self.turn);
@@ -380,6 +385,7 @@ impl<'a> Polled<'a> {
         }
         self.look();
         self.flush_to_backend(cx);
+        self.look();
         if self.core.is_failing() {
             let entry = self.topology().current();
             if self.core.refuse_inbox(&mut self.turn, &entry.reason) {
@@ -434,7 +440,7 @@ impl<'a> Polled<'a> {
     fn send_to_backend(&mut self, cx: &mut Context<'_>, end: usize) {
         let bytes = &self.scratch[..end];
         if let Backend::Up(backend) = &mut self.sockets.backend
-            && let Some(out) = self.core.to_backend()
+            && let Some(out) = self.core.to_backend(self.turn.sight)
             && out.is_empty()
         {
             let _ = send(out, backend, cx, bytes);
@@ -446,7 +452,7 @@ impl<'a> Polled<'a> {
 
     fn flush_to_backend(&mut self, cx: &mut Context<'_>) {
         if let Backend::Up(backend) = &mut self.sockets.backend
-            && let Some(out) = self.core.to_backend()
+            && let Some(out) = self.core.to_backend(self.turn.sight)
             && !out.is_empty()
         {
             let _ = flush(out, &mut None, backend, cx);

@@ -122,10 +122,11 @@ impl Core {
         &mut self.front.out
     }
 
-    /// What waits for the backend and may be sent now.
-    pub fn to_backend(&mut self) -> Option<&mut Outbox> {
-        let may_send = self.back.is_up() && (self.phase.is_open() || !self.back.is_resending);
-        (may_send && !self.phase.is_finishing()).then(|| {
+    /// What waits for the backend and may be sent now, at the sight of the topology as it is now.
+    pub fn to_backend(&mut self, sight: Sight) -> Option<&mut Outbox> {
+        let is_begun = !self.back.is_resending || (self.phase.is_open() && self.sight == sight);
+        let is_ending = self.phase.is_finishing() || self.phase.closing().is_some();
+        (self.back.is_up() && is_begun && !is_ending).then(|| {
             self.back.is_resending = false;
             &mut self.back.out
         })

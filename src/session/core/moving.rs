@@ -9,7 +9,8 @@ use super::ledger::{Judgement, no_master};
 use super::phase::Finish;
 use super::replies::is_harmless;
 use super::{
-    Action, ClientEnd, CloseReason, Core, Download, Link, Parting, Phase, Refusal, Turn, Uncounted, Upload, Writing,
+    Action, ClientEnd, CloseReason, Core, Download, Link, Parting, Phase, Refusal, ReplyMode, Turn, Uncounted, Upload,
+    Writing,
 };
 use crate::config::OnLostPop;
 use crate::topology::Entry;
@@ -32,7 +33,8 @@ impl Core {
             Link::Lost(_) => true,
             Link::None | Link::Attaching => false,
         };
-        is_in_doubt || (turn.settings.hold_timeout.is_some() && matches!(self.phase, Phase::Holding { .. }))
+        let is_held = matches!(self.phase, Phase::Holding { .. } | Phase::Tunnel { open: false });
+        is_in_doubt || (turn.settings.hold_timeout.is_some() && is_held)
     }
 
     /// Before a new term is observed: whether what the old master has said is to be read first, until nothing is left
@@ -44,16 +46,23 @@ impl Core {
             && entry.replicated_until.is_some()
             && looks
             && self.phase.closing().is_none()
-            && !self.phase.is_tunnel();
-        if hears && !self.phase.is_finishing() {
+            && !(self.phase.is_tunnel() || self.phase.is_finishing());
+        if hears {
             self.phase = Phase::Holding { withhold: true };
         }
         hears
     }
 
     /// Takes note of the topology's present entry, and of what it makes of a lost connection or a refusal. `proven` is
-    /// the latest moment at which the master was asked and answered as what it is.
-    pub fn observe(&mut self, turn: &mut Turn<'_>, entry: &Entry, proven: Option<Instant>) -> Result<(), CloseReason> {
+    /// the latest moment at which the master was asked and answered as what it is; `is_heard`: nothing that the old
+    /// master has said is left unread, where [`Core::hears_out`] asked for that.
+    pub fn observe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        entry: &Entry,
+        proven: Option<Instant>,
+        is_heard: bool,
+    ) -> Result<(), CloseReason> {
         if self.phase.closing().is_some() {
             self.sight = turn.sight;
             return Ok(());
@@ -64,7 +73,7 @@ impl Core {
         }
         self.sight = turn.sight;
         if entry.term != self.term {
-            self.leave(turn, entry)?;
+            self.leave(turn, entry, is_heard)?;
         }
         let phase = Phase::of(entry, turn);
         match phase {
@@ -102,7 +111,7 @@ impl Core {
     }
 
     /// A new term: gives up the backend and judges what was outstanding there.
-    fn leave(&mut self, turn: &mut Turn<'_>, entry: &Entry) -> Result<(), CloseReason> {
+    fn leave(&mut self, turn: &mut Turn<'_>, entry: &Entry, is_heard: bool) -> Result<(), CloseReason> {
         let next = self.term + 1;
         self.term = entry.term;
         if matches!(self.back.link, Link::None) && self.front.owed.is_empty() {
@@ -121,7 +130,8 @@ impl Core {
         let is_countable = self.front.uncounted == Uncounted::None;
         let verdict = self.front.owed.judge(Judgement {
             replicated_until: entry.replicated_until.filter(|_| entry.term == next),
-            is_connected: self.back.is_up(),
+            // What it said behind the message that was waited for was not looked at.
+            is_connected: self.back.is_up() && is_heard && !self.phase.is_finishing(),
             diverged_from: entry.diverged_from.filter(|_| entry.term == next),
             queue_stays_in_data_set: self.front.state.queue_stays_in_data_set(),
             now: turn.now,
@@ -133,6 +143,9 @@ impl Core {
             watching: self.front.state.is_watching(),
             half_closed: self.front.end == ClientEnd::Read,
         });
+        if self.front.reply_mode != ReplyMode::On && !verdict.again.is_empty() {
+            return Err(CloseReason::NotReplayable); // restored, the silence would swallow their replies
+        }
         self.leave_backend(turn, Parting::Close);
         self.back.out.push(&verdict.again);
         self.back.is_resending = true;
@@ -184,7 +197,7 @@ impl Core {
             return None;
         }
         self.deliver_replicated(turn, entry);
-        if self.back.download() == Download::Between {
+        if self.back.download() == Download::Between || self.phase.closing().is_some() {
             return None;
         }
         match &self.phase {
@@ -207,7 +220,7 @@ impl Core {
         }
         self.front.owed.release(Some(until));
         self.take_answers(turn);
-        if !self.front.owed.has_answers() {
+        if !self.front.owed.has_answers() && self.phase.closing().is_none() {
             let tail = self.back.take_tail();
             self.front.out.push(&tail);
             self.back.set_download(Download::PartOfReply);

@@ -88,6 +88,7 @@ impl Core {
                 }
                 Delivery::Close(reason) => {
                     self.phase.close(reason);
+                    self.front.owed.clear(); // what is behind it must not be taken for its answer
                     break;
                 }
             }
@@ -159,6 +160,7 @@ impl Core {
         if let Some(up) = self.back.last_mut() {
             up.scanner = scanner;
         }
+        self.front.active_at = turn.idle_ticks;
         self.front.settle();
         out.prefix()
     }
@@ -448,7 +450,7 @@ impl Core {
                 self.front.state.give_up("a refused MULTI");
             }
             Duty::Quit => self.phase.close(CloseReason::ClientClosed),
-            Duty::Reset if reply.first() != Some(&b'-') => self.back.allow_reuse(),
+            Duty::Reset if reply.first() != Some(&b'-') && self.front.owed.is_empty() => self.back.allow_reuse(),
             _ => {}
         }
         instead

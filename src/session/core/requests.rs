@@ -470,7 +470,8 @@ impl Core {
             let bytes = &data[start..start + length];
             if request::expects_reply(bytes) {
                 let effect = classify(bytes);
-                if is_reply_mode(effect) {
+                let tunnels = self.front.multi || self.front.listening;
+                if is_reply_mode(effect) && !tunnels {
                     self.set_reply_mode(turn, effect, bytes);
                 } else if self.front.reply_mode == ReplyMode::On {
                     let queued = self.front.multi;

@@ -211,7 +211,7 @@ impl Fates {
                 entry.left_behind = true;
                 self.again_or_lost(entry, verdict)
             }
-            Duty::Exec if fully_sent => {
+            Duty::Exec if fully_sent && entry.fate != Fate::Nothing => {
                 self.broken = true;
                 verdict.lost += 1;
                 Some(Answer::Close(CloseReason::LostReply))

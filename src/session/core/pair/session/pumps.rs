@@ -51,8 +51,8 @@ impl Session {
                 }
             }
         }
-        let proven = world.proven;
-        self.with_turn(world, |core, turn| core.observe(turn, &entry, proven))
+        let (proven, is_heard) = (world.proven, !hears || dry.backend);
+        self.with_turn(world, |core, turn| core.observe(turn, &entry, proven, is_heard))
     }
 
     /// Makes a backend when there is something to send and somewhere to send it.
@@ -218,7 +218,10 @@ impl Session {
     }
 
     fn flush_to_backend(&mut self, world: &World, flow: &mut Flow) {
-        let (Some(link), Some(out)) = (&mut self.link, self.core.to_backend()) else { return };
+        let (Some(link), Some(out)) = (&mut self.link, self.core.to_backend(Sight::new(world.entry.generation, false)))
+        else {
+            return;
+        };
         while !out.is_empty() {
             assert_eq!((link.term, link.node), (world.entry.term, world.master), "sent to a master that was left");
             let count = out.bytes().len().min(link.room());
