@@ -28,6 +28,8 @@ cases! {
     row::DEADLINE, OUTAGE, a_listener_may_have_less_patience;
     row::DEADLINE, OUTAGE, lost_writes_are_told_apart;
     row::DEADLINE, OUTAGE, a_held_aggregate_ends_the_connection;
+    row::DEADLINE, OUTAGE, what_is_behind_a_close_is_not_taken_for_its_answer;
+    row::DEADLINE, OUTAGE, a_silence_that_is_asked_for_late_is_refused;
     row::DEADLINE, OUTAGE, new_connections_are_told_at_once;
     row::DEADLINE, OUTAGE, a_blocked_pop_times_out;
     row::DEADLINE, OUTAGE, a_sent_exec_ends_the_connection;
@@ -265,6 +267,30 @@ fn a_held_aggregate_ends_the_connection(scene: &mut Scene) {
     scene.say(client, "HGETALL k");
     scene.end(client);
     assert!(matches!(scene.sessions[client].ended, Some(CloseReason::Outage)));
+}
+
+/// The client takes the first error slowly: the close is at hand before that is out.
+fn what_is_behind_a_close_is_not_taken_for_its_answer(scene: &mut Scene) {
+    let client = scene.open();
+    scene.ask(client, "PING", "+PONG");
+    scene.failover(client, &[]);
+    scene.sessions[client].open_window(5);
+    scene.say_all(client, &["GET k", "HGETALL h", "GET k"]);
+    scene.run(16_000);
+    scene.sessions[client].open_window(usize::MAX);
+    scene.hear(client, DOWN);
+    scene.end(client);
+}
+
+/// Where it cannot be followed it would make a tunnel, and the requests behind it would never be answered.
+fn a_silence_that_is_asked_for_late_is_refused(scene: &mut Scene) {
+    let client = scene.open();
+    let confirmed = scene.push(&["subscribe", "c"], ":1");
+    scene.ask(client, "SUBSCRIBE c", &confirmed);
+    scene.failover(client, &[]);
+    scene.run(16_000);
+    scene.ask(client, "CLIENT REPLY ON", DOWN);
+    scene.ask(client, "PING", DOWN);
 }
 
 fn new_connections_are_told_at_once(scene: &mut Scene) {
