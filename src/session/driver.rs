@@ -228,10 +228,11 @@ impl<'a> Polled<'a> {
         &self.worker.upstream.topology
     }
 
-    /// Looks at the generation once more.
+    /// Looks once more at what may have risen since: the generation, and the number of the last sample.
     #[inline]
     fn look(&mut self) {
         self.turn.sight = Sight::new(self.topology().generation(), self.is_unwatched);
+        self.turn.sample = self.topology().samples();
     }
 
     fn observe(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
