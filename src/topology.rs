@@ -233,11 +233,6 @@ impl Topology {
         (proof > 0).then(|| self.started + Duration::from_micros(proof - 1))
     }
 
-    /// Whether the current master was proven alive, by a question asked after `instant`.
-    pub fn proven_since(&self, instant: Instant) -> bool {
-        self.proof().is_some_and(|proof| proof > instant)
-    }
-
     /// The number of the last look at the master's offset whose answer has arrived; it only rises, and is never 0. A
     /// session notes it with each request: one load, in place of a clock.
     pub fn samples(&self) -> u64 {
@@ -327,9 +322,10 @@ mod tests {
     fn a_proof_counts_only_for_what_happened_before_its_question() {
         let (topology, _reports) = Topology::new();
         let lost = Instant::now();
-        assert!(!topology.proven_since(lost));
+        let proven_since = |instant| topology.proof().is_some_and(|proof| proof > instant);
+        assert!(!proven_since(lost));
         topology.prove(lost + Duration::from_millis(1));
-        assert!(topology.proven_since(lost));
-        assert!(!topology.proven_since(lost + Duration::from_millis(2)));
+        assert!(proven_since(lost));
+        assert!(!proven_since(lost + Duration::from_millis(2)));
     }
 }

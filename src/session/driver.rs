@@ -246,9 +246,11 @@ impl<'a> Polled<'a> {
         let proof = self.topology().proof();
         let entry = self.topology().current();
         self.turn.sight = Sight::new(entry.generation, self.is_unwatched);
-        // Whoever replaces them has the entry published again.
-        self.settings.clone_from(&self.worker.settings.borrow());
-        self.turn.settings = **self.settings;
+        if !self.core.has_seen(self.turn.sight) {
+            // Whoever replaces them has the entry published again.
+            self.settings.clone_from(&self.worker.settings.borrow());
+            self.turn.settings = **self.settings;
+        }
         let mut is_heard = true;
         if self.core.hears_out(&self.turn, &entry) {
             self.backend_dry = false;

@@ -96,6 +96,13 @@ pub(super) enum Writing {
     FinPassedOn,
 }
 
+impl Writing {
+    /// The server was sent a FIN, whoever's it is.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Writing::FinToUnblock | Writing::FinPassedOn)
+    }
+}
+
 /// How the connection came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {

@@ -56,7 +56,7 @@ impl Core {
         if all_read && self.front.owed.is_empty() && self.front.out.is_empty() {
             return Err(CloseReason::ClientClosed);
         }
-        if matches!(self.back.writing(), Writing::FinPassedOn | Writing::FinToUnblock) {
+        if self.back.writing().is_over() {
             return Ok(Hear::Nothing);
         }
         let all_sent = all_read && self.back.out.is_empty() && !self.front.is_uploading();
@@ -84,7 +84,7 @@ impl Core {
         if self.front.owed.is_empty() && !self.phase.is_tunnel() && self.front.out.is_empty() {
             return Err(CloseReason::ClientClosed);
         }
-        if !matches!(self.back.writing(), Writing::FinPassedOn | Writing::FinToUnblock) {
+        if !self.back.writing().is_over() {
             self.pass_fin(turn);
         }
         Ok(Hear::Nothing)

@@ -220,11 +220,13 @@ impl Core {
     ) {
         let (kind, part) = (scanner.kind(), &data[start..]);
         self.note_progress();
-        if let Frame::Own(expected) = self.sort(kind, part)
+        let frame = self.sort(kind, part);
+        let is_own = matches!(frame, Frame::Own(_));
+        if let Frame::Own(expected) = frame
             && !expected.starts_with(part)
         {
             self.distrust(turn, out);
-        } else if self.must_be_whole(kind, part) {
+        } else if is_own || self.must_be_whole(kind, part) {
             if start > 0 || scanned == 0 {
                 self.outage_mut().reply_begun_at = Some(turn.now);
             }
@@ -232,7 +234,7 @@ impl Core {
                 up.tail = part.into();
             }
         } else {
-            match self.sort(kind, part) {
+            match frame {
                 Frame::Unasked => self.back.set_download(Download::PartOfUnasked),
                 _ if self.back.download() == Download::Between => self.back.set_download(Download::PartOfReply),
                 _ => {}
@@ -338,9 +340,6 @@ impl Core {
             return false;
         }
         let expected = self.front.owed.expected();
-        if let Fate::Swallow(_) = self.front.owed.next_fate() {
-            return true;
-        }
         if self.front.listening
             && matches!(kind, b'*' | b'>')
             && expected.is_none_or(|(effect, _)| self.may_be_unasked(kind, effect))

@@ -95,11 +95,6 @@ impl Sight {
     pub(super) fn is_unwatched(self) -> bool {
         self.0 & 1 == 1
     }
-
-    /// The generation of the entry.
-    pub fn generation(self) -> u64 {
-        self.0 >> 1
-    }
 }
 
 /// What the driver has to do.
