@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use switchmaster::resp::command::classify;
+use switchmaster::resp::ordinary::{self, Run};
 use switchmaster::resp::request::encode;
 use switchmaster::resp::scanner::{ReplyScanner, RequestScanner, Scan};
 
@@ -23,6 +24,9 @@ fn main() {
         Some("scan GET") => again(&get, |get| whole(requests.scan(get), get)),
         Some("scan +OK") => again(b"+OK\r\n", |reply| whole(replies.scan(reply), reply)),
         Some("scan 100 B") => again(&value, |reply| whole(replies.scan(reply), reply)),
+        Some("16 GETs") => again(&get.repeat(16), |gets| sixteen(ordinary::requests(gets, 100, 100_000))),
+        Some("16 SETs") => again(&set.repeat(16), |sets| sixteen(ordinary::requests(sets, 100, 100_000))),
+        Some("16 values") => again(&value.repeat(16), |values| sixteen(ordinary::replies(values, 100))),
         Some("classify GET") => again(&get, |get| _ = black_box(classify(get))),
         _ => {} // under `cargo bench` or `cargo test --all-targets`
     }
@@ -32,6 +36,10 @@ fn again(input: &[u8], mut each: impl FnMut(&[u8])) {
     for _ in 0..ROUNDS {
         each(black_box(input));
     }
+}
+
+fn sixteen(run: Run) {
+    assert_eq!(run.count, 16);
 }
 
 /// The scan must have found what there is, or nothing was counted.

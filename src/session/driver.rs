@@ -218,10 +218,22 @@ impl<'a> Polled<'a> {
 
     /// One turn of everything; true when something moved.
     fn take_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        self.look();
+        if self.core.is_clear(&self.turn) {
+            return self.pass(cx);
+        }
         self.observe(cx)?;
         let replied = self.pump_replies(cx)?;
         let attached = self.attach(cx)?;
         Ok(replied | attached | self.pump_requests(cx)?)
+    }
+
+    /// A turn in which bytes pass and nothing else is to be done.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        if !self.backend_dry && self.read_backend(cx, true)? {
+            return Ok(true);
+        }
+        Ok(!self.client_dry && self.read_client(cx, usize::MAX, true)?)
     }
 
     fn topology(&self) -> &'a Topology {
@@ -236,7 +248,6 @@ impl<'a> Polled<'a> {
     }
 
     fn observe(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
-        self.look();
         self.core.note_idle(&mut self.turn);
         self.carry_out();
         if !self.core.must_observe(&self.turn) {
@@ -317,13 +328,13 @@ impl<'a> Polled<'a> {
         if let Some(reason) = self.core.ended() {
             return Err(reason);
         }
-        if !self.backend_dry && self.read_backend(cx)? {
+        if !self.backend_dry && self.read_backend(cx, false)? {
             moved = true;
         }
         Ok(moved)
     }
 
-    fn read_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+    fn read_backend(&mut self, cx: &mut Context<'_>, is_clear: bool) -> Result<bool, CloseReason> {
         let Backend::Up(backend) = &mut self.sockets.backend else { return Ok(false) };
         let Some(take) = self.core.reads_backend(&self.turn) else { return Ok(false) };
         let mut pipe = if take.body > LEAST_SPLICED && backend.can_splice() && self.sockets.client.can_splice() {
@@ -341,14 +352,23 @@ impl<'a> Polled<'a> {
             self.backend_dry = true;
             return Ok(false);
         };
+        let read = read.unwrap_or(0);
+        let passes =
+            is_clear && read > 0 && pipe.is_none() && self.core.pass_replies(&mut self.turn, &self.scratch[..read]);
+        if passes {
+            self.worker.counters.bytes_down.add(read as u64);
+            send(self.core.to_client(), &mut self.sockets.client, cx, &self.scratch[..read])
+                .map_err(|_| CloseReason::ClientClosed)?;
+            return Ok(true);
+        }
         // What was received before a moment must not be stamped with an earlier one, and no later one either.
         self.turn.now = Instant::now();
-        let Some(read) = read.ok().filter(|read| *read > 0) else {
+        if read == 0 {
             self.sockets.backend = Backend::None;
             let ended = self.core.backend_ended(&mut self.turn);
             self.carry_out();
             return ended.map(|()| true);
-        };
+        }
         self.worker.counters.bytes_down.add(read as u64);
         if let Some(pipe) = pipe {
             self.core.body_taken(read);
@@ -402,7 +422,7 @@ impl<'a> Polled<'a> {
             Hear::Again => Ok(true),
             Hear::Nothing => Ok(false),
             Hear::Bytes(_) if self.client_dry => Ok(false),
-            Hear::Bytes(most) => self.read_client(cx, most),
+            Hear::Bytes(most) => self.read_client(cx, most, false),
             Hear::Leaving => {
                 if self.sockets.client.poll_left(cx).is_ready() {
                     let left = self.core.client_left(&mut self.turn);
@@ -414,7 +434,7 @@ impl<'a> Polled<'a> {
         }
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>, most: usize) -> Result<bool, CloseReason> {
+    fn read_client(&mut self, cx: &mut Context<'_>, most: usize, is_clear: bool) -> Result<bool, CloseReason> {
         let most = most.min(self.scratch.len());
         match self.sockets.client.poll_read(cx, &mut self.scratch[..most]) {
             Poll::Pending => {
@@ -430,7 +450,8 @@ impl<'a> Polled<'a> {
             Poll::Ready(Ok(read)) => {
                 self.worker.counters.bytes_up.add(read as u64);
                 self.look();
-                let end = self.core.client_bytes(&mut self.turn, &self.scratch[..read]);
+                let passes = is_clear && self.core.pass_requests(&mut self.turn, &self.scratch[..read]);
+                let end = if passes { read } else { self.core.client_bytes(&mut self.turn, &self.scratch[..read]) };
                 self.send_to_backend(cx, end);
                 self.carry_out();
             }

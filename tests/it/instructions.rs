@@ -12,13 +12,17 @@ const ROUNDS: f64 = 10_000.0;
 const NOTHING: &str = "nothing";
 
 /// What is counted, and how many instructions it may take: some more than it does, for other compilers.
-const BOUNDS: [(&str, f64); 6] = [
+const BOUNDS: [(&str, f64); 9] = [
     ("scan short SET", 110.0),
     ("scan SET", 165.0),
     ("scan GET", 145.0),
     ("scan +OK", 25.0),
     ("scan 100 B", 110.0),
     ("classify GET", 100.0),
+    // Of a pipeline, whose requests look alike.
+    ("16 GETs", 720.0),
+    ("16 SETs", 1000.0),
+    ("16 values", 480.0),
 ];
 
 #[test]

@@ -104,12 +104,12 @@ impl Core {
     /// Nothing moves at this moment: what the drain makes of that. `client_dry`: nothing of the client waits to be read.
     pub fn drain(&mut self, turn: &mut Turn<'_>, client_dry: bool) -> Result<(), CloseReason> {
         let is_tunnel = self.phase.is_tunnel();
-        let is_between = is_tunnel || (self.is_quiet() && client_dry && self.front.inbox.is_empty());
+        let is_between = || is_tunnel || (self.is_quiet() && client_dry && self.front.inbox.is_empty());
         match turn.stage {
             Stage::Serving => {}
-            Stage::Settling if is_between || self.is_blocked(turn) => turn.actions.push(Action::Settled),
+            Stage::Settling if is_between() || self.is_blocked(turn) => turn.actions.push(Action::Settled),
             Stage::Settling => {}
-            Stage::Ending if is_between && !self.front.in_transaction() => return Err(CloseReason::Drained),
+            Stage::Ending if is_between() && !self.front.in_transaction() => return Err(CloseReason::Drained),
             // What is in the inbox was not begun.
             Stage::Stopping if is_tunnel || self.is_quiet() => return Err(CloseReason::Drained),
             Stage::Ending if self.is_blocked(turn) && self.back.writing() == Writing::Open => {

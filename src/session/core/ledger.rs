@@ -200,7 +200,7 @@ impl Ledger {
         self.0.as_ref().is_some_and(|book| book.barred)
     }
 
-    /// Notes ordinary requests on their way, as [`ordinary::run`](crate::resp::ordinary::run) finds them. The hot path.
+    /// Notes ordinary requests on their way, as [`ordinary::requests`](crate::resp::ordinary::requests) finds them. The hot path.
     pub fn push_run(&mut self, bytes: &[u8], requests: usize) {
         let book = self.0.get_or_insert_with(|| POOL.with_borrow_mut(Vec::pop).unwrap_or_default());
         book.retained.push(bytes);

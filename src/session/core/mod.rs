@@ -236,7 +236,7 @@ impl Core {
     pub fn note_hold(&mut self, turn: &mut Turn<'_>) {
         let waits = !self.front.inbox.is_empty() || self.front.is_uploading();
         let held = waits && !self.phase.is_open() && self.phase.closing().is_none();
-        match (self.outage().held_since, held) {
+        match (self.held_since(), held) {
             (None, true) => {
                 self.outage_mut().held_since = Some(turn.now);
                 turn.counts.held += 1;

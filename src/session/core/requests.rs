@@ -128,6 +128,38 @@ impl Core {
             && turn.stage < Stage::Stopping
     }
 
+    /// Bytes pass, in both directions, and nothing else is to be done: a turn need not look at anything more.
+    #[inline]
+    pub fn is_clear(&self, turn: &Turn<'_>) -> bool {
+        self.phase == Phase::Flowing
+            && turn.stage == Stage::Serving
+            && self.takes_requests(turn)
+            && self.front.inbox.is_empty()
+            && self.front.end == ClientEnd::Open
+            && !self.front.is_uploading()
+            && !self.front.owed.has_answers()
+            && turn.idle_ticks.wrapping_sub(self.front.active_at) < 2
+            && self.held_since().is_none()
+            && !turn.is_exhausted()
+    }
+
+    /// In a clear turn: `bytes` are ordinary requests and nothing else, which are noted and go on as they are. If not,
+    /// nothing is done.
+    #[inline]
+    pub fn pass_requests(&mut self, turn: &mut Turn<'_>, bytes: &[u8]) -> bool {
+        if self.sight != turn.sight || self.back.up().is_none_or(|up| up.standing == Standing::BeforeReset) {
+            return false;
+        }
+        let run = self.run(turn, bytes);
+        if run.bytes < bytes.len() {
+            return false;
+        }
+        self.begin_run(turn, bytes, run);
+        self.front.active_at = turn.idle_ticks;
+        self.front.owed.sent_after(turn.sample);
+        true
+    }
+
     /// Takes the requests in `data`, of which `scanned` bytes were scanned before. Returns how much of it goes out as it
     /// is; what may not be begun becomes the inbox.
     fn begin(&mut self, turn: &mut Turn<'_>, data: &[u8], scanned: usize) -> usize {
@@ -142,12 +174,12 @@ impl Core {
                 if !self.may_begin(turn) {
                     break;
                 }
-                let run = self.begin_run(turn, &data[start..]);
-                if run.requests > 0 {
+                let run = self.run(turn, &data[start..]);
+                if run.count > 0 {
                     at = start + run.bytes;
+                    self.begin_run(turn, &data[start..at], run);
                     out.pass(&mut self.back.out, start..at);
                     start = at;
-                    turn.counts.requests += run.requests as u64;
                     continue;
                 }
             }
@@ -237,21 +269,24 @@ impl Core {
         self.back.out.push(RESET);
     }
 
-    /// Notes the ordinary requests that `data` starts with, as far as they may be retained.
+    /// The ordinary requests that `data` starts with, as far as they may be retained.
     #[inline]
-    fn begin_run(&mut self, turn: &Turn<'_>, data: &[u8]) -> Run {
+    fn run(&mut self, turn: &Turn<'_>, data: &[u8]) -> Run {
         let front = &mut self.front;
         if front.reply_mode != ReplyMode::On || front.multi || front.listening || front.uncounted == Uncounted::Sent {
             return Run::default();
         }
         front.owed.trim();
         let room = turn.settings.retain_bytes.saturating_sub(front.owed.retained()).min(turn.room());
-        let run = ordinary::run(data, MOST_IN_FLIGHT - front.owed.len(), room);
-        if run.requests > 0 {
-            self.back.wrote_nothing &= !run.writes;
-            front.owed.push_run(&data[..run.bytes], run.requests);
-        }
-        run
+        ordinary::requests(data, MOST_IN_FLIGHT - front.owed.len(), room)
+    }
+
+    /// Notes a run.
+    #[inline]
+    fn begin_run(&mut self, turn: &mut Turn<'_>, bytes: &[u8], run: Run) {
+        self.back.wrote_nothing &= !run.writes;
+        self.front.owed.push_run(bytes, run.count);
+        turn.counts.requests += run.count as u64;
     }
 
     /// A whole request is about to be sent on: notes it, or says why not.

@@ -27,7 +27,11 @@ fn whole_long(kind: u8, line: &[u8]) -> (usize, usize) {
     let [first, tens @ b'1'..=b'9', digits @ ..] = line else {
         return (0, 0);
     };
-    let mut value = u64::from(tens - b'0');
+    let tens = usize::from(tens - b'0');
+    if *first == kind && digits.get(1..3) == Some(b"\r\n") && digits[0].is_ascii_digit() {
+        return (tens * 10 + usize::from(digits[0] - b'0'), 5);
+    }
+    let mut value = tens as u64;
     for (at, &byte) in digits.iter().take(18).enumerate() {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {

@@ -10,7 +10,7 @@ const INLINE_LIMIT: u32 = 64 * 1024;
 /// The server's default `proto-max-bulk-len`.
 pub(super) const ARGUMENT_LIMIT: usize = 512 * 1024 * 1024;
 /// What a scan may meet whole in one input; a longer value takes the general way.
-const VALUE_LIMIT: usize = u32::MAX as usize >> 1;
+pub(super) const VALUE_LIMIT: usize = u32::MAX as usize >> 1;
 /// The server's limit to the number of arguments.
 const COUNT_LIMIT: usize = i32::MAX as usize;
 

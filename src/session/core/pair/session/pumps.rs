@@ -17,6 +17,10 @@ const SCRATCH: usize = 16 * 1024;
 impl Session {
     /// One turn of everything; true when something moved.
     pub(super) fn turn(&mut self, world: &mut World, flow: &mut Flow, dry: &mut Dry) -> Result<bool, CloseReason> {
+        if self.with_turn(world, |core, turn| core.is_clear(turn)) {
+            let replied = !dry.backend && self.read_backend(world, flow, dry, true)?;
+            return Ok(replied || (!dry.client && self.read_client(world, flow, dry, usize::MAX, true)?));
+        }
         self.observe(world, flow, dry)?;
         let replied = self.pump_replies(world, flow, dry)?;
         let attached = self.attach(world);
@@ -81,11 +85,17 @@ impl Session {
         if let Some(reason) = self.core.ended() {
             return Err(reason);
         }
-        moved |= !dry.backend && self.read_backend(world, flow, dry)?;
+        moved |= !dry.backend && self.read_backend(world, flow, dry, false)?;
         Ok(moved)
     }
 
-    fn read_backend(&mut self, world: &mut World, flow: &mut Flow, dry: &mut Dry) -> Result<bool, CloseReason> {
+    fn read_backend(
+        &mut self,
+        world: &mut World,
+        flow: &mut Flow,
+        dry: &mut Dry,
+        is_clear: bool,
+    ) -> Result<bool, CloseReason> {
         let Some(link) = &mut self.link else { return Ok(false) };
         let taken = self.core.reads_backend(&turn_of(
             world,
@@ -114,7 +124,10 @@ impl Session {
             self.core.body_taken(bytes.len());
             self.pipe = bytes;
         } else {
-            let end = self.with_turn(world, |core, turn| core.backend_bytes(turn, &bytes));
+            let end = self.with_turn(world, |core, turn| match is_clear && core.pass_replies(turn, &bytes) {
+                true => bytes.len(),
+                false => core.backend_bytes(turn, &bytes),
+            });
             self.core.to_client().push(&bytes[..end]);
         }
         self.flush_to_client(flow)?;
@@ -168,7 +181,7 @@ impl Session {
             Hear::Again => Ok(true),
             Hear::Nothing => Ok(false),
             Hear::Bytes(_) if dry.client => Ok(false),
-            Hear::Bytes(most) => self.read_client(world, flow, dry, most),
+            Hear::Bytes(most) => self.read_client(world, flow, dry, most, false),
             Hear::Leaving => {
                 if self.client.fin {
                     self.with_turn(world, |core, turn| core.client_left(turn))?;
@@ -186,6 +199,7 @@ impl Session {
         flow: &mut Flow,
         dry: &mut Dry,
         most: usize,
+        is_clear: bool,
     ) -> Result<bool, CloseReason> {
         let there = self.client.sent.len();
         if there == 0 {
@@ -199,7 +213,10 @@ impl Session {
         let count = flow.piece(there.min(most).min(SCRATCH));
         let bytes: Vec<u8> = self.client.sent.drain(..count).collect();
         let requests = self.counts.requests;
-        let end = self.with_turn(world, |core, turn| core.client_bytes(turn, &bytes));
+        let end = self.with_turn(world, |core, turn| match is_clear && core.pass_requests(turn, &bytes) {
+            true => bytes.len(),
+            false => core.client_bytes(turn, &bytes),
+        });
         self.check_begun(world, requests);
         self.core.keep_for_backend(&bytes[..end]);
         self.flush_to_backend(world, flow);
