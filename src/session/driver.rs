@@ -122,6 +122,7 @@ impl Session {
             settings,
             is_unwatched,
             scratch: Scratch::take(),
+            is_clear: false,
             client_dry: false,
             backend_dry: false,
         };
@@ -184,6 +185,8 @@ struct Polled<'a> {
     settings: &'a mut Arc<Settings>,
     is_unwatched: bool,
     scratch: Scratch,
+    /// Of the core, as far as it can be seen from outside: nothing has come in this turn but what only passes.
+    is_clear: bool,
     /// There was nothing to read: the socket wakes this session, and need not be asked again in this poll.
     client_dry: bool,
     backend_dry: bool,
@@ -219,7 +222,8 @@ impl<'a> Polled<'a> {
     /// One turn of everything; true when something moved.
     fn take_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         self.look();
-        if self.core.is_clear(&self.turn) {
+        self.is_clear = self.core.is_clear(&self.turn);
+        if self.is_clear {
             return self.pass(cx);
         }
         self.observe(cx)?;
@@ -228,12 +232,20 @@ impl<'a> Polled<'a> {
         Ok(replied | attached | self.pump_requests(cx)?)
     }
 
-    /// A turn in which bytes pass and nothing else is to be done.
+    /// A turn in which bytes pass and nothing else is to be done: what there is in each direction, and a look whether
+    /// there is more, so that nothing is asked but the sockets.
     fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        if !self.backend_dry && self.read_backend(cx, true)? {
-            return Ok(true);
+        for _ in 0..2 {
+            if self.is_clear && !self.backend_dry {
+                self.read_backend(cx)?;
+            }
         }
-        Ok(!self.client_dry && self.read_client(cx, usize::MAX, true)?)
+        for _ in 0..2 {
+            if self.is_clear && self.backend_dry && !self.client_dry {
+                self.read_client(cx, usize::MAX)?;
+            }
+        }
+        Ok(!(self.is_clear && self.backend_dry && self.client_dry))
     }
 
     fn topology(&self) -> &'a Topology {
@@ -328,13 +340,13 @@ impl<'a> Polled<'a> {
         if let Some(reason) = self.core.ended() {
             return Err(reason);
         }
-        if !self.backend_dry && self.read_backend(cx, false)? {
+        if !self.backend_dry && self.read_backend(cx)? {
             moved = true;
         }
         Ok(moved)
     }
 
-    fn read_backend(&mut self, cx: &mut Context<'_>, is_clear: bool) -> Result<bool, CloseReason> {
+    fn read_backend(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let Backend::Up(backend) = &mut self.sockets.backend else { return Ok(false) };
         let Some(take) = self.core.reads_backend(&self.turn) else { return Ok(false) };
         let mut pipe = if take.body > LEAST_SPLICED && backend.can_splice() && self.sockets.client.can_splice() {
@@ -353,12 +365,12 @@ impl<'a> Polled<'a> {
             return Ok(false);
         };
         let read = read.unwrap_or(0);
-        let passes =
-            is_clear && read > 0 && pipe.is_none() && self.core.pass_replies(&mut self.turn, &self.scratch[..read]);
-        if passes {
+        let is_clear = std::mem::take(&mut self.is_clear);
+        if is_clear && read > 0 && pipe.is_none() && self.core.pass_replies(&mut self.turn, &self.scratch[..read]) {
             self.worker.counters.bytes_down.add(read as u64);
             send(self.core.to_client(), &mut self.sockets.client, cx, &self.scratch[..read])
                 .map_err(|_| CloseReason::ClientClosed)?;
+            self.is_clear = self.core.to_client().is_empty();
             return Ok(true);
         }
         // What was received before a moment must not be stamped with an earlier one, and no later one either.
@@ -422,7 +434,7 @@ impl<'a> Polled<'a> {
             Hear::Again => Ok(true),
             Hear::Nothing => Ok(false),
             Hear::Bytes(_) if self.client_dry => Ok(false),
-            Hear::Bytes(most) => self.read_client(cx, most, false),
+            Hear::Bytes(most) => self.read_client(cx, most),
             Hear::Leaving => {
                 if self.sockets.client.poll_left(cx).is_ready() {
                     let left = self.core.client_left(&mut self.turn);
@@ -434,7 +446,7 @@ impl<'a> Polled<'a> {
         }
     }
 
-    fn read_client(&mut self, cx: &mut Context<'_>, most: usize, is_clear: bool) -> Result<bool, CloseReason> {
+    fn read_client(&mut self, cx: &mut Context<'_>, most: usize) -> Result<bool, CloseReason> {
         let most = most.min(self.scratch.len());
         match self.sockets.client.poll_read(cx, &mut self.scratch[..most]) {
             Poll::Pending => {
@@ -443,6 +455,7 @@ impl<'a> Polled<'a> {
             }
             Poll::Ready(Err(_)) => return Err(CloseReason::ClientClosed),
             Poll::Ready(Ok(0)) => {
+                self.is_clear = false;
                 let ended = self.core.client_ended(&mut self.turn);
                 self.carry_out();
                 ended?;
@@ -450,8 +463,13 @@ impl<'a> Polled<'a> {
             Poll::Ready(Ok(read)) => {
                 self.worker.counters.bytes_up.add(read as u64);
                 self.look();
-                let passes = is_clear && self.core.pass_requests(&mut self.turn, &self.scratch[..read]);
-                let end = if passes { read } else { self.core.client_bytes(&mut self.turn, &self.scratch[..read]) };
+                if self.is_clear && self.core.pass_requests(&mut self.turn, &self.scratch[..read]) {
+                    self.send_to_backend(cx, read);
+                    self.is_clear = self.core.is_heard();
+                    return Ok(true);
+                }
+                self.is_clear = false;
+                let end = self.core.client_bytes(&mut self.turn, &self.scratch[..read]);
                 self.send_to_backend(cx, end);
                 self.carry_out();
             }

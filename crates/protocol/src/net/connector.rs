@@ -48,7 +48,8 @@ impl Connector {
             let text = "nobody listens there (the dial met itself)";
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
         }
-        match self.keepalive {
+        // A process of this host does not die without a FIN.
+        match self.keepalive && !addr.ip().is_loopback() {
             true => tune(&SockRef::from(&stream))?,
             false => stream.set_nodelay(true)?,
         }
