@@ -308,6 +308,26 @@ fn a_planned_failover_is_committed_before_switch_master() {
 }
 
 #[test]
+fn a_failover_that_waits_for_the_epoch_is_over_before_its_sentinel_ends_it() {
+    let cluster = Cluster::start(None);
+    let following = Following::start(&cluster, None);
+    let before = following.stable();
+    wait_for("all three Sentinels are followed", || following.status.borrow().agreement.agreeing == 3);
+    wait_for("both replicas are seen", || following.status.borrow().replicas.len() == 2);
+    // One does not say whether the candidate was a master lately: nobody goes on before the epoch has risen.
+    ask(cluster.sentinels[2].0, None, "ACL SETUSER default -sentinel|replicas");
+    let switches = hear_switches(&cluster);
+    let from = Instant::now();
+    following.failover();
+    following.until("a new term", |entry| entry.term > before.term && entry.phase == Phase::Stable);
+    let heard = switches.lock().expect("no panic").len();
+    following.show("by the epoch", from);
+    assert_eq!(following.status.borrow().counters.early_commits, 0);
+    assert!(heard < 3, "the Sentinel that runs the failover has said +switch-master before");
+    wait_for("it ends the failover", || switches.lock().expect("no panic").len() == 3);
+}
+
+#[test]
 fn a_killed_master_is_replaced_before_switch_master() {
     let mut cluster = Cluster::start(None);
     let following = Following::start(&cluster, None);

@@ -43,7 +43,7 @@ impl Tracker {
         }
         let ours = of.is_some_and(|of| self.followed.is_at(of));
         match kind {
-            Kind::Candidate | Kind::Promoted => self.on_candidate(now, from, node.filter(|_| ours && !tilt)),
+            Kind::Candidate | Kind::Promoted => self.on_candidate(now, from, of, node.filter(|_| !tilt)),
             Kind::Aborted { reason } => self.on_abort(now, &from, of, Some(reason).filter(|_| ours)),
             Kind::Table => self.on_abort(now, &from, of, None),
             Kind::MasterDown | Kind::MasterUp if ours => self.on_master_down(kind == Kind::MasterDown),
@@ -54,9 +54,15 @@ impl Tracker {
         }
     }
 
-    fn on_candidate(&mut self, now: Instant, from: HostPort, candidate: Option<SocketAddr>) {
-        if let Some(candidate) = candidate.filter(|candidate| !self.followed.is_at(*candidate)) {
-            self.hold_for(now, candidate, Some(from));
+    /// The Sentinel promotes `candidate` in place of the node `of`.
+    fn on_candidate(&mut self, now: Instant, from: HostPort, of: Option<SocketAddr>, candidate: Option<SocketAddr>) {
+        if let (Some(of), Some(candidate)) = (of, candidate) {
+            match (self.followed.is_at(of), self.followed.is_at(candidate)) {
+                (true, false) => self.hold_for(now, candidate, Some(from)),
+                (false, false) => self.promotions.look_ahead(now, of, candidate, from),
+                // Its promotion was seen before.
+                (_, true) => {}
+            }
         }
         self.ask_sentinels();
     }
@@ -67,6 +73,7 @@ impl Tracker {
             self.out.log(Level::WARN, format!("Sentinel {from} gave a failover up: {reason}"));
             self.history.note_abort(now, reason);
         }
+        self.promotions.give_up(from);
         self.abort(now, from, of);
         self.ask_sentinels();
     }

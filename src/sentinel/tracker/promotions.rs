@@ -1,13 +1,26 @@
-//! Nodes that may turn master at any moment, and those whose promotion is not followed early.
+//! Nodes that may turn master at any moment, those whose promotion is not followed early, and a failover of a node that is
+//! not followed yet.
 //!
-//! Both for a limited time; nothing here is evidence.
+//! All for a limited time; nothing here is evidence.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::failover::PROMOTED_WITHIN;
+use crate::config::HostPort;
+
 /// A candidate of an aborted failover may still be promoted by a command on its way.
 pub(super) const DISTRUST_FOR: Duration = Duration::from_secs(15);
+
+/// A Sentinel promotes `candidate` in place of `of`, which is not followed yet.
+#[derive(Debug)]
+struct Ahead {
+    of: SocketAddr,
+    candidate: SocketAddr,
+    leader: HostPort,
+    until: Instant,
+}
 
 /// Promotions that may come.
 #[derive(Debug, Default)]
@@ -16,6 +29,7 @@ pub(super) struct Promotions {
     expected: BTreeMap<SocketAddr, Instant>,
     /// Candidates of an aborted failover: no early commit on them until then.
     distrusted: BTreeMap<SocketAddr, Instant>,
+    ahead: Option<Ahead>,
 }
 
 impl Promotions {
@@ -32,6 +46,22 @@ impl Promotions {
     pub(super) fn expire(&mut self, now: Instant) {
         self.expected.retain(|_, until| now < *until);
         self.distrusted.retain(|_, until| now < *until);
+        self.ahead.take_if(|ahead| now >= ahead.until);
+    }
+
+    /// A Sentinel replaces the node `of`, which is not followed yet.
+    pub(super) fn look_ahead(&mut self, now: Instant, of: SocketAddr, candidate: SocketAddr, leader: HostPort) {
+        self.ahead = Some(Ahead { of, candidate, leader, until: now + PROMOTED_WITHIN });
+    }
+
+    /// That Sentinel gave it up.
+    pub(super) fn give_up(&mut self, leader: &HostPort) {
+        self.ahead.take_if(|ahead| ahead.leader == *leader);
+    }
+
+    /// Who replaces `master` already, which is followed from now on, and the Sentinel that promotes it.
+    pub(super) fn take_ahead(&mut self, master: SocketAddr) -> Option<(SocketAddr, HostPort)> {
+        self.ahead.take().filter(|ahead| ahead.of == master).map(|ahead| (ahead.candidate, ahead.leader))
     }
 
     /// A new master is followed: nobody is promoted out of the history of the one before any more.

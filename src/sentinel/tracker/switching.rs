@@ -12,6 +12,7 @@ use super::failover::Failover;
 use super::followed::{EarlyCommit, Inherited};
 use super::following::CONFIRM_WITHIN;
 use super::history::ChangeKind;
+use super::sentinels::SentinelState;
 use super::show::ms;
 use super::{Output, Tracker};
 use crate::config::HostPort;
@@ -147,7 +148,7 @@ impl Tracker {
     /// same, or at a lower one that it insists on; or, after an early commit, by a majority back to the old master.
     fn may_switch_to(&self, now: Instant, since: Instant, named: &Named, master: &Master) -> bool {
         if named.epoch != master.epoch {
-            return named.epoch > master.epoch || named.majority;
+            return named.majority || (named.epoch > master.epoch && !self.may_be_demoted(now, named.addr));
         }
         // Not before the others had the time to hear of the promotion, unless it is undone already.
         let undone = matches!(self.nodes.role(master.addr), Some(Role::Replica { .. }));
@@ -156,6 +157,18 @@ impl Tracker {
             .early()
             .is_some_and(|early| early.previous.addr == named.addr && (undone || now > early.since + CONFIRM_WITHIN));
         named.majority && (!master.provisional || (back && !named.failover && named.asked > since + BACK_AFTER))
+    }
+
+    /// A Sentinel to which the candidate was a master already when it was chosen has not heard of the promotion yet: it
+    /// may demote it until then. It hears of it with the others, which make the majority.
+    fn may_be_demoted(&self, now: Instant, candidate: SocketAddr) -> bool {
+        let Some(failover) = self.situation.failover() else { return false };
+        let demotes = |(at, sentinel): (&HostPort, &SentinelState)| {
+            let names = sentinel.answer.as_ref().is_some_and(|answer| answer.names(candidate));
+            sentinel.connected && !names && failover.was_master_to(at) == Some(true)
+        };
+        let is_it = failover.candidate() == Some(candidate) && now < failover.since() + CONFIRM_WITHIN;
+        is_it && self.sentinels.iter().any(demotes)
     }
 
     /// Goes on as soon as the candidate itself says master, where nothing speaks against it.
@@ -269,6 +282,9 @@ impl Tracker {
         if early {
             // Confirmation is asked for at once.
             self.ask_sentinels();
+        }
+        if let Some((candidate, leader)) = self.promotions.take_ahead(addr) {
+            self.hold_for(now, candidate, Some(leader));
         }
     }
 

@@ -473,9 +473,104 @@ fn a_candidate_that_was_demoted_lately_waits_for_the_epoch() {
     world.master_says(MASTER, 100, &[OTHER]);
     assert_eq!(world.phase(), Phase::Switching);
     world.promoted_says(CANDIDATE, 101);
+    world.answer(0, CANDIDATE, 6);
+    assert_eq!(world.phase(), Phase::Switching, "its Sentinel alone knows, and the third may demote it yet");
     world.answer(1, CANDIDATE, 6);
     assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
     assert_eq!(world.tracker.history.counters().early_commits, 0);
+}
+
+#[test]
+fn a_candidate_that_nobody_else_hears_of_is_followed_by_the_epoch_in_the_end() {
+    let mut world = World::following();
+    world.selected();
+    world.after(5);
+    let is_master_to = |world: &mut World, index| {
+        world.answer_with(index, MASTER, 5, |answer| {
+            answer.replicas.iter_mut().flatten().for_each(|replica| replica.reported_master = true);
+        });
+    };
+    world.answer(0, MASTER, 5);
+    is_master_to(&mut world, 1);
+    is_master_to(&mut world, 2);
+    for _ in 0..25 {
+        world.after(100);
+        world.promoted_says(CANDIDATE, 101);
+        world.answer(0, CANDIDATE, 6);
+        assert_eq!(world.phase(), Phase::Switching);
+    }
+    world.after(600);
+    world.promoted_says(CANDIDATE, 101);
+    world.answer(0, CANDIDATE, 6);
+    assert_eq!(world.master(), (addr(CANDIDATE), 6, false));
+}
+
+#[test]
+fn a_master_that_is_being_replaced_when_it_is_followed_gets_no_request() {
+    let waiting = |aborted: bool| {
+        let mut world = World::following();
+        world.selected();
+        world.after(5);
+        world.answer(0, MASTER, 5);
+        world.answer(1, MASTER, 5);
+        // The third has not said whether the candidate was a master lately: the epoch is waited for.
+        world.promoted_says(CANDIDATE, 101);
+        world.after(900);
+        world.event(1, Kind::Candidate, CANDIDATE, Some(OTHER));
+        if aborted {
+            world.event(1, Kind::Aborted { reason: "no-good-slave".into() }, CANDIDATE, None);
+        }
+        world.after(50);
+        world.promoted_says(CANDIDATE, 101);
+        world.answer(0, CANDIDATE, 6);
+        assert_eq!((world.master().0, world.entry().term), (addr(CANDIDATE), 2));
+        world
+    };
+    let world = waiting(true);
+    assert_eq!(world.phase(), Phase::Stable);
+    let mut world = waiting(false);
+    assert_eq!(world.phase(), Phase::Switching);
+    world.after(5);
+    let info = Info {
+        run_id: world.run_ids[OTHER].clone(),
+        replid: "history-c".into(),
+        replid2: Some("history-b".into()),
+        second_offset: Some(120),
+        ..Info::default()
+    };
+    world.node_says(OTHER, Role::Master { offset: 120, replicas: Vec::new() }, Some(info));
+    world.answer(1, OTHER, 7);
+    assert_eq!((world.master(), world.phase()), ((addr(OTHER), 7, false), Phase::Stable));
+    let flowed = world.entries.iter().any(|entry| entry.term == 2 && entry.phase == Phase::Stable);
+    assert!(!flowed, "what is sent to the one in between is lost");
+}
+
+#[test]
+fn a_promotion_that_is_announced_behind_its_commit_is_not_ahead() {
+    let mut world = World::held();
+    world.promoted_says(CANDIDATE, 101);
+    world.after(DRAINED);
+    assert_eq!(world.master(), (addr(CANDIDATE), 5, true));
+    world.after(800);
+    world.promoted_says(CANDIDATE, 101);
+    world.event(0, Kind::Promoted, MASTER, Some(CANDIDATE));
+    (0..3).for_each(|index| world.answer(index, CANDIDATE, 6));
+    assert_eq!(world.phase(), Phase::Stable);
+    // The way back, at once.
+    world.event(1, Kind::Candidate, CANDIDATE, Some(MASTER));
+    world.after(5);
+    (0..3).for_each(|index| world.answer(index, CANDIDATE, 6));
+    let info = Info {
+        run_id: world.run_ids[MASTER].clone(),
+        replid: "history-c".into(),
+        replid2: Some("history-b".into()),
+        second_offset: Some(101),
+        ..Info::default()
+    };
+    world.node_says(MASTER, Role::Master { offset: 101, replicas: Vec::new() }, Some(info.clone()));
+    world.after(DRAINED);
+    world.node_says(MASTER, Role::Master { offset: 101, replicas: Vec::new() }, Some(info));
+    assert_eq!((world.master(), world.phase()), ((addr(MASTER), 6, true), Phase::Stable));
 }
 
 #[test]

@@ -118,14 +118,14 @@ impl SentinelAnswer {
     }
 }
 
-/// The master that a Sentinel names: GET-MASTER-ADDR's address with MASTER's epoch.
+/// The master that a Sentinel names: GET-MASTER-ADDR's address with MASTER's epoch, and what MASTER says of that node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
     /// Mapped and resolved.
     pub addr: SocketAddr,
     /// `config-epoch`: the version of this claim.
     pub epoch: u64,
-    /// The node's run id as Sentinel last read it; empty ones are `None`.
+    /// The node's run id as Sentinel last read it; `None` when it has not yet, or describes the master before.
     pub run_id: Option<String>,
     /// `s_down`.
     pub s_down: bool,

@@ -49,16 +49,20 @@ pub(super) async fn claim(
     }
     let epoch = after.get("config-epoch").and_then(|epoch| epoch.parse().ok());
     let epoch = epoch.ok_or_else(|| format!("{peer} gives no config-epoch"))?;
+    // From a promotion to the end of its failover GET names the new master, and MASTER still describes the old one
+    // (sentinel.c, `sentinelGetCurrentMasterAddress`).
+    let is_of_it = after.get("ip").is_none_or(|ip| *ip == reported.host)
+        && after.get("port").is_none_or(|port| *port == reported.port.to_string());
     let flags = after.remove("flags").unwrap_or_default();
     let flag = |wanted: &str| flags.split(',').any(|flag| flag == wanted);
     let number = |key: &str| after.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
     Ok(Claim {
         addr: map.resolve(&reported, limit).await.map_err(|error| error.to_string())?,
         epoch,
-        run_id: after.get("runid").filter(|id| !id.is_empty()).cloned(),
-        s_down: flag("s_down"),
-        o_down: flag("o_down"),
-        disconnected: flag("disconnected"),
+        run_id: after.get("runid").filter(|id| is_of_it && !id.is_empty()).cloned(),
+        s_down: is_of_it && flag("s_down"),
+        o_down: is_of_it && flag("o_down"),
+        disconnected: is_of_it && flag("disconnected"),
         failover: flag("failover_in_progress"),
         quorum: number("quorum"),
         other_sentinels: number("num-other-sentinels"),
@@ -266,6 +270,24 @@ mod tests {
         let found = role("Redis", Some(&reply), &AddressMap::default()).expect("a role");
         let replicas = vec![("10.0.0.2:6379".parse().expect("an address"), 90)];
         assert_eq!(found, Role::Master { offset: 100, replicas });
+    }
+
+    #[tokio::test]
+    async fn what_master_says_of_the_old_master_is_not_taken_for_the_new_one() {
+        let map = AddressMap::default();
+        let limit = Duration::from_secs(5);
+        let flags = "master,o_down,disconnected,failover_in_progress";
+        let fields = ["ip", "10.0.0.1", "port", "6379", "runid", "old", "flags", flags, "config-epoch", "6"];
+        let master = Value::Array(fields.map(bulk).to_vec());
+        let names = |host, port| Value::Array(vec![bulk(host), bulk(port)]);
+        let same = claim("Sentinel", "m", &master, &names("10.0.0.1", "6379"), &master, &map, limit).await;
+        let same = same.expect("a claim");
+        assert_eq!((same.run_id.as_deref(), same.o_down, same.disconnected), (Some("old"), true, true));
+        for new in [names("10.0.0.2", "6379"), names("10.0.0.1", "6380")] {
+            let claim = claim("Sentinel", "m", &master, &new, &master, &map, limit).await.expect("a claim");
+            assert_eq!((claim.run_id, claim.o_down, claim.disconnected), (None, false, false));
+            assert_eq!((claim.epoch, claim.failover), (6, true), "these are of the failover");
+        }
     }
 
     #[tokio::test]
