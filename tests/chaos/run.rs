@@ -152,11 +152,18 @@ fn judge(world: &World, fault: &Fault, findings: &Findings, samples: &[Sample]) 
     unless_zero(findings.hung, "requests without an answer");
     unless_zero(findings.silent.len() as u64, "clients that nobody serves");
     let mut tolerance = fault.tolerance();
-    if fault.kind == Kind::PlannedTwice && promoted_lame(world, samples) {
-        println!(
-            "    Sentinel promoted a replica at the very offset of its last copy: it had not followed its master yet"
-        );
-        tolerance = Tolerance::LostReplies;
+    if fault.kind == Kind::PlannedTwice {
+        if promoted_lame(world, samples) {
+            println!(
+                "    Sentinel promoted a replica at the very offset of its last copy: it had not followed its master yet"
+            );
+            tolerance = Tolerance::LostReplies;
+        } else if promoted_behind(world, samples) {
+            println!(
+                "    Sentinel promoted a replica that had less than its master had had before the failover was asked for"
+            );
+            tolerance = Tolerance::LostReplies;
+        }
     }
     if tolerance != Tolerance::Everything {
         unless_zero(findings.doubled, "requests that ran twice");
@@ -241,6 +248,16 @@ fn promoted_lame(world: &World, samples: &[Sample]) -> bool {
     let mut copies =
         log.lines().filter_map(|line| line.split_once("Full resync from master: ")?.1.trim().split_once(':'));
     copies.next_back().is_some_and(|(_, offset)| offset.parse() == Ok(promoted.inherited))
+}
+
+/// Whether the last promotion was that of a replica which lacked what its master had had before anybody asked for that
+/// failover. What was acknowledged by then may be missing, and what was under way may have run nowhere else.
+fn promoted_behind(world: &World, samples: &[Sample]) -> bool {
+    let promotions = promotions(samples);
+    let ([.., master, promoted], Some(asked)) = (&promotions[..], world.failover_asked.get()) else { return false };
+    let mut before = samples.iter().rev().filter(|sample| sample.node == master.node && sample.asked < asked);
+    // The last one may have been answered later; the one before that was answered before the last was asked.
+    before.nth(1).is_some_and(|before| before.is_master && before.offset > promoted.inherited)
 }
 
 /// Bytes of the old master's stream, as last sampled, that the new one did not inherit.

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub enum Kind {
     /// `SENTINEL FAILOVER`.
     Planned,
-    /// The same again as soon as the first is through.
+    /// The same again as soon as the first is through; perhaps while the epoch has to be waited for.
     PlannedTwice,
     /// `SENTINEL FAILOVER`, and in the middle of it one of the two masters is killed.
     PlannedThenKill,

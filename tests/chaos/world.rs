@@ -2,6 +2,7 @@
 //!
 //! Nothing waits without a limit; a limit that is exceeded is a violation or an error with what was seen last.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct World {
     pub proxy: Proxy,
     /// Where clients connect.
     pub door: ListenAddr,
+    /// When a planned failover was last asked for.
+    pub failover_asked: Cell<Option<Instant>>,
     _dir: TempDir,
     namespace: Option<Namespace>,
     hasty: bool,
@@ -67,7 +70,8 @@ impl World {
         let proxy = Proxy::start(&spec).await?;
         let is_unix = std::env::var_os("CHAOS_UNIX").is_some_and(|value| !value.is_empty());
         let door = if is_unix { ListenAddr::Unix(socket) } else { ListenAddr::Tcp(proxy.addr()) };
-        let world = World { cluster, proxy, door, _dir: dir, namespace, hasty };
+        let failover_asked = Cell::new(None);
+        let world = World { cluster, proxy, door, failover_asked, _dir: dir, namespace, hasty };
         world.hurry().await;
         world.wait_until_followed().await?;
         Ok(world)
@@ -87,6 +91,9 @@ impl World {
         match fault.kind {
             Kind::Planned => _ = self.fail_over(old).await?,
             Kind::PlannedTwice => {
+                if fault.twist {
+                    self.let_list_replicas(sentinel, false).await?;
+                }
                 let second = self.fail_over(old).await?;
                 pause(300).await;
                 self.fail_over(second).await?;
@@ -252,6 +259,9 @@ impl World {
                 server.restart().await?;
             }
         }
+        for sentinel in 0..SENTINELS {
+            self.let_list_replicas(sentinel, true).await?;
+        }
         self.hurry().await;
         self.cluster.wait_ready(Duration::from_secs(60)).await?;
         self.wait_until_sentinels_act().await?;
@@ -358,15 +368,28 @@ impl World {
 
     /// A planned failover away from `old`, to its end.
     pub async fn fail_over(&self, old: usize) -> Result<usize, Failure> {
+        self.failover_asked.set(Some(Instant::now()));
         self.cluster.failover(LIMIT).await?;
         match self.cluster.wait_for_master_change(old, Duration::from_secs(8)).await {
             Ok(new) => Ok(new),
             // Sentinel gave it up, as it may: once more.
             Err(_) => {
+                self.failover_asked.set(Some(Instant::now()));
                 self.cluster.failover(LIMIT).await?;
                 Ok(self.cluster.wait_for_master_change(old, LIMIT).await?)
             }
         }
+    }
+
+    /// Whether a Sentinel says what it knows of the replicas. While one does not, no promotion is followed before the
+    /// epoch has risen.
+    async fn let_list_replicas(&self, sentinel: usize, may: bool) -> Result<(), Failure> {
+        let rule = if may { "+sentinel|replicas" } else { "-sentinel|replicas" };
+        let request = ["ACL", "SETUSER", "default", rule];
+        Ok(until("a Sentinel to take a rule", LIMIT, async || {
+            self.cluster.ask_sentinel(sentinel, &request).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await?)
     }
 
     /// What the proxy and node `node` say to each other arrives this much later.
