@@ -202,6 +202,15 @@ impl Request {
         (self.blocks() && self.timeout > 0.0).then(|| self.timeout - (now - self.since).as_secs_f64())
     }
 
+    /// It would be sent again for a client that has said FIN.
+    fn is_let_go(&self, judgement: Judgement, seen: Seen) -> bool {
+        let goes_again = match &self.answer {
+            None => !(seen.front && judgement.partly_delivered),
+            Some(answer) => matches!(answer, Answer::Withheld { refused: true, .. }),
+        };
+        self.blocks() && judgement.half_closed && goes_again
+    }
+
     fn may_be_sent_again(&self, judgement: Judgement, seen: Seen) {
         let shown = self.bytes.escape_ascii();
         assert!(self.kept, "{shown} is sent again without its bytes");
@@ -557,7 +566,7 @@ impl Model {
         let mut again = again.iter().peekable();
         let unanswered = self.requests.iter().filter(|request| request.answer.is_none());
         let mut sent = unanswered.map(|request| request.given as u64).sum::<u64>() - judgement.unsent;
-        let (mut front, mut replayed, mut blocked) = (true, 0, false);
+        let (mut front, mut replayed, mut blocked, mut has_left) = (true, 0, false, false);
         for request in &mut self.requests {
             let size = request.given as u64;
             let reached = request.whole() && sent >= size && !blocked;
@@ -585,7 +594,12 @@ impl Model {
                     replayed += u64::from(request.whole());
                     request.answer = None;
                 }
-                None => request.answer = Some(request.answer_of(judgement, seen)),
+                // Nothing runs behind what blocks for a client that has left.
+                None if has_left => request.answer = Some(Answer::Close),
+                None => {
+                    has_left = request.is_let_go(judgement, seen);
+                    request.answer = Some(request.answer_of(judgement, seen));
+                }
             }
         }
         assert!(again.next().is_none(), "sent again out of order, twice, or though answered");
