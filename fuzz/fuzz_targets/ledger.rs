@@ -202,13 +202,17 @@ impl Request {
         (self.blocks() && self.timeout > 0.0).then(|| self.timeout - (now - self.since).as_secs_f64())
     }
 
-    /// It would be sent again for a client that has said FIN.
-    fn is_let_go(&self, judgement: Judgement, seen: Seen) -> bool {
-        let goes_again = match &self.answer {
-            None => !(seen.front && judgement.partly_delivered),
-            Some(answer) => matches!(answer, Answer::Withheld { refused: true, .. }),
-        };
-        self.blocks() && judgement.half_closed && goes_again
+    /// It ends the session, so that what is behind it is nobody's: half of its reply was delivered, it blocks for a
+    /// client that has said FIN, or it is an EXEC that may have run.
+    fn ends_session(&self, judgement: Judgement, seen: Seen) -> bool {
+        let is_let_go = self.blocks() && judgement.half_closed;
+        match &self.answer {
+            None => {
+                let is_lost = self.is_exec() && seen.reached;
+                (seen.front && judgement.partly_delivered) || is_let_go || is_lost
+            }
+            Some(answer) => is_let_go && matches!(answer, Answer::Withheld { refused: true, .. }),
+        }
     }
 
     fn may_be_sent_again(&self, judgement: Judgement, seen: Seen) {
@@ -566,8 +570,11 @@ impl Model {
         let mut again = again.iter().peekable();
         let unanswered = self.requests.iter().filter(|request| request.answer.is_none());
         let mut sent = unanswered.map(|request| request.given as u64).sum::<u64>() - judgement.unsent;
-        let (mut front, mut replayed, mut blocked, mut has_left) = (true, 0, false, false);
+        let (mut front, mut replayed, mut blocked, mut is_over) = (true, 0, false, false);
         for request in &mut self.requests {
+            if is_over {
+                break;
+            }
             let size = request.given as u64;
             let reached = request.whole() && sent >= size && !blocked;
             let seen = Seen { reached, untouched: sent == 0 || blocked, front };
@@ -578,11 +585,11 @@ impl Model {
                 // An old master that lived has answered all that it ran: it has not come further than what blocks.
                 blocked |= reached && request.waits() && judgement.replicated_until.is_some();
             }
-            let ends_queue = request.is_exec() || request.bytes == DISCARD;
+            // A queue that is sent again ends, though its EXEC is nil.
+            let is_nil = request.is_exec() && judgement.watching && !request.ends_session(judgement, seen);
+            let ends_queue = request.bytes == DISCARD || is_nil;
             match again.next_if(|(number, bytes)| *number == Some(request.number) || (ends_queue && bytes == DISCARD)) {
                 Some((None, _)) => {
-                    // A queue that is sent again ends, though its EXEC is nil.
-                    assert!(judgement.watching || request.bytes == DISCARD);
                     (request.bytes, request.given, request.kept) = (DISCARD.to_vec(), DISCARD.len(), true);
                     request.effect.class = Class::Connection;
                     replayed += 1;
@@ -594,13 +601,18 @@ impl Model {
                     replayed += u64::from(request.whole());
                     request.answer = None;
                 }
-                // Nothing runs behind what blocks for a client that has left.
-                None if has_left => request.answer = Some(Answer::Close),
                 None => {
-                    has_left = request.is_let_go(judgement, seen);
+                    is_over = request.ends_session(judgement, seen);
                     request.answer = Some(request.answer_of(judgement, seen));
                 }
             }
+        }
+        if is_over {
+            while matches!(self.requests.first().map(|front| &front.answer), Some(Some(answer)) if !matches!(answer, Answer::Withheld { .. }))
+            {
+                self.take_front();
+            }
+            return self.clear();
         }
         assert!(again.next().is_none(), "sent again out of order, twice, or though answered");
         assert_eq!(verdict.replayed, replayed);
