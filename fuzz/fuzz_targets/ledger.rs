@@ -208,7 +208,7 @@ impl Request {
         let is_let_go = self.blocks() && judgement.half_closed;
         match &self.answer {
             None => {
-                let is_lost = self.is_exec() && seen.reached;
+                let is_lost = self.is_exec() && seen.reached || self.queued && !self.is_exec();
                 (seen.front && judgement.partly_delivered) || is_let_go || is_lost
             }
             Some(answer) => is_let_go && matches!(answer, Answer::Withheld { refused: true, .. }),
@@ -274,6 +274,8 @@ impl Request {
         let has_time = self.left(judgement.now).is_none_or(|left| left > 0.0);
         let watched = self.is_exec() && judgement.watching;
         let let_go = self.blocks() && judgement.half_closed;
+        // Whether there is a queue to end, and whether a MULTI gone wrong closes first, is not known here.
+        let is_end = self.bytes == DISCARD;
         match self.answer.take() {
             None => {
                 let half = seen.front && judgement.partly_delivered;
@@ -284,6 +286,7 @@ impl Request {
                     && !half
                     && !watched
                     && !let_go
+                    && !is_end
                     && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
@@ -293,8 +296,12 @@ impl Request {
                 }
             }
             Some(Answer::Withheld { refused: true, .. }) => {
-                let must_go =
-                    self.kept && has_time && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
+                let must_go = self.kept
+                    && has_time
+                    && !watched
+                    && !let_go
+                    && !is_end
+                    && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was refused and given up");
                 Answer::MadeUp
             }
