@@ -23,7 +23,7 @@ help:
 	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy, 20 minutes (QUICK=1: two, nothing is written)"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
-	@echo "make fuzz    fuzz the scanner, the ledger and all that reads untrusted bytes (FUZZ_SECONDS=900 each)"
+	@echo "make fuzz    fuzz the scanner, the ledger, the session core and all that reads untrusted bytes (FUZZ_SECONDS=900 each)"
 
 demo:
 	@ci/install-deps demo

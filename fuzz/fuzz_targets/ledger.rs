@@ -202,6 +202,19 @@ impl Request {
         (self.blocks() && self.timeout > 0.0).then(|| self.timeout - (now - self.since).as_secs_f64())
     }
 
+    /// It ends the session, so that what is behind it is nobody's: half of its reply was delivered, it blocks for a
+    /// client that has said FIN, or it is an EXEC that may have run.
+    fn ends_session(&self, judgement: Judgement, seen: Seen) -> bool {
+        let is_let_go = self.blocks() && judgement.half_closed;
+        match &self.answer {
+            None => {
+                let is_lost = self.is_exec() && seen.reached || self.queued && !self.is_exec();
+                (seen.front && judgement.partly_delivered) || is_let_go || is_lost
+            }
+            Some(answer) => is_let_go && matches!(answer, Answer::Withheld { refused: true, .. }),
+        }
+    }
+
     fn may_be_sent_again(&self, judgement: Judgement, seen: Seen) {
         let shown = self.bytes.escape_ascii();
         assert!(self.kept, "{shown} is sent again without its bytes");
@@ -261,6 +274,8 @@ impl Request {
         let has_time = self.left(judgement.now).is_none_or(|left| left > 0.0);
         let watched = self.is_exec() && judgement.watching;
         let let_go = self.blocks() && judgement.half_closed;
+        // Whether there is a queue to end, and whether a MULTI gone wrong closes first, is not known here.
+        let is_end = self.bytes == DISCARD;
         match self.answer.take() {
             None => {
                 let half = seen.front && judgement.partly_delivered;
@@ -271,6 +286,7 @@ impl Request {
                     && !half
                     && !watched
                     && !let_go
+                    && !is_end
                     && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was given up");
                 match effect.duty {
@@ -280,8 +296,12 @@ impl Request {
                 }
             }
             Some(Answer::Withheld { refused: true, .. }) => {
-                let must_go =
-                    self.kept && has_time && !watched && !let_go && (self.tries <= MAX_TRIES || self.blocks());
+                let must_go = self.kept
+                    && has_time
+                    && !watched
+                    && !let_go
+                    && !is_end
+                    && (self.tries <= MAX_TRIES || self.blocks());
                 assert!(!must_go, "{shown} was refused and given up");
                 Answer::MadeUp
             }
@@ -557,8 +577,11 @@ impl Model {
         let mut again = again.iter().peekable();
         let unanswered = self.requests.iter().filter(|request| request.answer.is_none());
         let mut sent = unanswered.map(|request| request.given as u64).sum::<u64>() - judgement.unsent;
-        let (mut front, mut replayed, mut blocked) = (true, 0, false);
+        let (mut front, mut replayed, mut blocked, mut is_over) = (true, 0, false, false);
         for request in &mut self.requests {
+            if is_over {
+                break;
+            }
             let size = request.given as u64;
             let reached = request.whole() && sent >= size && !blocked;
             let seen = Seen { reached, untouched: sent == 0 || blocked, front };
@@ -569,11 +592,11 @@ impl Model {
                 // An old master that lived has answered all that it ran: it has not come further than what blocks.
                 blocked |= reached && request.waits() && judgement.replicated_until.is_some();
             }
-            let ends_queue = request.is_exec() || request.bytes == DISCARD;
+            // A queue that is sent again ends, though its EXEC is nil.
+            let is_nil = request.is_exec() && judgement.watching && !request.ends_session(judgement, seen);
+            let ends_queue = request.bytes == DISCARD || is_nil;
             match again.next_if(|(number, bytes)| *number == Some(request.number) || (ends_queue && bytes == DISCARD)) {
                 Some((None, _)) => {
-                    // A queue that is sent again ends, though its EXEC is nil.
-                    assert!(judgement.watching || request.bytes == DISCARD);
                     (request.bytes, request.given, request.kept) = (DISCARD.to_vec(), DISCARD.len(), true);
                     request.effect.class = Class::Connection;
                     replayed += 1;
@@ -585,8 +608,18 @@ impl Model {
                     replayed += u64::from(request.whole());
                     request.answer = None;
                 }
-                None => request.answer = Some(request.answer_of(judgement, seen)),
+                None => {
+                    is_over = request.ends_session(judgement, seen);
+                    request.answer = Some(request.answer_of(judgement, seen));
+                }
             }
+        }
+        if is_over {
+            while matches!(self.requests.first().map(|front| &front.answer), Some(Some(answer)) if !matches!(answer, Answer::Withheld { .. }))
+            {
+                self.take_front();
+            }
+            return self.clear();
         }
         assert!(again.next().is_none(), "sent again out of order, twice, or though answered");
         assert_eq!(verdict.replayed, replayed);

@@ -152,13 +152,7 @@ impl Ledger {
 
     /// Forgets every request of the client: nobody will look at the replies.
     pub fn forget_client(&mut self) {
-        if let Some(book) = &mut self.0 {
-            book.entries.retain(|entry| entry.origin == Origin::Proxy);
-            book.run = Run::default();
-            (book.answered, book.barred) = (0, false);
-            book.retained.clear();
-            self.recycle();
-        }
+        self.forget_unless(|entry| entry.origin == Origin::Proxy);
     }
 
     /// Replies to the proxy's own requests come next.
@@ -168,9 +162,15 @@ impl Ledger {
 
     /// Forgets every request.
     pub fn clear(&mut self) {
+        self.forget_unless(|_| false);
+    }
+
+    fn forget_unless(&mut self, is_kept: impl FnMut(&Entry) -> bool) {
         if let Some(book) = &mut self.0 {
-            book.entries.clear();
+            book.entries.retain(is_kept);
             book.run = Run::default();
+            (book.answered, book.barred) = (0, false);
+            book.retained.clear();
             self.recycle();
         }
     }
@@ -542,7 +542,7 @@ impl Ledger {
                 None | Some(Answer::Part(_)) => sent >= entry.size || entry.left_behind,
             };
             sent = sent.saturating_sub(if entry.is_answered() { 0 } else { entry.size });
-            let harmless = entry.effect.writes_nothing() || entry.queued;
+            let harmless = entry.effect.writes_nothing() || entry.queued || entry.effect.duty == Duty::Wait;
             let pop_is_lost = may_have_run && entry.pops() && on_lost_pop != OnLostPop::Resend;
             let policy = entry.policy(policy, on_lost_pop);
             entry.answer = Some(Box::new(match entry.effect.class {

@@ -20,8 +20,8 @@ mod held;
 pub mod ledger;
 mod moving;
 pub mod outbox;
-#[cfg(test)]
-mod pair;
+#[cfg(any(test, fuzzing))]
+pub mod pair;
 mod phase;
 mod replies;
 mod requests;

@@ -96,9 +96,7 @@ fn check(expect: Expect, reply: &[u8]) -> Result<bool, Refusal> {
         Expect::Queued => Err(Refusal::Other),
         Expect::Authenticated if auth::is_not_needed(reply) => Ok(true),
         Expect::Authenticated if is_error => Err(Refusal::Auth(line())),
-        Expect::Accepted if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-NOAUTH") => {
-            Err(Refusal::Auth(line()))
-        }
+        Expect::Accepted if is_error && auth::is_refused(reply) => Err(Refusal::Auth(line())),
         Expect::Accepted | Expect::Subscribed if is_error => Err(Refusal::Other),
         Expect::Authenticated | Expect::Accepted | Expect::Subscribed => Ok(false),
     }

@@ -110,6 +110,8 @@ pub(super) struct Fates {
     sent: u64,
     /// What stands in the queue that the next EXEC runs does nothing outside the data set.
     queue_stays_in_data_set: bool,
+    /// An earlier request blocks for a client that has left: the server runs nothing behind it.
+    has_left: bool,
 }
 
 impl Fates {
@@ -123,6 +125,7 @@ impl Fates {
             queues_again: false,
             sent: unanswered.saturating_sub(judgement.unsent),
             queue_stays_in_data_set: judgement.queue_stays_in_data_set,
+            has_left: false,
         }
     }
 
@@ -135,6 +138,9 @@ impl Fates {
 
     /// The entry's answer; `None` sends it again. `request` is what is retained of it.
     pub(super) fn of(&mut self, entry: &mut Entry, request: &[u8], verdict: &mut Verdict) -> Option<Answer> {
+        if self.has_left {
+            return Some(Answer::Close(CloseReason::ClientClosed));
+        }
         let first = std::mem::take(&mut self.first);
         let is_absent = self.is_absent(entry, request);
         match entry.answer.take().map(|answer| *answer) {
@@ -251,6 +257,7 @@ impl Fates {
         self.broken = true;
         if self.judgement.half_closed && entry.effect.class == Class::Blocking && !entry.queued {
             // The client may have left, and nobody would get what is popped.
+            self.has_left = true;
             return Some(Answer::Close(CloseReason::ClientClosed));
         }
         if entry.effect.duty == Duty::Exec && self.judgement.watching {

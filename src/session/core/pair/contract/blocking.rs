@@ -13,7 +13,7 @@ cases! {
     row::BLOCKED, &[Deed::Planned], a_pop_with_hardly_any_time_left_times_out;
     row::BLOCKED, ANY, a_time_out_in_the_outage_is_answered;
     row::BLOCKED, ANY, what_is_pipelined_behind_a_pop_waits;
-    row::BLOCKED, &[Deed::Planned], writes_behind_a_pop_run_once;
+    row::BLOCKED, &[Deed::Planned, Deed::Demotion], writes_behind_a_pop_run_once;
     row::BLOCKED, &[Deed::Planned], writes_behind_a_wait_run_once;
     row::BLOCKED, &[Deed::Planned], an_element_goes_to_one_of_two_pops;
     row::BLOCKED, &[Deed::Planned, Deed::Demotion], a_pop_that_is_let_go_is_answered;

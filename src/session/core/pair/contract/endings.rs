@@ -2,7 +2,7 @@
 
 use super::super::stage::words;
 use super::super::world::Act;
-use super::{ANY, DEATH, Deed, Scene, cases, row};
+use super::{ANY, DEATH, Deed, Scene, UNKNOWN, cases, row};
 use crate::drain::Stage as Drain;
 use crate::session::CloseReason;
 
@@ -32,6 +32,7 @@ cases! {
     row::DEADLINE, OUTAGE, a_silence_that_is_asked_for_late_is_refused;
     row::DEADLINE, OUTAGE, new_connections_are_told_at_once;
     row::DEADLINE, OUTAGE, a_blocked_pop_times_out;
+    row::DEADLINE, OUTAGE, a_wait_behind_a_pop_is_no_lost_write;
     row::DEADLINE, OUTAGE, a_sent_exec_ends_the_connection;
     row::DEADLINE, OUTAGE, a_held_exec_ends_the_connection;
     row::DEADLINE, OUTAGE, reads_of_an_outage_get_an_error;
@@ -316,6 +317,16 @@ fn a_blocked_pop_times_out(scene: &mut Scene) {
     let late = scene.stage.open();
     scene.say(late, "BRPOP k 1");
     scene.end(late);
+}
+
+/// Unlike the write behind it.
+fn a_wait_behind_a_pop_is_no_lost_write(scene: &mut Scene) {
+    let client = scene.open();
+    scene.say_all(client, &["BLPOP k 0", "WAIT 1 0", "INCR i"]);
+    scene.failover(client, &[]);
+    let nil_array = scene.nil_array();
+    scene.hear_all(client, &[nil_array, DOWN, UNKNOWN]);
+    assert_eq!(scene.sessions[client].counts.lost, 1);
 }
 
 fn a_sent_exec_ends_the_connection(scene: &mut Scene) {

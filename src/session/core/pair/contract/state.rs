@@ -3,6 +3,7 @@
 use super::super::stage::words;
 use super::super::world::Act;
 use super::{ANY, DEATH, Deed, Scene, UNKNOWN, cases, row};
+use crate::session::CloseReason;
 
 cases! {
     row::IDLE, ANY, reply_off_stays_off;
@@ -27,6 +28,9 @@ cases! {
     row::WRITE, &[Deed::Planned, Deed::Crash], what_a_client_gave_up_does_not_run_late;
     row::BLOCKED, ANY, a_pop_of_a_client_that_left_takes_nothing;
     row::BLOCKED, &[Deed::Planned], a_pop_of_a_client_that_left_behind_more_takes_nothing;
+    row::BLOCKED, &[Deed::Hang], a_pop_that_was_not_reached_takes_nothing_for_a_client_that_left;
+    row::SUBSCRIBED, &[Deed::Planned], hello_between_messages_is_answered_once;
+    row::IDLE, ANY, a_client_that_silences_replies_runs_its_writes_once;
     row::LARGE, DEATH, a_large_request_without_a_reply_changes_nothing;
 }
 
@@ -333,6 +337,56 @@ fn a_pop_of_a_client_that_left_takes_nothing(scene: &mut Scene) {
     scene.master_says("LLEN k", ":1");
     scene.master_says("EXISTS i", ":0");
     scene.end(client);
+    let session = &scene.sessions[client];
+    assert_eq!((session.ended, session.counts.lost), (Some(CloseReason::ClientClosed), 0));
+}
+
+/// Nobody is there to be given the element, though the new master has it.
+fn a_pop_that_was_not_reached_takes_nothing_for_a_client_that_left(scene: &mut Scene) {
+    let client = scene.open();
+    scene.direct(0, "RPUSH k x");
+    scene.arm();
+    scene.say_all(client, &["ECHO before", "BLPOP k 0", "INCR i"]);
+    scene.sessions[client].finish();
+    scene.done();
+    scene.hear(client, "$6 before");
+    scene.end(client);
+    scene.switched();
+    scene.master_says("LLEN k", ":1");
+    scene.master_says("EXISTS i", ":0");
+    let session = &scene.sessions[client];
+    assert_eq!((session.ended, session.counts.lost), (Some(CloseReason::ClientClosed), 0));
+}
+
+/// The protocol changes behind messages that are on their way in the old one.
+fn hello_between_messages_is_answered_once(scene: &mut Scene) {
+    let client = scene.open();
+    let confirmed = scene.push(&["subscribe", "c"], ":1");
+    scene.ask(client, "SUBSCRIBE c", &confirmed);
+    let [before, after] = ["before", "after"].map(|text| scene.push(&["message", "c", text], ""));
+    scene.world.play([(1, Act::Ask("PUBLISH c before".into()))]);
+    scene.run(2);
+    let pong = if scene.resp3 { "+PONG" } else { "*2 $4 pong $0" };
+    let (request, answer) = if scene.resp3 { ("HELLO 3", "%2 $5 proto :3 $4 role $6 master") } else { ("PING", pong) };
+    scene.failover(client, &[request]);
+    scene.hear(client, &before);
+    scene.hear(client, answer);
+    scene.switched();
+    scene.direct(1, "PUBLISH c after");
+    scene.hear(client, &after);
+    scene.ask(client, "PING", pong);
+}
+
+/// What is said in silence is not sent again where it may have run.
+fn a_client_that_silences_replies_runs_its_writes_once(scene: &mut Scene) {
+    let client = scene.open();
+    scene.ask(client, "SET i 1", "+OK");
+    scene.say_all(client, &["CLIENT REPLY OFF", "INCR i"]);
+    scene.run(5);
+    scene.failover(client, &[]);
+    scene.switched();
+    scene.say_all(client, &["INCR i", "CLIENT REPLY SKIP", "CLIENT REPLY ON", "CLIENT REPLY SKIP", "INCR i", "GET i"]);
+    scene.hear_all(client, &["+OK", "$1 4"]);
 }
 
 /// What is behind it was not sent yet, and its FIN is not kept back for that.

@@ -337,8 +337,8 @@ impl Server {
             "ID" => return Some(Reply::Number(id as i64)),
             "GETNAME" if connection.name.is_empty() => return Some(Reply::Nil),
             "GETNAME" => return Some(Reply::bulk(&connection.name)),
-            "SETNAME" => connection.name = args[1].clone(),
-            "SETINFO" => {
+            "SETNAME" if args.len() == 2 => connection.name = args[1].clone(),
+            "SETINFO" if args.len() == 3 => {
                 _ = connection.told.insert(format!("SETINFO {}", String::from_utf8_lossy(&option)), args[2].clone())
             }
             "NO-EVICT" => _ = connection.told.insert(kind, option),
@@ -423,7 +423,8 @@ impl Server {
                 (&words[words.len() - 1], Wait::Pop { keys, end: end(side)?, to: None })
             }
         };
-        let timeout = number::<f64>(timeout).map_err(|_| "ERR timeout is not a float or out of range".to_owned())?;
+        let timeout = number::<f64>(timeout).ok().filter(|timeout| timeout.is_finite() && timeout.abs() < 1e9);
+        let timeout = timeout.ok_or("ERR timeout is not a float or out of range")?;
         if let Some(reply) = self.pop_for(self.connections[&id].db, &on) {
             return Ok(Some(reply));
         }
@@ -461,7 +462,7 @@ impl Server {
             return Some(Reply::Number(count as i64));
         }
         self.turns += 1;
-        let until = (millis > 0).then(|| now + Duration::from_millis(millis));
+        let until = (millis > 0).then(|| now + Duration::from_millis(millis.min(1 << 40)));
         let blocked = Blocked { on: Wait::Replicas(wanted), until, turn: self.turns, request: words.clone() };
         self.connection(id).blocked = Some(blocked);
         None

@@ -163,7 +163,7 @@ impl Data {
             }
             "SETRANGE" => {
                 let mut text = old.unwrap_or_default();
-                let at: usize = number(&args[1])?;
+                let at = number::<u32>(&args[1])? as usize % (1 << 20);
                 text.resize(text.len().max(at + args[2].len()), 0);
                 text[at..at + args[2].len()].copy_from_slice(&args[2]);
                 set(text.clone());
@@ -175,7 +175,7 @@ impl Data {
                     "DECR" => -1,
                     _ => number(&args[1])?,
                 };
-                let sum = old.map_or(Ok(0), |text| number::<i64>(&text))? + by;
+                let sum = old.map_or(Ok(0), |text| number::<i64>(&text))?.checked_add(by).ok_or(NOT_A_NUMBER)?;
                 set(sum.to_string().into_bytes());
                 Reply::Number(sum)
             }
@@ -214,7 +214,8 @@ impl Data {
                 };
                 let mut popped = Vec::new();
                 for _ in 0..number::<usize>(count)? {
-                    popped.extend(self.pop(db, key, end)?.map(Reply::Bulk));
+                    let Some(element) = self.pop(db, key, end)? else { break };
+                    popped.push(Reply::Bulk(element));
                 }
                 if popped.is_empty() { Reply::NilArray } else { Reply::Array(popped) }
             }

@@ -12,7 +12,7 @@ use super::{Reply, Role, Server, Words};
 impl Server {
     pub(super) fn script(&mut self, args: &[Vec<u8>]) -> Reply {
         match args[0].to_ascii_uppercase().as_slice() {
-            b"LOAD" => Reply::bulk(self.learn(&args[1])),
+            b"LOAD" if args.len() == 2 => Reply::bulk(self.learn(&args[1])),
             b"FLUSH" => {
                 self.scripts.clear();
                 Reply::ok()
