@@ -23,8 +23,12 @@ pub struct Sample {
     pub is_master: bool,
     /// `master_repl_offset`
     pub offset: i64,
+    /// The beginning of `master_replid`: which history `offset` counts in.
+    pub history: u64,
     /// `second_repl_offset − 1`: what it had of the stream before it was promoted.
     pub inherited: i64,
+    /// The beginning of `master_replid2`: which history that was.
+    pub inherited_history: u64,
 }
 
 /// The sampler; its thread ends with the program.
@@ -94,11 +98,14 @@ async fn listen(
 
 fn read(node: usize, asked: Instant, info: &str) -> Option<Sample> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let history = |name: &str| u64::from_str_radix(field(name)?.get(..16)?, 16).ok();
     Some(Sample {
         node,
         asked,
         is_master: field("role")? == "master",
         offset: field("master_repl_offset")?.parse().ok()?,
+        history: history("master_replid")?,
         inherited: field("second_repl_offset")?.parse::<i64>().ok()? - 1,
+        inherited_history: history("master_replid2")?,
     })
 }

@@ -209,8 +209,14 @@ fn inexcusable(missing: &Missing, samples: &[Sample], published: &[Instant]) -> 
         let late = missing.began.duration_since(*last);
         return Some(format!("it was sent {} ms after the proxy had published the last master", late.as_millis()));
     }
-    // Offsets go on from master to master: every node that was promoted after it must have had it.
-    let lost_by = promotions.iter().position(|promoted| promoted.asked > missing.acknowledged)?;
+    let mut lost_by = promotions.iter().position(|promoted| promoted.asked > missing.acknowledged)?;
+    // The proxy may have followed the next master before it was sampled as one: then it ran there.
+    while published.get(lost_by).is_some_and(|at| missing.began > *at) {
+        lost_by += 1;
+    }
+    if lost_by >= promotions.len() || published.get(lost_by).is_some_and(|at| missing.acknowledged > *at) {
+        return None;
+    }
     let source = match lost_by.checked_sub(1) {
         None => samples.iter().find(|sample| sample.is_master)?.node,
         // Sent before the proxy knew that master, it may have gone to the one before.
@@ -222,7 +228,17 @@ fn inexcusable(missing: &Missing, samples: &[Sample], published: &[Instant]) -> 
     if after.offset < before.offset {
         return None; // restarted: it counts from the beginning
     }
-    let had: Vec<i64> = promotions[lost_by..].iter().map(|promoted| promoted.inherited).collect();
+    // Offsets go on from master to master: every node that was promoted after it, and goes on with its history, must have
+    // had it. One that goes on with an older history never followed that master, and nobody can say what it lacks.
+    let mut lineage = vec![after.history];
+    let mut had = Vec::new();
+    for promoted in &promotions[lost_by..] {
+        if !lineage.contains(&promoted.inherited_history) {
+            return None;
+        }
+        lineage.push(promoted.history);
+        had.push(promoted.inherited);
+    }
     (after.is_master && had.iter().all(|inherited| after.offset <= *inherited))
         .then(|| format!("its master's offset was {} after it, the replicas promoted since had {had:?}", after.offset))
 }
