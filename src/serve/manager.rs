@@ -34,12 +34,15 @@ pub(super) struct Manager {
     is_ending: bool,
     reloading: Option<Outcome>,
     next_look: Instant,
+    /// Never without a watchdog.
+    next_feed: Option<Instant>,
 }
 
 impl Manager {
     /// Of a process that begins to serve; nothing is said yet.
     pub(super) fn new(upstream: Arc<Upstream>, open: Arc<AtomicUsize>, watchdog: Watchdog) -> Manager {
         let (now, changed) = (Instant::now(), upstream.topology.subscribe());
+        let next_feed = watchdog.every().map(|every| now + every);
         Manager {
             notices: Notices::new(now),
             watchdog,
@@ -51,6 +54,7 @@ impl Manager {
             is_ending: false,
             reloading: None,
             next_look: now,
+            next_feed,
         }
     }
 
@@ -75,9 +79,10 @@ impl Manager {
                 self.look();
                 return say(&[NotifyState::Ready]);
             }
-            () = tokio::time::sleep_until(self.next_look.into()) => {
-                self.next_look = Instant::now() + self.watchdog.every().map_or(LOOK_EVERY, |every| every.min(LOOK_EVERY));
-                self.feed();
+            () = tokio::time::sleep_until(self.next_look.into()) => self.next_look = Instant::now() + LOOK_EVERY,
+            () = due(self.next_feed) => {
+                self.next_feed = self.watchdog.every().map(|every| Instant::now() + every);
+                return self.feed();
             }
         }
         self.look();
@@ -122,9 +127,6 @@ impl Manager {
 
     /// Once each thread has turned, and control has looked.
     fn feed(&mut self) {
-        if self.watchdog.every().is_none() {
-            return;
-        }
         let mut stuck = self.watchdog.stuck();
         if self.upstream.topology.is_unwatched(Instant::now()) && !stuck.contains(&"control") {
             stuck.push("control");
@@ -144,6 +146,13 @@ pub fn not_started(why: &str) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         say(&[NotifyState::Status(&why.replace('\n', " "))]);
         std::thread::sleep(FAILED_FOR);
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -73,6 +73,7 @@ async fn run(world: &mut World, is_crash: bool) {
     table.none("other errors", errors.len());
     table.none("refused", count(Ending::Refused) + logs.iter().map(|log| log.refused).sum::<usize>());
     table.note("visits", visits.len());
+    table.note("visits whose write had a lost reply", count(Ending::Unknown));
     table.none("visits that ended wrong or not at all", count(Ending::Wrong) + count(Ending::TimedOut));
     table.median("all served again after", waits, Duration::from_secs(if is_crash { 10 } else { 5 }));
 }

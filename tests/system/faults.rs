@@ -151,8 +151,10 @@ fn task_of(pid: u32, thread: &str) -> Option<u32> {
 
 /// Until the returned process ends (ptrace(2): the thread stops, and nobody lets it go on).
 fn stop_thread(task: u32) -> Child {
-    let script = "import ctypes, sys, time\nlibc = ctypes.CDLL(None, use_errno=True)\n\
-                  assert libc.ptrace(16, int(sys.argv[1]), None, None) == 0, ctypes.get_errno()\ntime.sleep(60)";
+    // Its end is to be reaped by whoever traces it (0x40000000: __WALL).
+    let script = "import ctypes, os, sys\ntask = int(sys.argv[1])\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+                  assert libc.ptrace(16, task, None, None) == 0, ctypes.get_errno()\n\
+                  while os.WIFSTOPPED(os.waitpid(task, 0x40000000)[1]): pass";
     Command::new("python3").args(["-c", script, &task.to_string()]).spawn().expect("python3 runs")
 }
 

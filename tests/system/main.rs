@@ -1,8 +1,8 @@
 //! switchmaster as a service of a really booted Debian: restarts and crashes under load, by the units in contrib.
 //!
 //! `make test-system` builds the system in a folder, enters a network of its own and runs this; without that
-//! (`SYSTEM_DIR` is not set) nothing is tested, and it says so. Arguments choose scenarios by parts of their names;
-//! `SYSTEM_ROUNDS` is how often each fault happens. Redis and the Sentinels run beside the container, in the same network.
+//! (`SYSTEM_DIR` is not set) nothing is tested, and it says so. Arguments choose scenarios by their names;
+//! `SYSTEM_ROUNDS` is how often each fault happens, `SYSTEM_VISITS` how many clients come in a second. Redis and the Sentinels run beside the container, in the same network.
 
 mod failover;
 mod faults;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(world: &mut World, wanted: &[String]) {
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name == part);
     macro_rules! scenarios {
         ($($name:literal: $scenario:expr,)*) => {$(
             if is_wanted($name) {

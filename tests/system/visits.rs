@@ -27,7 +27,9 @@ pub enum Ending {
     Reset,
     /// A close between two requests.
     Closed,
-    /// An error, or another value than was written.
+    /// A write whose reply was lost.
+    Unknown,
+    /// Another error, or a reply of another kind.
     Wrong,
     TimedOut,
 }
@@ -95,8 +97,7 @@ async fn visit(number: u64, socket: Option<PathBuf>) -> Visit {
     let mut replies = 0;
     let outcome = tokio::time::timeout(PATIENCE, page(number, socket, &mut replies)).await;
     let ending = match outcome {
-        Ok(Ok(true)) => Ending::Served,
-        Ok(Ok(false)) => Ending::Wrong,
+        Ok(Ok(ending)) => ending,
         Ok(Err(error)) => match error.kind() {
             // The folder is there; the socket is not.
             ErrorKind::ConnectionRefused | ErrorKind::NotFound => Ending::Refused,
@@ -109,7 +110,7 @@ async fn visit(number: u64, socket: Option<PathBuf>) -> Visit {
     Visit { began, took: began.elapsed(), ending }
 }
 
-async fn page(number: u64, socket: Option<PathBuf>, replies: &mut u32) -> io::Result<bool> {
+async fn page(number: u64, socket: Option<PathBuf>, replies: &mut u32) -> io::Result<Ending> {
     let mut wire = match socket {
         Some(socket) => Wire::connect_unix(&socket).await?,
         None => Wire::connect(listen()).await?,
@@ -124,13 +125,14 @@ async fn page(number: u64, socket: Option<PathBuf>, replies: &mut u32) -> io::Re
             Reply::Simple(_) => {}
             // Another page may have written since.
             Reply::Bulk(_) if request[0] == "GET" => {}
+            Reply::Error(text) if text.starts_with("UNKNOWNRESULT") => return Ok(Ending::Unknown),
             other => {
                 println!("    {request:?}: {other}");
-                return Ok(false);
+                return Ok(Ending::Wrong);
             }
         }
     }
-    Ok(true)
+    Ok(Ending::Served)
 }
 
 /// Those of every client.
