@@ -45,9 +45,12 @@ impl Manager {
         let mut command = Command::new("sh");
         command.arg("-c").arg("exec \"$0\" serve 3<&0 </dev/null").arg(&self.spec.binary);
         command.envs(self.spec.environment.iter().map(|(name, value)| (name, value)));
-        command.envs(environment.iter().copied());
         command.env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", self.dir.path().join("notify"));
-        command.env("SWITCHMASTER_ADMIN", "off").env("STATE_DIRECTORY", self.dir.path());
+        command
+            .env("SWITCHMASTER_ADMIN", "off")
+            .env("SWITCHMASTER_LISTEN", "127.0.0.1:0")
+            .env("STATE_DIRECTORY", self.dir.path());
+        command.envs(environment.iter().copied());
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         Service(command.stdin(Stdio::from(socket)).stderr(log).spawn().unwrap())
     }
@@ -103,7 +106,7 @@ async fn who_connects_during_a_restart_or_after_a_crash_waits_for_the_next_proce
     let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
     let manager = Manager::new(&cluster);
     // Configured is another port: the manager's is served all the same.
-    let own = [("SWITCHMASTER_LISTEN", "127.0.0.1:0"), ("SWITCHMASTER_WORKERS", "3")];
+    let own = [("SWITCHMASTER_WORKERS", "3"), ("NOTIFY_SOCKET", "")];
     let mut before = None;
     for round in 0..4 {
         let mut service = manager.start(&own);
