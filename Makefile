@@ -13,7 +13,9 @@ FROM ?=
 PLANNED ?=
 KINDS ?=
 
-.PHONY: help demo test prove lint bench matrix fuzz chaos
+SYSTEM_ARGS ?=
+
+.PHONY: help demo test prove lint bench matrix fuzz chaos test-system
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -23,6 +25,7 @@ help:
 	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy, 20 minutes (QUICK=1: two, nothing is written)"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
+	@echo "make test-system  restarts and crashes as a service of a booted Debian (root, systemd-nspawn; SYSTEM_ARGS=restart)"
 	@echo "make fuzz    fuzz the scanner, the ledger, the session core and all that reads untrusted bytes (FUZZ_SECONDS=900 each)"
 
 demo:
@@ -76,3 +79,7 @@ chaos:
 	@ci/install-deps chaos
 	@CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_FROM=$(FROM) CHAOS_PLANNED=$(PLANNED) CHAOS_KINDS=$(KINDS) \
 		$(CARGO) test --release --locked --test chaos
+
+# TEST_SYSTEM_DIR: the folder with the system, which is built once. SYSTEM_ROUNDS=3: each fault so often.
+test-system:
+	@ci/test-system $(SYSTEM_ARGS)

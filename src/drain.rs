@@ -13,6 +13,9 @@ pub enum Stage {
     Serving,
     /// All are served as before, also who comes now; what takes long and was under way when this began is waited for.
     Settling,
+    /// Nobody is accepted: who comes waits for the next process, for which there is no reason to hurry those who are about to
+    /// leave anyway. Sessions that nothing was asked of for a moment end. Only where listeners outlive this process.
+    Quieting,
     /// Nobody is accepted. Sessions end between requests.
     Ending,
     /// No request is begun any more: sessions end when they are owed nothing.

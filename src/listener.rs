@@ -18,14 +18,14 @@ const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already. Runs on the worker's
-/// thread.
+/// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already, unless they can wait for
+/// the next process. Runs on the worker's thread.
 pub async fn run(listener: Listener, worker: Arc<Worker>, mut drain: drain::Watch) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.reached(Stage::Ending) => break,
+            () = drain.reached(Stage::Quieting) => break,
         };
         match accepted {
             Ok(client) => {
@@ -39,6 +39,9 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, mut drain: drain::Watc
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
+    }
+    if listener.outlives_us() {
+        return;
     }
     // They get a FIN; closing the listener would reset them.
     let last = async {

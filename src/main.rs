@@ -57,8 +57,11 @@ fn main() -> ExitCode {
     let loaded = match Config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            for problem in problems.0 {
+            for problem in &problems.0 {
                 fail(EXIT_USAGE, &problem.to_string());
+            }
+            if matches!(cli.verb, None | Some(Verb::Serve)) {
+                serve::not_started(&problems.to_string());
             }
             return ExitCode::from(EXIT_USAGE);
         }
@@ -176,8 +179,16 @@ fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCo
     }
     match serve::run(loaded, ConfigSource { read: Arc::new(move || Config::load(&sources)), set_log_level }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(serve::Error::Io(error)) => fail(EXIT_UNAVAILABLE, &error.to_string()),
-        Err(serve::Error::Sentinel(error)) => fail(EXIT_USAGE, &error.to_string()),
+        Err(error) => {
+            let code = match error {
+                serve::Error::Io(_) => EXIT_UNAVAILABLE,
+                serve::Error::Sentinel(_) => EXIT_USAGE,
+                serve::Error::Panicked(_) => return fail(EXIT_INTERNAL, &error.to_string()),
+            };
+            let code = fail(code, &error.to_string());
+            serve::not_started(&error.to_string());
+            code
+        }
     }
 }
 

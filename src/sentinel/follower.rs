@@ -67,6 +67,10 @@ impl Follower {
         let task = Task { at, known: Vec::new(), context, out, poll: poll.clone(), orders: order_receiver };
         Follower { poll, orders, task: tokio::spawn(task.run()) }
     }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
 }
 
 struct Task {

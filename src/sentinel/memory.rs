@@ -1,12 +1,14 @@
 //! The last verified master, kept in a small file across restarts.
 //!
 //! It raises the epoch below which nothing is believed, and says to the next run which data and which Sentinels are ours; a
-//! missing or broken file costs nothing but that, and files of before read as ones that know less.
+//! missing or broken file costs nothing but that, and files of before read as ones that know less. At every instant it is
+//! whole, whatever ends this process; and, once it is synced, whatever ends the host.
 
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -62,7 +64,11 @@ impl Memory {
             Err(error) => return Err(error),
         };
         let memory: Memory = serde_json::from_str(&text)?;
-        Ok((memory.name == name).then_some(memory))
+        if memory.name != name {
+            let text = format!("{} is of the master {:?}", path.display(), memory.name);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(Some(memory))
     }
 
     /// The only master that is remembered in `dir`, for a start that knows no name and hears no Sentinel.
@@ -96,48 +102,70 @@ struct Kept {
     writing: Mutex<()>,
     /// The number of the newest that is in its file.
     number: Mutex<u64>,
+    /// The last one could not be written, which was logged.
+    is_failing: AtomicBool,
 }
 
 impl Keeper {
-    /// Keeps `memory` in `dir`. One with a candidate is in its file when this returns, for sessions go there next; it need
-    /// only outlast the process. Any other one is written and synced in the background, as a disk may take its time.
+    /// Keeps `memory` in `dir`: written and synced in the background, as a disk may take its time. One with a candidate is in
+    /// its file already when this returns, for sessions go there next: it outlasts this process, and soon the host.
     ///
-    /// Needs a tokio runtime. What cannot be written is logged.
+    /// Needs a tokio runtime. What cannot be written is logged, once until something can.
     pub fn keep(&mut self, dir: &Path, memory: &Memory) {
         self.last += 1;
         let (number, kept) = (self.last, self.kept.clone());
         let (dir, memory) = (dir.to_owned(), memory.clone());
         if memory.candidate.is_some() {
-            put(&dir, &memory, number, &kept);
-        } else {
-            tokio::task::spawn_blocking(move || put(&dir, &memory, number, &kept));
+            put(&dir, &memory, number, &kept, Sync::Later);
         }
+        tokio::task::spawn_blocking(move || put(&dir, &memory, number, &kept, Sync::Now));
     }
 }
 
-fn put(dir: &Path, memory: &Memory, number: u64, kept: &Kept) {
-    if let Err(error) = write(dir, memory, number, kept) {
-        tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
+/// Whether it is on the disk when it is in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    Now,
+    Later,
+}
+
+fn put(dir: &Path, memory: &Memory, number: u64, kept: &Kept, sync: Sync) {
+    let written = write(dir, memory, number, kept, sync);
+    let was_failing = kept.is_failing.swap(written.is_err(), Ordering::Relaxed);
+    match written {
+        Err(error) if !was_failing => {
+            tracing::warn!("the master cannot be remembered in {}: {error}", dir.display());
+        }
+        Ok(()) if was_failing => tracing::info!("the master is remembered in {} again", dir.display()),
+        _ => {}
     }
 }
 
 /// Writes a new file beside the old one and renames it over, unless a newer one is there.
-fn write(dir: &Path, memory: &Memory, number: u64, kept: &Kept) -> io::Result<()> {
+fn write(dir: &Path, memory: &Memory, number: u64, kept: &Kept, sync: Sync) -> io::Result<()> {
     let path = Memory::path(dir, &memory.name);
-    let is_synced = memory.candidate.is_none();
-    let _turn = is_synced.then(|| kept.writing.lock().unwrap_or_else(PoisonError::into_inner));
-    let fresh = path.with_extension(if is_synced { "new" } else { "candidate" });
-    let mut file = fs::File::create(&fresh)?;
+    let _turn = (sync == Sync::Now).then(|| kept.writing.lock().unwrap_or_else(PoisonError::into_inner));
+    let fresh = path.with_extension(if sync == Sync::Now { "new" } else { "candidate" });
+    let renamed = fill(&fresh, memory, sync).and_then(|()| {
+        let mut newest = kept.number.lock().unwrap_or_else(PoisonError::into_inner);
+        if number < *newest {
+            return fs::remove_file(&fresh);
+        }
+        *newest = number;
+        fs::rename(&fresh, &path)
+    });
+    if renamed.is_err() {
+        let _ = fs::remove_file(&fresh); // a part of it, on a disk that is full
+    } else if sync == Sync::Now {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    renamed
+}
+
+fn fill(path: &Path, memory: &Memory, sync: Sync) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
     file.write_all(serde_json::to_string(memory)?.as_bytes())?;
-    if is_synced {
-        file.sync_data()?;
-    }
-    let mut newest = kept.number.lock().unwrap_or_else(PoisonError::into_inner);
-    if number < *newest {
-        return fs::remove_file(fresh);
-    }
-    *newest = number;
-    fs::rename(fresh, path)
+    if sync == Sync::Now { file.sync_data() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -163,7 +191,8 @@ mod tests {
         };
         for candidate in [None, Some(addr)] {
             let memory = Memory { candidate, ..memory.clone() };
-            write(dir.path(), &memory, 1, &kept).expect("writes");
+            write(dir.path(), &memory, 1, &kept, Sync::Later).expect("writes");
+            write(dir.path(), &memory, 1, &kept, Sync::Now).expect("writes");
             assert_eq!(Memory::read(dir.path(), "m").expect("reads"), Some(memory.clone()));
             assert_eq!(Memory::only(dir.path()), Some(memory));
         }
@@ -174,9 +203,53 @@ mod tests {
         assert_eq!((old.epoch, old.history.len()), (7, 0));
         fs::write(&file, "{").expect("writes");
         assert!(Memory::read(dir.path(), "m").is_err());
-        write(dir.path(), &Memory { name: "n".into(), ..old }, 1, &kept).expect("writes");
+        write(dir.path(), &Memory { name: "n".into(), ..old }, 1, &kept, Sync::Now).expect("writes");
         assert_eq!(Memory::only(dir.path()), None, "one of two is no one's");
     }
+
+    #[test]
+    fn a_file_of_another_master_is_refused_and_so_is_what_is_no_file() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = Memory::path(dir.path(), "m");
+        fs::write(&file, r#"{"name":"n","addr":"127.0.0.1:1","epoch":7}"#).expect("writes");
+        let error = Memory::read(dir.path(), "m").expect_err("it is not ours");
+        assert!(error.to_string().contains("is of the master \"n\""), "{error}");
+        fs::remove_file(&file).expect("removes");
+        fs::create_dir(&file).expect("creates");
+        assert!(Memory::read(dir.path(), "m").is_err());
+    }
+
+    #[test]
+    fn at_every_instant_the_file_is_whole_also_where_writing_fails() {
+        const WRITES: u64 = 300;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (dir, kept) = (dir.path(), Kept::default());
+        let text = r#"{"name":"m","addr":"127.0.0.1:1","epoch":1}"#;
+        let memory: Memory = serde_json::from_str(text).expect("parses");
+        write(dir, &memory, 1, &kept, Sync::Now).expect("writes");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 2..WRITES {
+                    // Longer and shorter ones, and some that cannot be written.
+                    let history = vec!["x".repeat(40); (number % 50) as usize];
+                    let sync = if number % 2 == 0 { Sync::Now } else { Sync::Later };
+                    let blocked = (number % 10 == 0).then(|| dir.join("master-m.new"));
+                    blocked.iter().for_each(|path| fs::create_dir(path).expect("creates"));
+                    let written = write(dir, &Memory { epoch: number, history, ..memory.clone() }, number, &kept, sync);
+                    assert_eq!(written.is_err(), blocked.is_some());
+                    blocked.iter().for_each(|path| fs::remove_dir(path).expect("removes"));
+                }
+            });
+            let mut last = 0;
+            while !writer.is_finished() {
+                let epoch = Memory::read(dir, "m").expect("it is whole").expect("it is there").epoch;
+                assert!(epoch >= last, "{epoch} after {last}");
+                last = epoch;
+            }
+        });
+        assert_eq!(fs::read_dir(dir).expect("a folder").count(), 1, "nothing is left beside it");
+    }
+
     #[test]
     fn what_is_older_never_replaces_what_is_newer() {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -184,7 +257,7 @@ mod tests {
         let text = r#"{"name":"m","addr":"127.0.0.1:1","epoch":7}"#;
         let memory: Memory = serde_json::from_str(text).expect("parses");
         for (number, epoch) in [(2, 8), (1, 7)] {
-            write(dir.path(), &Memory { epoch, ..memory.clone() }, number, &kept).expect("writes");
+            write(dir.path(), &Memory { epoch, ..memory.clone() }, number, &kept, Sync::Now).expect("writes");
         }
         let found = Memory::read(dir.path(), "m").expect("reads").expect("a file");
         assert_eq!(found.epoch, 8);

@@ -53,6 +53,10 @@ impl Prober {
         Prober { watch, now, task: tokio::spawn(task.run()) }
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     pub(super) fn pace(&self, how: Pace) {
         self.watch.send_if_modified(|current| std::mem::replace(current, how) != how);
     }

@@ -150,9 +150,10 @@ impl Task {
         }
     }
 
-    /// Tasks for the Sentinels and nodes that the view wants, and no others.
+    /// Tasks for the Sentinels and nodes that the view wants, and no others. One that a panic has ended is made anew.
     fn reconcile(&mut self) {
-        self.followers.retain(|at, _| self.tracker.sentinels().any(|wanted| wanted == at));
+        self.followers
+            .retain(|at, follower| !follower.has_ended() && self.tracker.sentinels().any(|wanted| wanted == at));
         for at in self.tracker.sentinels() {
             if !self.followers.contains_key(at) {
                 let follower = Follower::spawn(at.clone(), self.context.clone(), self.out.clone());
@@ -160,7 +161,7 @@ impl Task {
             }
         }
         let nodes = self.tracker.nodes(Instant::now());
-        self.probers.retain(|addr, _| nodes.contains_key(addr));
+        self.probers.retain(|addr, prober| !prober.has_ended() && nodes.contains_key(addr));
         for (addr, how) in nodes {
             match self.probers.get(&addr) {
                 Some(prober) => prober.pace(how),

@@ -14,7 +14,7 @@ use super::control::Control;
 use super::descriptors::Share;
 use super::reload::{Reach, Reloader, Request};
 use super::worker::{self, Relaying};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Listen, Loaded};
 use crate::drain;
 use crate::metrics::WorkerCounters;
 use crate::net::{Bound, ListenAddr, SocketFile, Spare};
@@ -25,6 +25,8 @@ use crate::upstream::Upstream;
 /// A proxy that is ready to run.
 pub struct App {
     pub(super) clients: Vec<ListenAddr>,
+    /// Clients can wait at one of the listeners for the next process.
+    pub(super) outlived: bool,
     pub(super) admin: Option<ListenAddr>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) open: Arc<AtomicUsize>,
@@ -49,7 +51,8 @@ struct Common {
 impl App {
     /// Builds what `loaded` describes around the sockets that were bound for it.
     pub fn build(loaded: Loaded, source: ConfigSource, sockets: Sockets) -> App {
-        let Sockets { clients, queues, files, admin, share } = sockets;
+        let outlived = sockets.outlive_us();
+        let Sockets { listens, clients, queues, files, admin, share } = sockets;
         let config = loaded.config.clone();
         let following = &config.sentinel;
         let name = following.master_name.as_deref();
@@ -58,7 +61,8 @@ impl App {
         let (drain, drain_watch) = drain::channel();
         let counters: Arc<[Arc<WorkerCounters>]> = queues.iter().map(|_| Arc::default()).collect();
         let workers = counters.iter().zip(queues);
-        let worker = |(counters, queues)| common.worker(&config, &share, counters, queues, drain_watch.clone());
+        let worker =
+            |(counters, queues)| common.worker(&config, &listens, &share, counters, queues, drain_watch.clone());
         let workers: Vec<Relaying> = workers.map(worker).collect();
 
         let tcp = |addr: &ListenAddr| if let ListenAddr::Tcp(addr) = addr { Some(*addr) } else { None };
@@ -66,7 +70,8 @@ impl App {
         let parts = watch::Sender::new(sentinel::Parts::new(&config, own));
         let configured = parts.subscribe();
         let Common { open, spare, .. } = common;
-        let reach = Reach::new(&config, &workers, upstream.clone(), (spare, share), parts);
+        let others = listens[config.listen.len()..].to_vec();
+        let reach = Reach::new(&config, others, &workers, upstream.clone(), (spare, share), parts);
         let grace = reach.grace.subscribe();
         let (reloader, reloads) = Reloader::new(loaded, source, reach);
         let (failure, failed) = oneshot::channel();
@@ -86,7 +91,21 @@ impl App {
             drain: drain_watch,
             failure,
         };
-        App { clients, admin, upstream, open, draining, drain, grace, workers, control, reloads, failed, files }
+        App {
+            clients,
+            outlived,
+            admin,
+            upstream,
+            open,
+            draining,
+            drain,
+            grace,
+            workers,
+            control,
+            reloads,
+            failed,
+            files,
+        }
     }
 }
 
@@ -94,13 +113,14 @@ impl Common {
     fn worker(
         &self,
         config: &Config,
+        listens: &[Listen],
         share: &Share,
         counters: &Arc<WorkerCounters>,
         queues: Vec<Bound>,
         drain: drain::Watch,
     ) -> Relaying {
         let dials = worker::dials();
-        let workers = config.listen.iter().map(|listen| {
+        let workers = listens.iter().map(|listen| {
             Arc::new(Worker {
                 upstream: self.upstream.clone(),
                 counters: counters.clone(),

@@ -6,12 +6,14 @@ use std::io;
 
 use super::descriptors::Share;
 use crate::config::{Config, Listen};
-use crate::net::{self, Bound, ListenAddr, SocketFile};
+use crate::net::{self, Bound, Inherited, ListenAddr, SocketFile};
 
 /// Sockets that listen and nobody accepts at yet. Dropping it closes them.
 #[derive(Debug)]
 pub struct Sockets {
-    /// Where clients connect, port 0 resolved, in the order of the configuration.
+    /// What clients connect to: the configuration's, and behind those what was inherited and is not in it.
+    pub(super) listens: Vec<Listen>,
+    /// Where each of them is, port 0 resolved.
     pub(super) clients: Vec<ListenAddr>,
     /// For each worker its accept queue of each of them.
     pub(super) queues: Vec<Vec<Bound>>,
@@ -23,29 +25,46 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds all that is configured, or nothing.
-    pub fn bind(config: &Config) -> io::Result<Sockets> {
+    /// Binds all that is configured and not inherited, or nothing. Whatever else is inherited is served as a listener
+    /// without options: clients would wait there for ever.
+    pub fn bind(config: &Config, mut inherited: Inherited) -> io::Result<Sockets> {
         let mut sockets = Sockets {
+            listens: config.listen.clone(),
             clients: Vec::new(),
             queues: (0..config.workers).map(|_| Vec::new()).collect(),
             files: Vec::new(),
             admin: None,
             share: Share::take(config),
         };
-        for listen in &config.listen {
-            let queues = sockets.listen(listen, config.workers)?;
+        let admin = config.admin.map(|addr| (addr, inherited.take(&ListenAddr::Tcp(addr))));
+        let others =
+            inherited.addrs().into_iter().filter(|addr| config.listen.iter().all(|listen| listen.addr != *addr));
+        for other in others {
+            tracing::info!("{other} is not in `listen`, and served since the service manager listens there");
+            sockets.listens.push(Listen::new(other));
+        }
+        for listen in sockets.listens.clone() {
+            let queues = sockets.listen(&listen, config.workers, &mut inherited)?;
             sockets.clients.push(queues[0].addr()?);
             sockets.queues.iter_mut().zip(queues).for_each(|(worker, queue)| worker.push(queue));
         }
-        if let Some(addr) = config.admin {
-            let bound = net::bind(addr, 1)?.remove(0);
+        if let Some((addr, handed)) = admin {
+            let bound = handed.map_or_else(|| Ok(net::bind(addr, 1)?.remove(0)), Ok::<_, io::Error>)?;
             let addr = bound.addr()?;
             sockets.admin = Some((bound, addr));
         }
         Ok(sockets)
     }
 
-    fn listen(&mut self, listen: &Listen, workers: usize) -> io::Result<Vec<Bound>> {
+    /// Whether clients can wait at one of them for the next process.
+    pub(super) fn outlive_us(&self) -> bool {
+        self.queues.iter().flatten().any(Bound::outlives_us)
+    }
+
+    fn listen(&mut self, listen: &Listen, workers: usize, inherited: &mut Inherited) -> io::Result<Vec<Bound>> {
+        if let Some(handed) = inherited.take(&listen.addr) {
+            return handed.share(workers);
+        }
         match &listen.addr {
             ListenAddr::Tcp(addr) => net::bind(*addr, workers),
             ListenAddr::Unix(path) => {
@@ -54,5 +73,45 @@ impl Sockets {
                 Ok(queues)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(addr: &str) -> (Bound, ListenAddr) {
+        let bound = net::bind(addr.parse().unwrap(), 1).unwrap().remove(0);
+        let addr = bound.addr().unwrap();
+        (bound, addr)
+    }
+
+    fn config(listen: &[&ListenAddr]) -> Config {
+        let listen = listen.iter().map(|addr| Listen::new((*addr).clone())).collect();
+        Config { listen, admin: None, workers: 2, ..Config::default() }
+    }
+
+    #[test]
+    fn what_is_inherited_is_taken_by_address_and_what_is_not_configured_is_served_too() {
+        let ((first, first_addr), (second, second_addr), (admin, admin_addr)) =
+            (one("127.0.0.1:0"), one("127.0.0.1:0"), one("127.0.0.1:0"));
+        let free = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+        let ListenAddr::Tcp(admin_tcp) = admin_addr else { unreachable!("bound to TCP") };
+        let config = Config { admin: Some(admin_tcp), ..config(&[&free, &second_addr]) };
+        let sockets = Sockets::bind(&config, [first, admin, second].into_iter().collect()).unwrap();
+        assert_eq!(sockets.clients[1..], [second_addr, first_addr]);
+        assert_eq!(sockets.listens.len(), 3);
+        assert!(sockets.queues.iter().all(|queues| queues.len() == 3), "each worker accepts at each");
+        assert!(sockets.outlive_us() && sockets.files.is_empty());
+        assert_eq!(sockets.admin.unwrap().1, admin_addr);
+    }
+
+    #[test]
+    fn alone_it_binds_and_a_port_of_a_service_manager_is_taken() {
+        let free = ListenAddr::Tcp("127.0.0.1:0".parse().unwrap());
+        assert!(!Sockets::bind(&config(&[&free]), Inherited::default()).unwrap().outlive_us());
+        let (_held, addr) = one("127.0.0.1:0");
+        let error = Sockets::bind(&config(&[&addr]), Inherited::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("{addr} is in use, held by")), "{error}");
     }
 }

@@ -7,8 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use super::reload::{Reloader, Request};
+use super::thread;
 use crate::admin::{self, Admin};
 #[cfg(feature = "backup")]
 use crate::backup;
@@ -49,21 +51,26 @@ impl Control {
     async fn run(self, listener: Option<Listener>) {
         let (status, shown) = watch::channel(View::default());
         let (orders, following) = mpsc::channel(16);
+        let mut tasks = JoinSet::new();
         if let Some(listener) = listener {
             let (commands, given) = mpsc::channel(16);
-            tokio::spawn(route(given, orders, self.reloads.clone()));
-            tokio::spawn(admin::serve(self.admin_server(commands, shown), listener));
+            tasks.spawn(route(given, orders, self.reloads.clone()));
+            tasks.spawn(admin::serve(self.admin_server(commands, shown), listener));
         }
-        tokio::spawn(self.reloader.run());
+        tasks.spawn(self.reloader.run());
         let workers = self.workers;
         let replies = move || workers.iter().map(|counters| counters.replies.get()).sum();
-        let ended =
-            sentinel::run(self.configured, self.upstream, self.reports, replies, following, status, self.drain).await;
-        if let Err(error) = ended {
-            let _ = self.failure.send(error);
-        }
-        // Sessions go on with what they know until the process ends.
-        std::future::pending::<()>().await;
+        let follow = async {
+            let ended =
+                sentinel::run(self.configured, self.upstream, self.reports, replies, following, status, self.drain)
+                    .await;
+            if let Err(error) = ended {
+                let _ = self.failure.send(error);
+            }
+            // Sessions go on with what they know until the process ends.
+            std::future::pending::<()>().await;
+        };
+        thread::beside(tasks, follow).await;
     }
 
     fn admin_server(&self, commands: admin::Commands, shown: watch::Receiver<View>) -> Admin {

@@ -9,9 +9,12 @@ mod app;
 mod bind;
 mod control;
 mod descriptors;
+mod manager;
+mod notice;
 mod reload;
 mod server;
 mod thread;
+mod watchdog;
 mod worker;
 
 use std::fmt;
@@ -21,10 +24,12 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Loaded, Problems};
+use crate::net::Inherited;
 use crate::sentinel;
 
 pub use app::App;
 pub use bind::Sockets;
+pub use manager::not_started;
 pub use server::Server;
 
 /// Why the proxy could not start or go on.
@@ -34,6 +39,8 @@ pub enum Error {
     Io(io::Error),
     /// What is configured cannot be followed (several masters and no name, say).
     Sentinel(sentinel::Error),
+    /// A panic ended what the thread of this name did, which all need.
+    Panicked(String),
 }
 
 impl fmt::Display for Error {
@@ -41,6 +48,7 @@ impl fmt::Display for Error {
         match self {
             Error::Io(error) => error.fmt(f),
             Error::Sentinel(error) => error.fmt(f),
+            Error::Panicked(thread) => write!(f, "the thread {thread} has panicked: see above"),
         }
     }
 }
@@ -62,8 +70,10 @@ pub struct ConfigSource {
     pub set_log_level: Arc<dyn Fn(tracing::Level) + Send + Sync>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. SIGHUP reloads. Blocks the calling thread.
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it. SIGHUP reloads. Blocks the calling thread, which must
+/// be the only one: the listeners of a service manager are taken out of the environment.
 pub fn run(loaded: Loaded, source: ConfigSource) -> Result<(), Error> {
+    let inherited = Inherited::of_process()?;
     let runtime = thread::runtime()?;
     // Before anything else: a signal that comes during the start is carried out behind it.
     let watched = |kind| {
@@ -73,24 +83,34 @@ pub fn run(loaded: Loaded, source: ConfigSource) -> Result<(), Error> {
     let mut terminate = watched(SignalKind::terminate())?;
     let mut interrupt = watched(SignalKind::interrupt())?;
     let mut hangup = watched(SignalKind::hangup())?;
-    let sockets = Sockets::bind(&loaded.config)?;
+    let sockets = Sockets::bind(&loaded.config, inherited)?;
     let mut server = App::build(loaded, source, sockets).spawn()?;
+    let mut manager = server.manager();
     runtime.block_on(async {
         let ended = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
-                _ = hangup.recv() => server.reload(),
+                _ = hangup.recv() => manager.reloading(server.reload()),
                 error = server.failed() => break Err(error),
+                () = manager.turn() => {}
             }
         };
+        if let Err(Error::Panicked(_)) = ended {
+            server.abandon();
+            return ended;
+        }
+        manager.stopping();
         let again = async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        server.stop(again).await;
+        tokio::select! {
+            () = server.stop(again) => {}
+            () = manager.turns() => {}
+        }
         ended
     })
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::ConfigSource;
 use super::descriptors::Share;
 use super::worker::{self, Relaying};
-use crate::config::{Changes, Config, Loaded, Problem, Problems};
+use crate::config::{Changes, Config, Listen, Loaded, Problem, Problems};
 use crate::net::Spare;
 use crate::secret::Secret;
 use crate::sentinel;
@@ -37,6 +37,8 @@ pub(super) struct Reloader {
 pub(super) struct Reach {
     /// Of each thread, for each listener.
     workers: Vec<Vec<Arc<Worker>>>,
+    /// Listeners that are not configured but inherited, behind the others.
+    inherited: Vec<Listen>,
     upstream: Arc<Upstream>,
     spare: Arc<Spare>,
     share: Share,
@@ -126,6 +128,7 @@ impl Reloader {
 impl Reach {
     pub(super) fn new(
         config: &Config,
+        inherited: Vec<Listen>,
         workers: &[Relaying],
         upstream: Arc<Upstream>,
         (spare, share): (Arc<Spare>, Share),
@@ -134,6 +137,7 @@ impl Reach {
         let of_thread = |thread: &Relaying| thread.listeners.iter().map(|(worker, _)| worker.clone()).collect();
         Reach {
             workers: workers.iter().map(of_thread).collect(),
+            inherited,
             upstream,
             spare,
             share,
@@ -150,7 +154,7 @@ impl Reach {
         self.spare.change(share.spare as isize - self.share.spare as isize);
         self.share = share;
         for workers in &self.workers {
-            for (worker, listen) in workers.iter().zip(&config.listen) {
+            for (worker, listen) in workers.iter().zip(config.listen.iter().chain(&self.inherited)) {
                 worker.settings.send_replace(Arc::new(worker::settings(config, listen, &share)));
             }
         }

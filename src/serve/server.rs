@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::manager::Manager;
 use super::reload::Request;
 use super::thread::{Ready, Threads};
 use super::worker::Relaying;
@@ -20,6 +21,8 @@ use crate::upstream::Upstream;
 /// Stages of the drain in which connections are refused, and how long each lasts at most: in `drain_grace`, but for the
 /// last, in which each client is still read for a moment so that it gets a FIN and no reset.
 const ENDING: Duration = Duration::from_secs(1);
+/// Before them where clients can wait for the next process, and so much later it begins.
+const QUIETING: Duration = Duration::from_millis(300);
 const STOPPING: Duration = Duration::from_secs(1);
 const CUTTING: Duration = Duration::from_millis(500);
 
@@ -28,8 +31,9 @@ const CUTTING: Duration = Duration::from_millis(500);
 pub struct Server {
     /// Dropped before the threads, and so before the listeners.
     files: Vec<SocketFile>,
-    #[expect(dead_code, reason = "dropping them ends them")]
     threads: Threads,
+    /// The name of one that has panicked.
+    panicked: mpsc::Receiver<String>,
     /// Where clients connect, port 0 resolved.
     pub clients: Vec<ListenAddr>,
     /// Where metrics, health and control are.
@@ -37,6 +41,7 @@ pub struct Server {
     /// Whose master the clients reach.
     pub upstream: Arc<Upstream>,
     open: Arc<AtomicUsize>,
+    outlived: bool,
     draining: Arc<AtomicBool>,
     drain: Option<drain::Signal>,
     /// `drain_grace` as it is configured now.
@@ -53,7 +58,7 @@ impl App {
         let count = self.workers.len();
         let workers = self.workers.into_iter().enumerate().map(ready).collect::<io::Result<Vec<_>>>()?;
         let control = Ready::new("control", || self.control.begin())?;
-        let mut threads = Threads::new();
+        let (mut threads, panicked) = Threads::new(Manager::watchdog());
         workers.into_iter().try_for_each(|worker| threads.start(worker))?;
         threads.start(control)?;
         let listen: Vec<String> = self.clients.iter().map(ListenAddr::to_string).collect();
@@ -68,6 +73,8 @@ impl App {
             admin: self.admin,
             upstream: self.upstream,
             open: self.open,
+            outlived: self.outlived,
+            panicked,
             draining: self.draining,
             drain: Some(self.drain),
             grace: self.grace,
@@ -85,28 +92,49 @@ impl Server {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Has the configuration read again; what comes of it is logged.
-    pub fn reload(&self) {
+    /// Has the configuration read again; what comes of it is logged, and returned unless others come first.
+    pub fn reload(&self) -> oneshot::Receiver<Result<String, String>> {
+        let (answer, outcome) = oneshot::channel();
         // Where the channel is full, reloads are still to come.
-        let _ = self.reloads.try_send(None);
+        let _ = self.reloads.try_send(Some(answer));
+        outcome
     }
 
-    /// Returns when the control plane cannot go on.
+    /// Who speaks with the service manager; once.
+    pub(super) fn manager(&mut self) -> Manager {
+        Manager::new(self.upstream.clone(), self.open.clone(), self.threads.watchdog())
+    }
+
+    /// Returns when the control plane cannot go on, or a thread has panicked.
     pub(super) async fn failed(&mut self) -> Error {
-        if let Some(failure) = &mut self.failure
-            && let Ok(error) = failure.await
-        {
-            self.failure = None;
-            return Error::Sentinel(error);
+        let Server { failure, panicked, .. } = self;
+        let following = async {
+            if let Some(open) = failure
+                && let Ok(error) = open.await
+            {
+                *failure = None;
+                return error;
+            }
+            *failure = None;
+            std::future::pending().await
+        };
+        tokio::select! {
+            error = following => Error::Sentinel(error),
+            Some(name) = panicked.recv() => Error::Panicked(name),
         }
-        self.failure = None;
-        std::future::pending().await
+    }
+
+    /// Ends without a drain, and without waiting for a thread.
+    pub(super) fn abandon(mut self) {
+        self.files.clear();
+        self.threads.abandon();
     }
 
     /// Lets what takes long finish while everybody is served, and then ends each session between two of its requests; all
     /// within `drain_grace`, or until `again` returns. What is left then is cut.
     ///
-    /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others.
+    /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others. Who comes
+    /// after that, to a listener that outlives us, is for the next process.
     pub async fn stop(&mut self, again: impl Future<Output = ()>) {
         let Some(mut drain) = self.drain.take() else { return };
         let grace = *self.grace.borrow();
@@ -116,6 +144,9 @@ impl Server {
         let orderly = async {
             let _ = timeout(grace - last, drain.settle()).await;
             self.files.clear(); // while it is certain that they are ours
+            if self.outlived {
+                let _ = timeout(QUIETING.min(last), drain.end(Stage::Quieting)).await;
+            }
             for (stage, limit) in [(Stage::Ending, last.min(ENDING)), (Stage::Stopping, last.saturating_sub(ENDING))] {
                 let _ = timeout(limit, drain.end(stage)).await;
             }
@@ -139,7 +170,7 @@ mod tests {
     use super::super::bind::Sockets;
     use super::*;
     use crate::config::{Config, Loaded, Sources};
-    use crate::net::Bound;
+    use crate::net::{Bound, Inherited};
 
     /// What no runtime can watch: epoll refuses files.
     fn unwatchable() -> Bound {
@@ -163,7 +194,7 @@ mod tests {
     #[test]
     fn a_listener_that_no_runtime_can_watch_fails_the_start() {
         let loaded = loaded();
-        let bound = || Sockets::bind(&loaded.config).unwrap();
+        let bound = || Sockets::bind(&loaded.config, Inherited::default()).unwrap();
         let server = spawn(loaded.clone(), bound()).unwrap();
         assert!(server.admin.as_ref().is_some_and(|addr| !addr.to_string().ends_with(":0")));
         let mut one = bound();
@@ -174,7 +205,7 @@ mod tests {
     #[test]
     fn so_does_an_admin_listener() {
         let loaded = loaded();
-        let mut bound = Sockets::bind(&loaded.config).unwrap();
+        let mut bound = Sockets::bind(&loaded.config, Inherited::default()).unwrap();
         bound.admin.as_mut().unwrap().0 = unwatchable();
         assert_eq!(spawn(loaded, bound).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }

@@ -4,8 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::descriptors::Share;
+use super::thread;
 use crate::config::{Config, Listen};
 use crate::drain;
 use crate::listener;
@@ -33,12 +35,13 @@ impl Relaying {
         let registered = listeners.into_iter().map(|(worker, bound)| Ok((bound.listen()?, worker)));
         let listeners = registered.collect::<io::Result<Vec<_>>>()?;
         Ok(async move {
+            let mut tasks = JoinSet::new();
             for (listener, worker) in listeners {
-                tokio::spawn(listener::run(listener, worker, drain.clone()));
+                tasks.spawn(listener::run(listener, worker, drain.clone()));
             }
-            tokio::spawn(registry::rounds(settings, drain.news()));
+            tasks.spawn(registry::rounds(settings, drain.news()));
             drop(drain);
-            registry::herald(&upstream.topology).await;
+            thread::beside(tasks, registry::herald(&upstream.topology)).await;
         })
     }
 }

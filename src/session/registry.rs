@@ -24,6 +24,8 @@ thread_local! {
 const BATCH: usize = 64;
 /// How often held sessions look at the clock.
 const TICK: Duration = Duration::from_millis(100);
+/// Idle for one of these, a session is quiet.
+const QUIET: Duration = Duration::from_millis(40);
 /// How often a drain looks at what is left.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 
@@ -151,12 +153,21 @@ pub async fn rounds(mut settings: watch::Receiver<Arc<Settings>>, mut drain: New
     wake(Urgency::Idle).await;
     while SLOTS.with_borrow(|all| all.slots.iter().flatten().any(|slot| slot.unsettled)) {
         tokio::select! {
-            () = drain.reached(Stage::Ending) => break,
+            () = drain.reached(Stage::Quieting) => break,
             () = tokio::time::sleep(DRAIN_TICK) => {}
         }
     }
     drop(busy);
-    drain.reached(Stage::Ending).await;
+    drain.reached(Stage::Quieting).await;
+    while drain.stage() == Stage::Quieting {
+        STAGE.set(Stage::Quieting);
+        IDLE_TICKS.set(IDLE_TICKS.get().wrapping_add(1));
+        wake(Urgency::Idle).await;
+        tokio::select! {
+            () = drain.reached(Stage::Ending) => break,
+            () = tokio::time::sleep(QUIET) => {}
+        }
+    }
     loop {
         STAGE.set(drain.stage());
         wake(Urgency::Idle).await;

@@ -18,6 +18,7 @@ mod instructions;
 mod laravel;
 mod leaving;
 mod load;
+mod manager;
 mod memory;
 mod msrv;
 mod odd;

@@ -109,10 +109,11 @@ impl Core {
             Stage::Serving => {}
             Stage::Settling if is_between() || self.is_blocked(turn) => turn.actions.push(Action::Settled),
             Stage::Settling => {}
+            Stage::Quieting if is_between() && self.is_left_alone(turn) => return Err(CloseReason::Drained),
             Stage::Ending if is_between() && !self.front.in_transaction() => return Err(CloseReason::Drained),
             // What is in the inbox was not begun.
             Stage::Stopping if is_tunnel || self.is_quiet() => return Err(CloseReason::Drained),
-            Stage::Ending if self.is_blocked(turn) && self.back.writing() == Writing::Open => {
+            Stage::Quieting | Stage::Ending if self.is_blocked(turn) && self.back.writing() == Writing::Open => {
                 // Its reply will come from there.
                 self.set_writing(Writing::UnblockAsked);
                 turn.actions.push(Action::Unblock);
@@ -122,7 +123,7 @@ impl Core {
                 self.set_writing(Writing::FinToUnblock);
                 turn.actions.push(Action::ShutDown);
             }
-            Stage::Ending | Stage::Stopping => {}
+            Stage::Quieting | Stage::Ending | Stage::Stopping => {}
             Stage::Cutting => return Err(CloseReason::Drained),
         }
         Ok(())
@@ -166,13 +167,24 @@ impl Core {
     /// An idle tick has passed, perhaps: a session that has begun nothing for a whole one gives its backend up, and makes
     /// another at its next request, if all that the client made of the connection can be restored.
     pub fn note_idle(&mut self, turn: &mut Turn<'_>) {
-        if turn.idle_ticks.wrapping_sub(self.front.active_at) < 2 || !self.may_detach(turn) {
+        if turn.stage == Stage::Quieting || self.idle_for(turn) < 2 || !self.may_detach(turn) {
             return;
         }
         let parting = self.parting(turn);
         self.leave_backend(turn, parting);
         self.back.wrote_nothing = true; // on the next one
         turn.counts.detached += 1;
+    }
+
+    /// It is not in the middle of a conversation, or in that of one who only waits.
+    fn is_left_alone(&self, turn: &Turn<'_>) -> bool {
+        let has_waited = self.back.is_up() && self.back.writing() == Writing::UnblockAsked;
+        !self.front.in_transaction() && (has_waited || self.idle_for(turn) >= 2)
+    }
+
+    /// Idle ticks since something was asked or answered.
+    fn idle_for(&self, turn: &Turn<'_>) -> u16 {
+        turn.idle_ticks.wrapping_sub(self.front.active_at)
     }
 
     fn may_detach(&self, turn: &Turn<'_>) -> bool {

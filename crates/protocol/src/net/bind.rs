@@ -21,13 +21,13 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Binds `addr` for `count` accept queues (SO_REUSEPORT when there are several), non-blocking.
 ///
 /// Port 0 takes a free port, the same for all. An address that another process listens on is refused with the
-/// name of that process where it can be seen, also if that process would let us share the port.
+/// name of that process where it can be seen, also if that process would let us share the port, or starts at this moment.
 pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<Bound>> {
-    if count > 1 && addr.port() != 0 {
-        // SO_REUSEPORT would join another process of this user silently: look without it first.
-        drop(bind_one(addr, false)?);
+    // The first listens alone before it lets others in: of two processes that start at once, one gets the port.
+    let first = bind_one(addr, false)?;
+    if count > 1 {
+        SockRef::from(&first).set_reuse_port(true)?;
     }
-    let first = bind_one(addr, count > 1)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
     while listeners.len() < count {
@@ -80,6 +80,47 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
             assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
         }
+    }
+
+    #[test]
+    fn of_several_that_bind_at_once_one_gets_the_port() {
+        const ROUNDS: usize = 50;
+        const AT_ONCE: usize = 4;
+        for round in 0..ROUNDS {
+            let free = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+            let ListenAddr::Tcp(addr) = free[0].addr().unwrap() else { unreachable!("bound to TCP") };
+            drop(free);
+            let start = std::sync::Barrier::new(AT_ONCE);
+            let outcomes: Vec<io::Result<Vec<Bound>>> = std::thread::scope(|scope| {
+                let one = || {
+                    start.wait();
+                    bind(addr, 2)
+                };
+                let all: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(one)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "round {round}: {outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn each_of_several_queues_gets_connections() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bound = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+            let ListenAddr::Tcp(addr) = bound[0].addr().unwrap() else { unreachable!("bound to TCP") };
+            let clients: Vec<_> = (0..96).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+            let mut accepted = 0;
+            for queue in bound {
+                let queue = queue.listen().unwrap();
+                let before = accepted;
+                while tokio::time::timeout(Duration::from_millis(20), queue.accept()).await.is_ok() {
+                    accepted += 1;
+                }
+                assert!(accepted > before, "one queue got none");
+            }
+            assert_eq!(accepted, clients.len());
+        });
     }
 
     #[test]

@@ -15,7 +15,10 @@ use super::unix::{UnixSocket, watch};
 
 /// A listening socket that no runtime watches yet: it may be handed to another thread.
 #[derive(Debug)]
-pub struct Bound(Socket);
+pub struct Bound {
+    socket: Socket,
+    outlives_us: bool,
+}
 
 #[derive(Debug)]
 enum Socket {
@@ -26,7 +29,7 @@ enum Socket {
 impl Bound {
     /// Where it listens, port 0 resolved.
     pub fn addr(&self) -> io::Result<ListenAddr> {
-        Ok(match &self.0 {
+        Ok(match &self.socket {
             Socket::Tcp(listener) => ListenAddr::Tcp(listener.local_addr()?),
             Socket::Unix(listener) => {
                 let addr = listener.local_addr()?;
@@ -35,32 +38,59 @@ impl Bound {
         })
     }
 
+    /// The same socket for `count` threads: whoever accepts first has the next connection.
+    pub fn share(self, count: usize) -> io::Result<Vec<Bound>> {
+        let mut shared = vec![self];
+        while shared.len() < count {
+            let socket = match &shared[0].socket {
+                Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
+                Socket::Unix(listener) => Socket::Unix(listener.try_clone()?),
+            };
+            shared.push(Bound { socket, ..shared[0] });
+        }
+        Ok(shared)
+    }
+
+    /// Another process has it too and keeps it: what waits in its queue when we close it is not reset.
+    pub(super) fn outliving_us(self) -> Bound {
+        Bound { outlives_us: true, ..self }
+    }
+
+    /// Whether what waits in its queue is for the next process.
+    pub fn outlives_us(&self) -> bool {
+        self.outlives_us
+    }
+
     /// Has the runtime of this thread watch it. Fails when that cannot.
     pub fn listen(self) -> io::Result<Listener> {
-        Ok(Listener(match self.0 {
+        let watched = match self.socket {
             Socket::Tcp(listener) => Watched::Tcp(TcpListener::from_std(listener)?),
             Socket::Unix(listener) => Watched::Unix(watch(listener, Interest::READABLE)?),
-        }))
+        };
+        Ok(Listener { watched, outlives_us: self.outlives_us })
     }
 }
 
 impl From<StdTcpListener> for Bound {
     /// The listener must be non-blocking.
     fn from(listener: StdTcpListener) -> Bound {
-        Bound(Socket::Tcp(listener))
+        Bound { socket: Socket::Tcp(listener), outlives_us: false }
     }
 }
 
 impl From<UnixListener> for Bound {
     /// The listener must be non-blocking.
     fn from(listener: UnixListener) -> Bound {
-        Bound(Socket::Unix(listener))
+        Bound { socket: Socket::Unix(listener), outlives_us: false }
     }
 }
 
 /// A listening socket; needs the runtime that watches it.
 #[derive(Debug)]
-pub struct Listener(Watched);
+pub struct Listener {
+    watched: Watched,
+    outlives_us: bool,
+}
 
 #[derive(Debug)]
 enum Watched {
@@ -74,7 +104,7 @@ impl Listener {
     /// # Errors
     /// What accept(2) says; the listener stays good.
     pub async fn accept(&self) -> io::Result<Conn> {
-        match &self.0 {
+        match &self.watched {
             Watched::Tcp(listener) => Ok(Conn::tcp(listener.accept().await?.0)),
             Watched::Unix(listener) => {
                 let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -83,5 +113,10 @@ impl Listener {
                 Ok(Conn::unix(UnixSocket::new(accepted.into())?))
             }
         }
+    }
+
+    /// See [`Bound::outlives_us`].
+    pub fn outlives_us(&self) -> bool {
+        self.outlives_us
     }
 }

@@ -71,11 +71,7 @@ pub fn bind_unix(path: &Path, mode: u32, group: Option<&str>, count: usize) -> i
             std::os::unix::fs::chown(path, None, Some(group))?;
         }
         socket.listen(BACKLOG)?;
-        let mut listeners: Vec<UnixListener> = vec![socket.into()];
-        while listeners.len() < count {
-            listeners.push(listeners[0].try_clone()?);
-        }
-        Ok((listeners.into_iter().map(Bound::from).collect(), file))
+        Ok((Bound::from(UnixListener::from(socket)).share(count)?, file))
     })();
     bound.map_err(at)
 }
