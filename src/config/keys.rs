@@ -187,8 +187,7 @@ pub static KEYS: &[Key] = &[
         |d| Some(list(&d.config.sentinel.addrs)),
     )
     .flag("--sentinel")
-    .laravel("REDIS_SENTINEL_HOSTS")
-    .restart(|next, running| next.sentinel.addrs.clone_from(&running.sentinel.addrs)),
+    .laravel("REDIS_SENTINEL_HOSTS"),
     key(
         "master_name",
         |d, raw| put(&mut d.config.sentinel.master_name, raw.master_name()),

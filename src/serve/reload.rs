@@ -83,11 +83,12 @@ impl Reloader {
             }
             problems.to_string()
         })?;
-        for warning in &next.warnings {
+        for warning in next.warnings.iter().chain(&next.foreign) {
             tracing::warn!("{warning}");
         }
+        let unknown: String = next.foreign.iter().map(|foreign| format!("\nwarning: {foreign}")).collect();
         let changes = self.take_over(next);
-        Ok(changes.to_string())
+        Ok(format!("{changes}{unknown}"))
     }
 
     /// Files that cannot be read, or are wrong, may be half written: they are looked at again.

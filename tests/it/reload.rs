@@ -10,7 +10,7 @@ use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::load::{Load, LoadSpec};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::wire::{Reply, Wire, encode};
-use switchmaster::status::CredentialsState;
+use switchmaster::status::{CredentialsState, View};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -25,11 +25,16 @@ struct Configured {
 
 impl Configured {
     async fn start(cluster: &Cluster, text: &str) -> Configured {
+        Configured::start_without(cluster, text, "SWITCHMASTER_REDIS_PASSWORD").await
+    }
+
+    /// Without this variable, whose key is in the file.
+    async fn start_without(cluster: &Cluster, text: &str, variable: &str) -> Configured {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         fs::write(&file, text).unwrap();
         let mut spec = spec(cluster);
-        spec.unset("SWITCHMASTER_REDIS_PASSWORD").set("SWITCHMASTER_CONFIG", file.display().to_string());
+        spec.unset(variable).set("SWITCHMASTER_CONFIG", file.display().to_string());
         Configured { proxy: start_as(&spec).await, file, _folder: folder }
     }
 
@@ -147,6 +152,62 @@ async fn a_wrong_file_changes_nothing_and_says_where() {
     fs::remove_file(&configured.file).unwrap();
     let (code, told) = configured.reload().await;
     assert!(code == Some(64) && told.contains("cannot be read"), "{told}");
+}
+
+#[tokio::test]
+async fn a_key_of_a_newer_version_stops_neither_a_start_nor_a_reload() {
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let configured = Configured::start(&cluster, "durability = \"async\"\nhold_timeout = \"30s\"\n").await;
+    wait_stable(&configured.proxy).await;
+    wait_log(&configured.proxy, &["WARN", "line 1 column 1: unknown key durability"]).await;
+    configured.write("pool = \"shared\"\nhold_timeout = \"45s\"\n");
+    let (code, told) = configured.reload().await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.starts_with("reloaded: hold_timeout 30s -> 45s\nwarning: "), "{told}");
+    assert!(told.contains("line 1 column 1: unknown key pool"), "{told}");
+}
+
+#[tokio::test]
+async fn with_other_sentinels_no_session_is_touched_and_failovers_are_followed_by_them() {
+    let cluster = Cluster::start(ClusterSpec::default()).await.unwrap();
+    let at = |indexes: &[usize]| {
+        let addrs = indexes.iter().map(|index| format!("\"{}\"", cluster.sentinel_addr(*index)));
+        format!("sentinels = [{}]\n", addrs.collect::<Vec<_>>().join(", "))
+    };
+    let configured = Configured::start_without(&cluster, &at(&[0]), "SWITCHMASTER_SENTINELS").await;
+    let proxy = &configured.proxy;
+    wait_settled(proxy, &cluster).await;
+    let load = LoadSpec { writers: 4, counters: 2, rate: 200.0, ..LoadSpec::none() };
+    let load = Load::start(proxy.addr(), load).unwrap();
+    load.wait_until_served(LIMIT).await.unwrap();
+    cluster.sentinel(0).kill9();
+    configured.write(&at(&[1, 2]));
+    let (code, told) = configured.reload().await;
+    assert_eq!(code, Some(0), "{told}");
+    let listed = |index| cluster.sentinel_addr(index).to_string();
+    let expected = format!("reloaded: sentinels [\"{}\"] -> [\"{}\", \"{}\"]\n", listed(0), listed(1), listed(2));
+    assert_eq!(told, expected);
+    wait_view(proxy, "two of three", |view| view.phase == "stable" && view.agreement.agreeing == 2).await;
+    let old = cluster.who_is_master().await.unwrap();
+    cluster.ask_sentinel(1, &["SENTINEL", "FAILOVER", cluster.master_name()]).await.unwrap();
+    cluster.wait_for_master_change(old, LIMIT).await.unwrap();
+    let new = cluster.node_addr(cluster.who_is_master().await.unwrap()).to_string();
+    wait_view(proxy, "the new master", |view| {
+        view.phase == "stable" && view.master.as_ref().is_some_and(|master| master.addr == new)
+    })
+    .await;
+    // A list with a mistake in it: those of before stay, and the one that does not answer is shown.
+    configured.write("sentinels = [\"127.0.0.1:1\"]\n");
+    assert_eq!(configured.reload().await.0, Some(0));
+    let is_mistake = |view: &View| view.sentinels.iter().any(|one| one.addr == "127.0.0.1:1" && !one.connected);
+    wait_view(proxy, "the mistake", |view| is_mistake(view) && view.agreement.agreeing == 2).await;
+    configured.write(&at(&[1, 2]));
+    assert_eq!(configured.reload().await.0, Some(0));
+    let is_right = |view: &View| !view.sentinels.iter().any(|one| one.addr == "127.0.0.1:1");
+    wait_view(proxy, "the two again", |view| is_right(view) && view.agreement.agreeing == 2).await;
+    let report = load.stop(LIMIT).await.unwrap();
+    assert_eq!(report.broken_promises(&[]), 0, "{report}\n{}", proxy.log());
+    assert_eq!((report.errors.len(), report.connections_lost, report.refused), (0, 0, 0), "{report}");
 }
 
 #[tokio::test]
