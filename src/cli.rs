@@ -148,7 +148,7 @@ pub enum Verb {
     /// Have the running switchmaster read its configuration again, as SIGHUP does
     #[command(
         after_help = "Example:\n  switchmaster reload\n\nPrints what has changed, and what needs a restart. If the \
-        configuration is wrong, nothing changes, and it says where (64)."
+        configuration is wrong, or a listener cannot be opened, nothing changes, and it says where (64)."
     )]
     Reload,
     /// Make, check and restore backups that can be trusted

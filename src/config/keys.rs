@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::value::Raw;
-use super::{Config, HoldTimeout, Listen, Minority, OnLostPop, OnLostReply, default_workers};
+use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
 use crate::{duration, size};
 
@@ -171,8 +171,7 @@ impl Key {
 /// Every key, in the order of `config.example.toml`.
 pub static KEYS: &[Key] = &[
     key("listen", |d, raw| put(&mut d.config.listen, raw.listeners()), |d| Some(list(&d.config.listen)))
-        .flag("--listen")
-        .restart(keep_sockets),
+        .flag("--listen"),
     key(
         "admin",
         |d, raw| put(&mut d.config.admin, raw.listen_addr_or_off()),
@@ -462,13 +461,6 @@ const LEVEL: &[(&str, tracing::Level)] = &[
     ("debug", tracing::Level::DEBUG),
     ("trace", tracing::Level::TRACE),
 ];
-
-/// Of listeners that are the same sockets, the options for their sessions are taken over.
-fn keep_sockets(next: &mut Config, running: &Config) {
-    if next.listen.iter().map(Listen::socket).ne(running.listen.iter().map(Listen::socket)) {
-        next.listen.clone_from(&running.listen);
-    }
-}
 
 fn text(raw: &Raw) -> Result<Option<Secret>, String> {
     Ok(raw.secret()?.map(Secret::new))

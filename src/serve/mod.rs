@@ -9,6 +9,8 @@ mod app;
 mod bind;
 mod control;
 mod descriptors;
+mod files;
+mod listening;
 mod manager;
 mod notice;
 mod reload;

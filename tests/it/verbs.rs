@@ -80,9 +80,9 @@ async fn direct_names_the_master_with_the_proxy_and_without() {
     let old = cluster.node_addr(cluster.who_is_master().await.unwrap());
     for (arguments, expected) in [
         (&[][..], format!("{old}\n")),
-        (&["--url"], format!("redis://{old}\n")),
-        (&["--env"], format!("REDIS_HOST={}\nREDIS_PORT={}\n", old.ip(), old.port())),
-        (&["--without-proxy"], format!("{old}\n")),
+        (&["--url"][..], format!("redis://{old}\n")),
+        (&["--env"][..], format!("REDIS_HOST={}\nREDIS_PORT={}\n", old.ip(), old.port())),
+        (&["--without-proxy"][..], format!("{old}\n")),
     ] {
         assert_eq!(direct(arguments).await, (Some(0), expected, String::new()), "{arguments:?}");
     }

@@ -41,8 +41,8 @@ fn one_that_its_peers_report_stays_and_nothing_moves() {
 
 #[test]
 fn one_that_nobody_reports_is_not_dialled_any_more_and_has_no_say() {
-    let mut world = World::new(Settings { sentinels: [0, 1, 2, 9].map(sentinel).into(), ..settings() });
-    world.begin();
+    let mut world = World::following();
+    world.list(&[0, 1, 2, 9]);
     world.foreign(9);
     assert!(world.dialled().contains(&sentinel(9)));
     world.list(&[0, 1, 2]);
