@@ -117,8 +117,23 @@ pub enum Verb {
         SIGTERM lets sessions end (drain_grace), SIGHUP reads the configuration again.")]
     Serve,
     /// Show what the running switchmaster sees: master, Sentinels, sessions
-    #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379")]
+    #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379\n\n\
+        Exit codes: 0 what it shows is ready (ok, failover, degraded), 69 not ready, or no switchmaster answers.")]
     Status(StatusArgs),
+    /// Wait until the running switchmaster is ready, as /ready says: for deploys and health checks
+    #[command(
+        after_help = "Examples:\n  switchmaster wait                  after a start, before the application's\n  \
+        switchmaster wait --timeout 0s     HEALTHCHECK of a container: asks once\n\n\
+        Exit codes: 0 ready, 69 not ready in time; what it is waiting for is on standard error."
+    )]
+    Wait(WaitArgs),
+    /// Print where the master is: for scripts, and for going around the proxy
+    #[command(after_help = "Examples:\n  switchmaster direct            10.0.0.11:6379\n  \
+        redis-cli -u \"$(switchmaster direct --url)\" role\n  \
+        switchmaster direct --env      REDIS_HOST=… and REDIS_PORT=…, as in a .env\n\n\
+        It asks the running switchmaster; where none answers, or it has no master, the Sentinels of the\n\
+        configuration, and then that node for its role. Exit codes: 0 printed, 69 nobody knows one for sure.")]
+    Direct(DirectArgs),
     /// Ask Sentinel for a planned failover through the running switchmaster, and watch it
     #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error. \
         It waits up to 10 s for replicas that lag, and is refused (69) when one still does, or while a failover is \
@@ -133,7 +148,7 @@ pub enum Verb {
     /// Have the running switchmaster read its configuration again, as SIGHUP does
     #[command(
         after_help = "Example:\n  switchmaster reload\n\nPrints what has changed, and what needs a restart. If the \
-        configuration is wrong, nothing changes, and it says where (64)."
+        configuration is wrong, or a listener cannot be opened, nothing changes, and it says where (64)."
     )]
     Reload,
     /// Make, check and restore backups that can be trusted
@@ -167,6 +182,28 @@ pub struct StatusArgs {
     /// Again each second, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `wait`.
+#[derive(Args, Clone)]
+pub struct WaitArgs {
+    /// Give up after this long, such as 10s; 0s asks once
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::duration::parse)]
+    pub timeout: std::time::Duration,
+}
+
+/// Arguments of `direct`.
+#[derive(Args, Clone)]
+pub struct DirectArgs {
+    /// redis://HOST:PORT, without user and password
+    #[arg(long, conflicts_with = "env")]
+    pub url: bool,
+    /// Two lines, REDIS_HOST=… and REDIS_PORT=…
+    #[arg(long)]
+    pub env: bool,
+    /// Ask the Sentinels alone, also while switchmaster runs
+    #[arg(long)]
+    pub without_proxy: bool,
 }
 
 /// Arguments of `failover`.

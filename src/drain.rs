@@ -3,6 +3,7 @@
 //! It goes stage by stage, forwards only. The deadlines are the caller's (`serve/server.rs`): nothing here knows the time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{mpsc, watch};
 
@@ -22,6 +23,25 @@ pub enum Stage {
     Stopping,
     /// Sessions end as they are.
     Cutting,
+}
+
+/// A stage that is looked at far more often than it changes.
+#[derive(Debug, Default)]
+pub struct StageCell(AtomicU8);
+
+impl StageCell {
+    /// Later looks find this one.
+    pub fn set(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// The one that was set last.
+    #[inline]
+    pub fn get(&self) -> Stage {
+        const ALL: [Stage; 6] =
+            [Stage::Serving, Stage::Settling, Stage::Quieting, Stage::Ending, Stage::Stopping, Stage::Cutting];
+        ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    }
 }
 
 /// The end that asks for the drain.
@@ -111,6 +131,11 @@ impl News {
             // The signal is gone: nobody will ever ask.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Returns true at the next stage, and false once there is none any more: the signal is gone.
+    pub async fn changed(&mut self) -> bool {
+        self.stage.changed().await.is_ok()
     }
 
     /// One more whose work at the beginning of the drain is waited for.

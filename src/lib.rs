@@ -44,6 +44,7 @@ pub mod admin;
 pub mod cli;
 pub mod close_reason;
 pub mod config;
+pub mod direct;
 pub mod drain;
 pub mod listener;
 pub mod metrics;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::drain::{self, Stage};
 use crate::net::{Conn, Listener};
-use crate::session::{self, Worker};
+use crate::session::{self, Worker, registry};
 
 /// Pause after an error of accept (out of descriptors, mostly): long enough not to spin.
 const BACK_OFF: Duration = Duration::from_millis(20);
@@ -18,19 +18,37 @@ const REFUSED_LINGER: Duration = Duration::from_millis(100);
 /// Redis's own words (networking.c, acceptCommonHandler).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// Accepts until the drain ends sessions, and then those to whom the kernel has said yes already, unless they can wait for
-/// the next process. Runs on the worker's thread.
-pub async fn run(listener: Listener, worker: Arc<Worker>, mut drain: drain::Watch) {
+/// What is waited for when it ends: the drain of the process, and that of this listener alone.
+#[derive(Clone, Debug)]
+pub struct Drains {
+    /// Of the process.
+    pub process: drain::Watch,
+    /// Of the listener, which is not configured any more.
+    pub own: drain::Watch,
+}
+
+/// Accepts until a drain ends sessions, and then those to whom the kernel has said yes already, unless they can wait for
+/// the next process. Where it was the listener's own, its sessions are ended. Runs on the worker's thread.
+pub async fn run(listener: Listener, worker: Arc<Worker>, drains: Drains) {
+    let own = drains.own.news();
+    accept(listener, &worker, drains).await;
+    if own.stage() != Stage::Serving {
+        registry::close(&worker, own).await;
+    }
+}
+
+async fn accept(listener: Listener, worker: &Arc<Worker>, mut drains: Drains) {
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.reached(Stage::Quieting) => break,
+            () = drains.process.reached(Stage::Quieting) => break,
+            () = drains.own.reached(Stage::Ending) => break,
         };
         match accepted {
             Ok(client) => {
                 failing = false;
-                admit(client, &worker, &drain).await;
+                admit(client, worker, &drains).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
@@ -46,16 +64,16 @@ pub async fn run(listener: Listener, worker: Arc<Worker>, mut drain: drain::Watc
     // They get a FIN; closing the listener would reset them.
     let last = async {
         while let Ok(client) = listener.accept().await {
-            admit(client, &worker, &drain).await;
+            admit(client, worker, &drains).await;
         }
     };
     let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
-async fn admit(client: Conn, worker: &Arc<Worker>, drain: &drain::Watch) {
+async fn admit(client: Conn, worker: &Arc<Worker>, drains: &Drains) {
     if let Some(place) = Place::take(worker) {
         worker.counters.accepted.add(1);
-        tokio::spawn(session::serve(client, worker.clone(), (place, drain.hold())));
+        tokio::spawn(session::serve(client, worker.clone(), (place, drains.process.hold(), drains.own.hold())));
         return;
     }
     worker.counters.refused.add(1);

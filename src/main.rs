@@ -2,24 +2,28 @@
 //!
 //! Nothing is decided here: each verb is one call into the library.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Stdout, Write};
 #[cfg(feature = "backup")]
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 #[cfg(feature = "backup")]
 use switchmaster::backup::{self, args::BackupArgs};
 #[cfg(feature = "demo")]
 use switchmaster::cli::DemoArgs;
-use switchmaster::cli::{Cli, ConfigAction, Verb};
+use switchmaster::cli::{Cli, ConfigAction, DirectArgs, Verb};
 use switchmaster::config::{Config, Loaded, LogConfig, Sources};
 #[cfg(feature = "demo")]
 use switchmaster::demo::{self, DemoOptions};
+use switchmaster::direct;
 use switchmaster::remote::Remote;
 use switchmaster::serve::{self, ConfigSource};
 use switchmaster::verbs;
+use tokio::time::timeout;
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -34,6 +38,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// For the answer of a switchmaster that runs already.
+const ADMIN_LIMIT: Duration = Duration::from_secs(1);
 /// Wrong usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 /// Something needed is not available: a port, a Sentinel (EX_UNAVAILABLE).
@@ -73,20 +79,23 @@ fn main() -> ExitCode {
 fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
-            ConfigAction::Check => {
-                warn(&loaded);
-                say(&format!("the configuration is valid ({})\n{}", places(&loaded), loaded.understood()))
-            }
+            ConfigAction::Check => check(&loaded),
             ConfigAction::Print => {
-                warn(&loaded);
+                warn(&loaded.warnings);
+                warn(&loaded.foreign);
                 say(&loaded.print())
             }
         },
         Verb::Serve => serve(loaded, sources, set_log_level),
         Verb::Status(args) => {
             let show = verbs::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |remote, out| verbs::status(remote, show, out).await)
+            ask(&loaded.config, async |remote, out| match verbs::status(remote, show, out).await? {
+                found if found.ready => Ok(()),
+                found => Err(verbs::Error::NotReady(format!("not ready: {}", found.why))),
+            })
         }
+        Verb::Wait(args) => ask(&loaded.config, async |remote, out| verbs::wait(remote, args.timeout, out).await),
+        Verb::Direct(args) => direct(&args, &loaded.config),
         Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
             verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
         }),
@@ -98,6 +107,27 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogL
         #[cfg(feature = "demo")]
         Verb::Demo(args) => demo(&args, &loaded),
     }
+}
+
+fn check(loaded: &Loaded) -> ExitCode {
+    warn(&loaded.warnings);
+    if !loaded.foreign.is_empty() {
+        loaded.foreign.iter().for_each(|unknown| _ = fail(EXIT_USAGE, &unknown.to_string()));
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let taken = serve::taken(&loaded.config);
+    block_on(async {
+        // The switchmaster that runs already has every right to its ports.
+        let is_ours = async |remote: Remote| timeout(ADMIN_LIMIT, remote.look()).await.is_ok_and(|view| view.is_ok());
+        let ours = match remote(&loaded.config) {
+            Some(remote) if !taken.is_empty() => is_ours(remote).await,
+            _ => false,
+        };
+        if !ours {
+            warn(&taken);
+        }
+        say(&format!("the configuration is valid ({})\n{}", places(loaded), loaded.understood()))
+    })
 }
 
 #[cfg(feature = "backup")]
@@ -149,15 +179,37 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
 
 /// Asks the switchmaster that runs on this host.
 fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
-    let Some(admin) = config.admin else {
+    let Some(remote) = remote(config) else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
-    let remote = Remote { admin, token: config.admin_token.clone() };
     block_on(async {
         match question(remote, &mut std::io::stdout()).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.exit_code(), &error.to_string()),
         }
+    })
+}
+
+fn remote(config: &Config) -> Option<Remote> {
+    Some(Remote { admin: config.admin?, token: config.admin_token.clone() })
+}
+
+fn direct(args: &DirectArgs, config: &Config) -> ExitCode {
+    let proxy = remote(config).filter(|_| !args.without_proxy);
+    block_on(async {
+        let found = match direct::find(proxy, &config.sentinel).await {
+            Ok(found) => found,
+            Err(error) => return fail(error.exit_code(), &error.to_string()),
+        };
+        if let Some(warning) = found.warning {
+            let _ = writeln!(std::io::stderr(), "switchmaster: warning: {warning}");
+        }
+        let addr = found.addr;
+        say(&match (args.url, args.env) {
+            (true, _) => format!("redis://{addr}\n"),
+            (_, true) => format!("REDIS_HOST={}\nREDIS_PORT={}\n", addr.ip(), addr.port()),
+            _ => format!("{addr}\n"),
+        })
     })
 }
 
@@ -174,7 +226,7 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&loaded.foreign) {
         tracing::warn!("{warning}");
     }
     match serve::run(loaded, ConfigSource { read: Arc::new(move || Config::load(&sources)), set_log_level }) {
@@ -193,8 +245,8 @@ fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCo
 }
 
 /// Says on standard error what was assumed or not understood.
-fn warn(loaded: &Loaded) {
-    for warning in &loaded.warnings {
+fn warn(warnings: &[impl Display]) {
+    for warning in warnings {
         let _ = writeln!(std::io::stderr(), "switchmaster: warning: {warning}");
     }
 }

@@ -1,4 +1,4 @@
-//! The verbs that talk to a running switchmaster: `status`, `failover`, `hold`, `release`, `reload`.
+//! The verbs that talk to a running switchmaster: `status`, `wait`, `failover`, `hold`, `release`, `reload`.
 //!
 //! They know the admin address and nothing else: what they print is what the server said.
 
@@ -10,12 +10,14 @@ use crate::control::Control;
 use crate::duration::rounded as millis;
 use crate::remote::{self, Remote};
 use crate::size::rounded as bytes;
-use crate::status::{CredentialsState, FailoverView, State, Traffic, View};
+use crate::status::{CredentialsState, FailoverView, Readiness, State, Traffic, View};
 
 /// How long `failover` follows what it started.
 const FOLLOW: Duration = Duration::from_secs(30);
 /// Between two looks of `status --watch`.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two questions of `wait`.
+const ASK: Duration = Duration::from_millis(200);
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub enum Error {
     Remote(remote::Error),
     /// The command was accepted and nothing came of it in time.
     NothingHappened(String),
+    /// It is not ready, or was not in time; why.
+    NotReady(String),
     /// The output could not be written.
     Output(std::io::Error),
 }
@@ -43,7 +47,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Remote(error) => error.fmt(f),
-            Error::NothingHappened(what) => f.write_str(what),
+            Error::NothingHappened(what) | Error::NotReady(what) => f.write_str(what),
             Error::Output(error) => write!(f, "cannot write: {error}"),
         }
     }
@@ -68,19 +72,41 @@ pub struct Show {
     pub colour: bool,
 }
 
-/// Prints what the switchmaster at `remote` sees.
-pub async fn status(remote: impl Into<Remote>, show: Show, out: &mut impl Write) -> Result<(), Error> {
+/// Prints what the switchmaster at `remote` sees; returns whether it is ready.
+pub async fn status(remote: impl Into<Remote>, show: Show, out: &mut impl Write) -> Result<Readiness, Error> {
     let remote = remote.into();
     loop {
         let text = remote.status().await?;
-        let shown = if show.json { text.trim_end().to_string() } else { describe(&remote.read(&text)?, show.colour) };
+        let view = remote.read(&text)?;
+        let shown = if show.json { text.trim_end().to_string() } else { describe(&view, show.colour) };
         // One write, after going home and clearing what is below, does not flicker.
         let home = if show.watch && show.colour && !show.json { "\x1b[H\x1b[J" } else { "" };
         writeln!(out, "{home}{}", shown.trim_end()).and_then(|()| out.flush()).map_err(Error::Output)?;
         if !show.watch {
-            return Ok(());
+            return Ok(view.readiness);
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Returns once the switchmaster at `remote` is ready, or after `limit` with what was still missing; it is asked at least
+/// once. Nobody need listen there yet.
+pub async fn wait(remote: impl Into<Remote>, limit: Duration, out: &mut impl Write) -> Result<(), Error> {
+    let remote = remote.into();
+    let deadline = Instant::now() + limit;
+    loop {
+        // One that is stopped takes connections and says nothing.
+        let patience = deadline.saturating_duration_since(Instant::now()).max(LOOK);
+        let missing = match tokio::time::timeout(patience, remote.ready()).await {
+            Ok(Ok((true, why))) => return writeln!(out, "{why}").map_err(Error::Output),
+            Ok(Ok((false, why))) => why,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("switchmaster at {} does not answer", remote.admin),
+        };
+        if Instant::now() + ASK > deadline {
+            return Err(Error::NotReady(format!("not ready within {}: {missing}", millis(limit.as_millis() as u64))));
+        }
+        tokio::time::sleep(ASK).await;
     }
 }
 

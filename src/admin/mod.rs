@@ -56,8 +56,8 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// From [`crate::metrics::install`].
     pub prometheus: PrometheusHandle,
-    /// The proxy's own listener, which `/health` goes through.
-    pub proxy: ListenAddr,
+    /// The proxy's own listener, which `/health` goes through. A reload may change it.
+    pub proxy: watch::Receiver<ListenAddr>,
     /// Limits and choices.
     pub options: Options,
 }

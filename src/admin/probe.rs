@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::net::ListenAddr;
 use crate::node::auth;
@@ -60,24 +60,19 @@ pub enum Failure {
 /// Probes one listener.
 #[derive(Debug)]
 pub struct Probe {
-    target: ListenAddr,
+    listener: watch::Receiver<ListenAddr>,
     key: String,
     count: AtomicU64,
     last: Mutex<Option<(Instant, Found)>>,
 }
 
 impl Probe {
-    /// A probe of the proxy that listens at `listener`; a wildcard address is reached over loopback.
-    pub fn new(mut listener: ListenAddr) -> Probe {
-        if let ListenAddr::Tcp(addr) = &mut listener
-            && addr.ip().is_unspecified()
-        {
-            addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-        }
+    /// A probe of the proxy that listens at `listener`.
+    pub fn new(listener: watch::Receiver<ListenAddr>) -> Probe {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         Probe {
-            target: listener,
+            listener,
             key: format!("switchmaster:health:{host}/{}", std::process::id()),
             count: AtomicU64::new(0),
             last: Mutex::new(None),
@@ -100,8 +95,9 @@ impl Probe {
     }
 
     async fn converse(&self, credentials: Option<Credentials>) -> Result<Found, String> {
-        let failed = |error: io::Error| format!("{}: {error}", self.target);
-        let wire = match &self.target {
+        let target = reached(self.listener.borrow().clone());
+        let failed = |error: io::Error| format!("{target}: {error}");
+        let wire = match &target {
             ListenAddr::Tcp(addr) => Wire::connect(*addr).await,
             ListenAddr::Unix(path) => Wire::connect_unix(path).await,
         };
@@ -130,6 +126,16 @@ impl Probe {
         }
         Ok(Found::Written)
     }
+}
+
+/// A wildcard address is reached over loopback.
+fn reached(mut listener: ListenAddr) -> ListenAddr {
+    if let ListenAddr::Tcp(addr) = &mut listener
+        && addr.ip().is_unspecified()
+    {
+        addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    listener
 }
 
 /// The reply must be a line or a bulk string of this text.

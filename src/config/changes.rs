@@ -112,31 +112,36 @@ mod tests {
     #[test]
     fn what_waits_for_a_restart_is_named_each_time_until_it_is_taken_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut running = read(folder.path(), "listen = [\"1\", \"2\"]");
+        let mut running = read(folder.path(), "workers = 2");
         for _ in 0..2 {
-            let (next, changes) = running.take_over(read(folder.path(), "listen = [\"1\"]\nadmin = \"off\""));
+            let (next, changes) = running.take_over(read(folder.path(), "workers = 3\nadmin = \"off\""));
             assert!(changes.applied.is_empty(), "{changes}");
             assert_eq!(
                 changes.to_string(),
                 "reloaded: nothing changes without a restart\n\
-                 needs a restart: listen [\"127.0.0.1:1\", \"127.0.0.1:2\"] -> [\"127.0.0.1:1\"]\n\
-                 needs a restart: admin 127.0.0.1:9379 -> off"
+                 needs a restart: admin 127.0.0.1:9379 -> off\n\
+                 needs a restart: workers 2 -> 3"
             );
             running = next;
         }
-        let (_, changes) = running.take_over(read(folder.path(), "listen = [\"1\", \"2\"]"));
+        let (_, changes) = running.take_over(read(folder.path(), "workers = 2"));
         assert!(changes.is_empty());
         assert_eq!(changes.to_string(), "reloaded: nothing has changed");
     }
 
     #[test]
-    fn the_options_of_a_listener_that_stays_are_taken_over() {
-        let (now, changes) = after("listen = \"1\"", "listen = \"1?hold_timeout=3s\"");
+    fn listeners_and_their_options_are_taken_over() {
+        for (before, next) in [
+            ("listen = \"1\"", "listen = \"1?hold_timeout=3s\""),
+            ("listen = \"unix:/a\"", "listen = \"unix:/a?mode=600&hold_timeout=3s\""),
+            ("listen = \"1\"", "listen = [\"2?hold_timeout=3s\", \"1\"]"),
+        ] {
+            let (now, changes) = after(before, next);
+            assert!(changes.waiting.is_empty() && changes.applied.len() == 1, "{changes}");
+            assert!(now.config.listen[0].hold_timeout.is_some());
+        }
+        let (_, changes) = after("listen = \"1\"", "listen = \"1?hold_timeout=3s\"");
         assert_eq!(changes.applied, ["listen [\"127.0.0.1:1\"] -> [\"127.0.0.1:1?hold_timeout=3s\"]"]);
-        assert!(changes.waiting.is_empty() && now.config.listen[0].hold_timeout.is_some());
-        let (now, changes) = after("listen = \"unix:/a\"", "listen = \"unix:/a?mode=600&hold_timeout=3s\"");
-        assert!(changes.applied.is_empty() && now.config.listen[0].hold_timeout.is_none());
-        assert_eq!(changes.waiting.len(), 1);
     }
 
     #[test]

@@ -12,15 +12,20 @@ use super::layer::{Found, Layer, read_value};
 use super::origin::Origin;
 use super::packages;
 use super::problem::Problem;
-use super::suggest::nearest;
+use super::suggest::{Unknown, judge, refuse_tls};
 use super::value::Raw;
 
 const PREFIX: &str = "SWITCHMASTER_";
 
-/// `SWITCHMASTER_NAME` for each key, or `SWITCHMASTER_NAME_FILE` with the path of a file that holds the value.
-pub(super) fn own(environment: &BTreeMap<String, OsString>, problems: &mut Vec<Problem>) -> Layer {
+/// `SWITCHMASTER_NAME` for each key, or `SWITCHMASTER_NAME_FILE` with the path of a file that holds the value. `foreign`:
+/// variables that are perhaps of a newer version.
+pub(super) fn own(
+    environment: &BTreeMap<String, OsString>,
+    problems: &mut Vec<Problem>,
+    foreign: &mut Vec<Problem>,
+) -> Layer {
     let mut layer = Layer::new();
-    let mut known = vec![format!("{PREFIX}CONFIG")];
+    let mut known = vec!["CONFIG".to_owned()];
     for key in KEYS {
         let (name, file) = (key.variable(), format!("{}_FILE", key.variable()));
         let value = variable(environment, &name, problems);
@@ -43,21 +48,32 @@ pub(super) fn own(environment: &BTreeMap<String, OsString>, problems: &mut Vec<P
             }
             (None, None) => {}
         }
-        known.extend([name, file]);
+        known.extend([name, file].map(|name| name[PREFIX.len()..].to_owned()));
     }
-    for name in environment.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)) {
+    for (name, value) in environment {
+        let Some(key) = name.strip_prefix(PREFIX).filter(|key| !known.iter().any(|known| known == key)) else {
+            continue;
+        };
         // Kubernetes sets these for a Service that is called switchmaster.
         if name.contains("_SERVICE_") || name.contains("_PORT") {
             continue;
         }
-        let hint = match nearest(name, known.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean {near}?"),
-            None => {
+        let at = Origin::Environment(name.clone());
+        if let Some(refusal) = refuse_tls(name, value.to_str().unwrap_or_default()) {
+            problems.push(Problem::at(&at, refusal));
+            continue;
+        }
+        let found = judge(key, known.iter().map(String::as_str));
+        let hint = match found {
+            Unknown::Misspelt(near) | Unknown::Foreign(Some(near)) => format!("did you mean {PREFIX}{near}?"),
+            Unknown::Foreign(None) => {
                 "`switchmaster config print` lists every key; its variable is SWITCHMASTER_ and the key in capitals"
                     .to_owned()
             }
         };
-        problems.push(Problem::at(&Origin::Environment(name.clone()), format!("unknown variable {name}; {hint}")));
+        let is_foreign = matches!(found, Unknown::Foreign(_));
+        let unknown = if is_foreign { &mut *foreign } else { &mut *problems };
+        unknown.push(Problem::at(&at, format!("unknown variable {name}; {hint}")));
     }
     layer
 }

@@ -1,4 +1,5 @@
-//! The configuration file: TOML to one value per key, each with its line; unknown keys are refused.
+//! The configuration file: TOML to one value per key, each with its line. An unknown key is a mistake where it looks like
+//! one, and else reported beside them, as one of a newer version.
 //!
 //! Relative paths in the file are relative to the file.
 
@@ -11,11 +12,17 @@ use super::keys::{KEYS, Key};
 use super::layer::{Found, Layer, read_value};
 use super::origin::Origin;
 use super::problem::Problem;
-use super::suggest::nearest;
+use super::suggest::{Unknown, judge, refuse_tls};
 use super::value::Raw;
 
-/// Reads the file at `path`, which `named_by` asked for; nobody did when it is the default one.
-pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Problem>) -> Layer {
+/// Reads the file at `path`, which `named_by` asked for; nobody did when it is the default one. `foreign`: its keys that are
+/// perhaps of a newer version.
+pub(super) fn read(
+    path: &Path,
+    named_by: Option<&Origin>,
+    problems: &mut Vec<Problem>,
+    foreign: &mut Vec<Problem>,
+) -> Layer {
     let text = match text(path, named_by) {
         Ok(text) => text,
         Err(problem) => {
@@ -55,7 +62,10 @@ pub(super) fn read(path: &Path, named_by: Option<&Origin>, problems: &mut Vec<Pr
             let found = from_own_file(raw(value), directory, origin, name, problems);
             found.into_iter().for_each(|found| put(&mut layer, key, found, problems));
         } else {
-            problems.push(Problem::at(&name_at, unknown(name, value.get_ref())));
+            match unknown(name, value.get_ref()) {
+                Ok(message) => foreign.push(Problem::at(&name_at, message)),
+                Err(message) => problems.push(Problem::at(&name_at, message)),
+            }
         }
     }
     layer
@@ -99,20 +109,26 @@ fn put(layer: &mut Layer, key: &'static Key, found: Found, problems: &mut Vec<Pr
     layer.insert(key.name, found);
 }
 
-fn unknown(name: &str, value: &DeValue<'_>) -> String {
+/// What to say of an unknown key; `Err` where it is a mistake.
+fn unknown(name: &str, value: &DeValue<'_>) -> Result<String, String> {
     if let DeValue::Table(table) = value {
         let flat = table.keys().map(|inner| format!("{name}_{}", inner.get_ref()));
         if let Some(key) = flat.into_iter().find(|flat| KEYS.iter().any(|key| key.name == flat)) {
-            return format!(
+            return Err(format!(
                 "unknown section [{name}]: there are no sections; did you mean {key} at the top of the file?"
-            );
+            ));
         }
+    }
+    let text = if let DeValue::String(text) = value { text.as_ref() } else { "" };
+    if let Some(refusal) = refuse_tls(name, text) {
+        return Err(refusal);
     }
     let files: Vec<String> = KEYS.iter().filter(|key| key.has_file()).map(|key| format!("{}_file", key.name)).collect();
     let known = KEYS.iter().map(|key| key.name).chain(files.iter().map(String::as_str));
-    match nearest(name, known) {
-        Some(near) => format!("unknown key {name}; did you mean {near}?"),
-        None => format!("unknown key {name}; `switchmaster config print` lists every key"),
+    match judge(name, known) {
+        Unknown::Misspelt(near) => Err(format!("unknown key {name}; did you mean {near}?")),
+        Unknown::Foreign(Some(near)) => Ok(format!("unknown key {name}; did you mean {near}?")),
+        Unknown::Foreign(None) => Ok(format!("unknown key {name}; `switchmaster config print` lists every key")),
     }
 }
 

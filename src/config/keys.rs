@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::value::Raw;
-use super::{Config, HoldTimeout, Listen, Minority, OnLostPop, OnLostReply, default_workers};
+use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
 use crate::secret::Secret;
 use crate::{duration, size};
 
@@ -171,8 +171,7 @@ impl Key {
 /// Every key, in the order of `config.example.toml`.
 pub static KEYS: &[Key] = &[
     key("listen", |d, raw| put(&mut d.config.listen, raw.listeners()), |d| Some(list(&d.config.listen)))
-        .flag("--listen")
-        .restart(keep_sockets),
+        .flag("--listen"),
     key(
         "admin",
         |d, raw| put(&mut d.config.admin, raw.listen_addr_or_off()),
@@ -187,8 +186,7 @@ pub static KEYS: &[Key] = &[
         |d| Some(list(&d.config.sentinel.addrs)),
     )
     .flag("--sentinel")
-    .laravel("REDIS_SENTINEL_HOSTS")
-    .restart(|next, running| next.sentinel.addrs.clone_from(&running.sentinel.addrs)),
+    .laravel("REDIS_SENTINEL_HOSTS"),
     key(
         "master_name",
         |d, raw| put(&mut d.config.sentinel.master_name, raw.master_name()),
@@ -463,13 +461,6 @@ const LEVEL: &[(&str, tracing::Level)] = &[
     ("debug", tracing::Level::DEBUG),
     ("trace", tracing::Level::TRACE),
 ];
-
-/// Of listeners that are the same sockets, the options for their sessions are taken over.
-fn keep_sockets(next: &mut Config, running: &Config) {
-    if next.listen.iter().map(Listen::socket).ne(running.listen.iter().map(Listen::socket)) {
-        next.listen.clone_from(&running.listen);
-    }
-}
 
 fn text(raw: &Raw) -> Result<Option<Secret>, String> {
     Ok(raw.secret()?.map(Secret::new))

@@ -40,11 +40,6 @@ impl Listen {
         Listen { addr, mode: MODE, group: None, on_lost_reply: None, hold_timeout: None, retain_bytes: None }
     }
 
-    /// What the kernel knows of it: cannot be changed while it is open.
-    pub(super) fn socket(&self) -> (&ListenAddr, u32, Option<&str>) {
-        (&self.addr, self.mode, self.group.as_deref())
-    }
-
     /// Fails with what is wrong with `text`, in a form that follows "expected …, ".
     pub(super) fn parse(text: &str) -> Result<Listen, String> {
         let (addr, options) = text.trim().split_once('?').unwrap_or((text, ""));

@@ -37,6 +37,9 @@ pub struct Loaded {
     pub laravel_env: Option<PathBuf>,
     /// What was assumed, or not understood; nothing of it is an error.
     pub warnings: Vec<Problem>,
+    /// Keys and variables that this version does not know, and a newer one may: they have no effect. Whoever serves goes on
+    /// without them, whoever checks the configuration refuses them.
+    pub foreign: Vec<Problem>,
     pub(super) draft: Draft,
     pub(super) origins: BTreeMap<&'static str, Origin>,
 }
@@ -50,12 +53,13 @@ impl Sources {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, Problems> {
-        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        let (mut problems, mut warnings, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
         let flags = self.flag_layer();
-        let own = environment::own(&self.environment, &mut problems);
+        let own = environment::own(&self.environment, &mut problems, &mut foreign);
         let guide = environment::laravel(&self.environment, &mut problems, &mut warnings);
         let file = self.file();
-        let written = file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems));
+        let written =
+            file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems, &mut foreign));
         let written = written.unwrap_or_default();
         let named = [&flags, &own, &written].into_iter().find_map(|layer| layer.get("laravel_env")).cloned();
         let dotenv = match &named {
@@ -81,10 +85,11 @@ impl Sources {
                 file: file.map(|(path, _)| path),
                 laravel_env: draft.laravel_env.clone(),
                 warnings: Problems::in_order(warnings).0,
+                foreign: Problems::in_order(foreign).0,
                 draft,
                 origins,
             }),
-            false => Err(Problems::in_order(problems)),
+            false => Err(Problems::in_order([problems, foreign].concat())),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Context {
     pub(super) map: AddressMap,
     pub(super) auth: watch::Receiver<Option<Credentials>>,
     /// The proxy's own listeners: never a master.
-    pub(super) own: Vec<SocketAddr>,
+    pub(super) own: watch::Receiver<Vec<SocketAddr>>,
     pub(super) name: watch::Receiver<Option<String>>,
     /// Between two polls.
     pub(super) pace: watch::Receiver<Duration>,
@@ -165,7 +165,7 @@ impl Task {
         let who = &self.at;
         let problem = if claim.addr.ip().is_unspecified() || claim.addr.port() == 0 {
             Some(format!("Sentinel {who} names {}, which is no address of a node", claim.addr))
-        } else if is_own(&self.context.own, claim.addr) {
+        } else if is_own(&self.context.own.borrow(), claim.addr) {
             Some(format!(
                 "Sentinel {who} names {}, which is this proxy: move the proxy or fix the announced address",
                 claim.addr
@@ -187,7 +187,7 @@ impl Task {
             }
         }
         let [master, node] = resolved;
-        let node = node.filter(|node| !node.ip().is_unspecified() && !is_own(&self.context.own, *node));
+        let node = node.filter(|node| !node.ip().is_unspecified() && !is_own(&self.context.own.borrow(), *node));
         self.report(FromSentinel::Event { kind: event.kind, master, node }).await;
     }
 

@@ -251,6 +251,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_newer_version_is_read_as_far_as_it_is_known() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let text = r#"{"format":9,"name":"m","addr":"127.0.0.1:1","epoch":7,"shadow":{"a":[1]},"history":["h"],
+            "sentinels":[{"addr":"s:26379","run_id":"id","tls":true}]}"#;
+        fs::write(Memory::path(dir.path(), "m"), text).expect("writes");
+        let found = Memory::read(dir.path(), "m").expect("reads").expect("a file");
+        assert_eq!((found.epoch, &found.history[..], found.sentinels.len()), (7, &["h".to_owned()][..], 1));
+        assert_eq!(Memory::only(dir.path()), Some(found));
+    }
+
+    #[test]
     fn what_is_older_never_replaces_what_is_newer() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let kept = Kept::default();

@@ -131,10 +131,11 @@ pub async fn run(
     let (pace, pace_receiver) = watch::channel(parts.sentinel.poll_interval);
     let (credentials, _) = watch::channel(tracker.login());
     let (auth, auth_receiver) = watch::channel(parts.sentinel.auth.clone());
+    let (own, own_receiver) = watch::channel(parts.own.clone());
     let context = Arc::new(Context {
         map: AddressMap::new(parts.sentinel.address_map.clone()),
         auth: auth_receiver,
-        own: parts.own.clone(),
+        own: own_receiver,
         name: name_receiver,
         pace: pace_receiver,
     });
@@ -149,6 +150,7 @@ pub async fn run(
         pace,
         credentials,
         auth,
+        own,
         followers: HashMap::new(),
         probers: HashMap::new(),
         next_number: 0,

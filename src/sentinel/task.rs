@@ -39,6 +39,7 @@ pub(super) struct Task {
     pub(super) pace: watch::Sender<Duration>,
     pub(super) credentials: watch::Sender<Login>,
     pub(super) auth: watch::Sender<Option<Credentials>>,
+    pub(super) own: watch::Sender<Vec<SocketAddr>>,
     pub(super) followers: HashMap<HostPort, Follower>,
     pub(super) probers: HashMap<SocketAddr, Prober>,
     /// Connections are numbered over all probers of a node: each prober begins far above the last.
@@ -253,8 +254,10 @@ impl Task {
             used.clone_from(auth);
             is_new
         });
+        self.own.send_replace(parts.own.clone());
         self.upstream.credentials.learn(parts.sentinel.learn_credentials);
         self.tracker.adjust(Instant::now(), parts.settings());
+        self.names.retain(|at, _| self.tracker.sentinels().any(|known| known == at));
         self.parts = parts;
     }
 

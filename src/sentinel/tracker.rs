@@ -186,14 +186,17 @@ impl Tracker {
         }
     }
 
-    /// The configuration was read again. What counts at a start only stays: the Sentinels to begin with, the map, and what
-    /// an earlier run has left.
+    /// The configuration was read again. What counts at a start only stays: the map, and what an earlier run has left.
     pub fn adjust(&mut self, now: Instant, next: Settings) {
         self.on_learning(next.learn_credentials);
         self.sentinels.polled_every(next.poll_interval);
         let credentials = next.credentials.clone();
-        let Settings { sentinels, address_map, floor, candidate, .. } = std::mem::replace(&mut self.settings, next);
-        self.settings = Settings { sentinels, address_map, floor, candidate, ..self.settings.clone() };
+        if next.sentinels != self.settings.sentinels {
+            self.sentinels.configure(&next.sentinels);
+            self.drop_unnamed_sentinels(now);
+        }
+        let Settings { address_map, floor, candidate, .. } = std::mem::replace(&mut self.settings, next);
+        self.settings = Settings { address_map, floor, candidate, ..self.settings.clone() };
         self.handle(now, Input::Configured(credentials));
     }
 
@@ -295,8 +298,15 @@ impl Tracker {
     fn on_sentinel_answer(&mut self, now: Instant, from: &HostPort, answer: SentinelAnswer) {
         self.situation.failover_mut().into_iter().for_each(|failover| failover.hear(from, &answer));
         self.sentinels.answered(now, from, answer);
+        self.drop_unnamed_sentinels(now);
         self.sentinels.count(now, &self.earlier.sentinels());
         self.note_family(now);
+    }
+
+    fn drop_unnamed_sentinels(&mut self, now: Instant) {
+        for at in self.sentinels.drop_unnamed(now) {
+            self.situation.failover_mut().into_iter().for_each(|failover| failover.lose(&at));
+        }
     }
 
     fn on_node(&mut self, now: Instant, addr: SocketAddr, what: FromNode) {

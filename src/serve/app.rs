@@ -11,15 +11,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::ConfigSource;
 use super::bind::Sockets;
 use super::control::Control;
-use super::descriptors::Share;
+use super::files::Files;
+use super::listening::{Listening, Thread};
 use super::reload::{Reach, Reloader, Request};
-use super::worker::{self, Relaying};
-use crate::config::{Config, Listen, Loaded};
+use super::worker::{self, Opening, Relaying};
+use crate::config::{Listen, Loaded};
 use crate::drain;
 use crate::metrics::WorkerCounters;
-use crate::net::{Bound, ListenAddr, SocketFile, Spare};
+use crate::net::{ListenAddr, Spare};
 use crate::sentinel;
-use crate::session::Worker;
 use crate::upstream::Upstream;
 
 /// A proxy that is ready to run.
@@ -38,14 +38,7 @@ pub struct App {
     pub(super) reloads: mpsc::Sender<Request>,
     pub(super) failed: oneshot::Receiver<sentinel::Error>,
     /// To be dropped before the workers.
-    pub(super) files: Vec<SocketFile>,
-}
-
-/// What all workers have in common.
-struct Common {
-    upstream: Arc<Upstream>,
-    open: Arc<AtomicUsize>,
-    spare: Arc<Spare>,
+    pub(super) files: Files,
 }
 
 impl App {
@@ -57,21 +50,28 @@ impl App {
         let following = &config.sentinel;
         let name = following.master_name.as_deref();
         let (upstream, reports) = Upstream::new(name, following.redis_auth.as_ref(), following.learn_credentials);
-        let common = Common { upstream: upstream.clone(), open: Arc::default(), spare: Spare::new(share.spare) };
+        let (open, spare) = (Arc::<AtomicUsize>::default(), Spare::new(share.spare));
         let (drain, drain_watch) = drain::channel();
-        let counters: Arc<[Arc<WorkerCounters>]> = queues.iter().map(|_| Arc::default()).collect();
-        let workers = counters.iter().zip(queues);
-        let worker =
-            |(counters, queues)| common.worker(&config, &listens, &share, counters, queues, drain_watch.clone());
-        let workers: Vec<Relaying> = workers.map(worker).collect();
+        let files = Files::new(files);
+        let (counters, threads, laters) = threads(queues.len(), &upstream, &open, &spare);
+        let mut listening = Listening::new(threads, files.in_use(), drain_watch.clone(), clients[0].clone());
+        let detach_idle_after = watch::Sender::new(config.backends.detach_idle_after);
+        let listeners = listens.into_iter().zip(clients.iter().cloned());
+        let settings = |listen: &Listen| worker::settings(&config, listen, &share);
+        let accepting = listening.begin(listeners, queues, &drain_watch, settings);
+        let relaying = |(listeners, later)| Relaying {
+            upstream: upstream.clone(),
+            listeners,
+            later,
+            detach_idle_after: detach_idle_after.subscribe(),
+            drain: drain_watch.clone(),
+        };
+        let workers: Vec<Relaying> = accepting.into_iter().zip(laters).map(relaying).collect();
 
-        let tcp = |addr: &ListenAddr| if let ListenAddr::Tcp(addr) = addr { Some(*addr) } else { None };
-        let own = clients.iter().filter_map(tcp).collect();
-        let parts = watch::Sender::new(sentinel::Parts::new(&config, own));
+        let parts = watch::Sender::new(sentinel::Parts::new(&config, listening.own()));
         let configured = parts.subscribe();
-        let Common { open, spare, .. } = common;
-        let others = listens[config.listen.len()..].to_vec();
-        let reach = Reach::new(&config, others, &workers, upstream.clone(), (spare, share), parts);
+        let proxy = listening.first();
+        let reach = Reach::new(&config, listening, upstream.clone(), (spare, share), detach_idle_after, parts);
         let grace = reach.grace.subscribe();
         let (reloader, reloads) = Reloader::new(loaded, source, reach);
         let (failure, failed) = oneshot::channel();
@@ -79,7 +79,7 @@ impl App {
         let (admin_listener, admin) = admin.unzip();
         let control = Control {
             state_dir: config.state_dir,
-            proxy: clients[0].clone(),
+            proxy,
             upstream: upstream.clone(),
             workers: counters,
             draining: draining.clone(),
@@ -109,27 +109,20 @@ impl App {
     }
 }
 
-impl Common {
-    fn worker(
-        &self,
-        config: &Config,
-        listens: &[Listen],
-        share: &Share,
-        counters: &Arc<WorkerCounters>,
-        queues: Vec<Bound>,
-        drain: drain::Watch,
-    ) -> Relaying {
-        let dials = worker::dials();
-        let workers = listens.iter().map(|listen| {
-            Arc::new(Worker {
-                upstream: self.upstream.clone(),
-                counters: counters.clone(),
-                settings: watch::Sender::new(Arc::new(worker::settings(config, listen, share))),
-                dials: dials.clone(),
-                open: self.open.clone(),
-                spare: self.spare.clone(),
-            })
-        });
-        Relaying { upstream: self.upstream.clone(), listeners: workers.zip(queues).collect(), drain }
-    }
+/// What `count` threads have for their listeners, and where each hears of those to come.
+fn threads(
+    count: usize,
+    upstream: &Arc<Upstream>,
+    sessions: &Arc<AtomicUsize>,
+    spare: &Arc<Spare>,
+) -> (Arc<[Arc<WorkerCounters>]>, Vec<Thread>, Vec<mpsc::UnboundedReceiver<Opening>>) {
+    let counters: Arc<[Arc<WorkerCounters>]> = (0..count).map(|_| Arc::default()).collect();
+    let thread = |counters: &Arc<WorkerCounters>| {
+        let (later, opening) = mpsc::unbounded_channel();
+        let (upstream, counters) = (upstream.clone(), counters.clone());
+        let (sessions, spare, dials) = (sessions.clone(), spare.clone(), worker::dials());
+        (Thread { upstream, counters, dials, sessions, spare, later }, opening)
+    };
+    let (threads, laters) = counters.iter().map(thread).unzip();
+    (counters, threads, laters)
 }

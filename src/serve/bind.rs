@@ -65,13 +65,19 @@ impl Sockets {
         if let Some(handed) = inherited.take(&listen.addr) {
             return handed.share(workers);
         }
-        match &listen.addr {
-            ListenAddr::Tcp(addr) => net::bind(*addr, workers),
-            ListenAddr::Unix(path) => {
-                let (queues, file) = net::bind_unix(path, listen.mode, listen.group.as_deref(), workers)?;
-                self.files.push(file);
-                Ok(queues)
-            }
+        let (queues, file) = bind(listen, workers)?;
+        self.files.extend(file);
+        Ok(queues)
+    }
+}
+
+/// An accept queue for each worker, and the file of a Unix socket.
+pub(super) fn bind(listen: &Listen, workers: usize) -> io::Result<(Vec<Bound>, Option<SocketFile>)> {
+    match &listen.addr {
+        ListenAddr::Tcp(addr) => Ok((net::bind(*addr, workers)?, None)),
+        ListenAddr::Unix(path) => {
+            let (queues, file) = net::bind_unix(path, listen.mode, listen.group.as_deref(), workers)?;
+            Ok((queues, Some(file)))
         }
     }
 }

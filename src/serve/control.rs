@@ -27,7 +27,7 @@ use crate::upstream::Upstream;
 pub(super) struct Control {
     pub(super) state_dir: Option<PathBuf>,
     /// Where a client of our own connects.
-    pub(super) proxy: ListenAddr,
+    pub(super) proxy: watch::Receiver<ListenAddr>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) workers: Arc<[Arc<WorkerCounters>]>,
     pub(super) draining: Arc<AtomicBool>,

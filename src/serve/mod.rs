@@ -9,10 +9,13 @@ mod app;
 mod bind;
 mod control;
 mod descriptors;
+mod files;
+mod listening;
 mod manager;
 mod notice;
 mod reload;
 mod server;
+mod taken;
 mod thread;
 mod watchdog;
 mod worker;
@@ -31,6 +34,7 @@ pub use app::App;
 pub use bind::Sockets;
 pub use manager::not_started;
 pub use server::Server;
+pub use taken::taken;
 
 /// Why the proxy could not start or go on.
 #[derive(Debug)]

@@ -11,12 +11,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ConfigSource;
 use super::descriptors::Share;
-use super::worker::{self, Relaying};
-use crate::config::{Changes, Config, Listen, Loaded, Problem, Problems};
+use super::listening::Listening;
+use crate::config::{Changes, Config, Loaded, Problem, Problems};
 use crate::net::Spare;
 use crate::secret::Secret;
 use crate::sentinel;
-use crate::session::Worker;
 use crate::upstream::Upstream;
 
 /// Between two looks at the files that passwords come from.
@@ -35,13 +34,11 @@ pub(super) struct Reloader {
 
 /// Those who go by what a reload can change.
 pub(super) struct Reach {
-    /// Of each thread, for each listener.
-    workers: Vec<Vec<Arc<Worker>>>,
-    /// Listeners that are not configured but inherited, behind the others.
-    inherited: Vec<Listen>,
+    listening: Listening,
     upstream: Arc<Upstream>,
     spare: Arc<Spare>,
     share: Share,
+    detach_idle_after: watch::Sender<Duration>,
     /// For whoever follows Sentinel.
     parts: watch::Sender<sentinel::Parts>,
     /// `drain_grace` as it is configured now.
@@ -70,6 +67,7 @@ impl Reloader {
                     let outcome = self.reload().await;
                     request.map(|reply| reply.send(outcome));
                 }
+                () = self.reach.listening.draining() => {}
                 () = tokio::time::sleep(PASSWORDS_EVERY), if self.running.reads_files() => self.follow_passwords().await,
                 else => return,
             }
@@ -83,11 +81,21 @@ impl Reloader {
             }
             problems.to_string()
         })?;
-        for warning in &next.warnings {
+        for warning in next.warnings.iter().chain(&next.foreign) {
             tracing::warn!("{warning}");
         }
-        let changes = self.take_over(next);
-        Ok(changes.to_string())
+        let (next, changes) = self.running.take_over(next);
+        if next.config.listen != self.running.config.listen
+            && let Err(error) = self.reach.listening.change(&next.config, &self.reach.share).await
+        {
+            let at = next.origin("listen").map(|origin| format!("{origin}: ")).unwrap_or_default();
+            let problem = format!("{at}listen: {error}");
+            tracing::error!("not reloaded, nothing changes: {problem}");
+            return Err(problem);
+        }
+        let unknown: String = next.foreign.iter().map(|foreign| format!("\nwarning: {foreign}")).collect();
+        self.put_in_force(next, &changes);
+        Ok(format!("{changes}{unknown}"))
     }
 
     /// Files that cannot be read, or are wrong, may be half written: they are looked at again.
@@ -97,7 +105,8 @@ impl Reloader {
         if next.config == self.running.config {
             tracing::debug!("the files were read: no password has changed");
         } else {
-            self.take_over(next);
+            let (next, changes) = self.running.take_over(next);
+            self.put_in_force(next, &changes);
         }
     }
 
@@ -109,8 +118,7 @@ impl Reloader {
         tokio::task::spawn_blocking(move || read()).await.unwrap_or_else(failed)
     }
 
-    fn take_over(&mut self, next: Loaded) -> Changes {
-        let (next, changes) = self.running.take_over(next);
+    fn put_in_force(&mut self, next: Loaded, changes: &Changes) {
         self.running = next;
         let config = &self.running.config;
         if !changes.applied.is_empty() {
@@ -121,26 +129,24 @@ impl Reloader {
         for change in &changes.waiting {
             tracing::warn!("needs a restart: {change}");
         }
-        changes
     }
 }
 
 impl Reach {
     pub(super) fn new(
         config: &Config,
-        inherited: Vec<Listen>,
-        workers: &[Relaying],
+        listening: Listening,
         upstream: Arc<Upstream>,
         (spare, share): (Arc<Spare>, Share),
+        detach_idle_after: watch::Sender<Duration>,
         parts: watch::Sender<sentinel::Parts>,
     ) -> Reach {
-        let of_thread = |thread: &Relaying| thread.listeners.iter().map(|(worker, _)| worker.clone()).collect();
         Reach {
-            workers: workers.iter().map(of_thread).collect(),
-            inherited,
+            listening,
             upstream,
             spare,
             share,
+            detach_idle_after,
             parts,
             grace: watch::Sender::new(config.drain_grace),
             token: watch::Sender::new(config.admin_token.clone()),
@@ -153,12 +159,10 @@ impl Reach {
         let share = Share::take(config);
         self.spare.change(share.spare as isize - self.share.spare as isize);
         self.share = share;
-        for workers in &self.workers {
-            for (worker, listen) in workers.iter().zip(config.listen.iter().chain(&self.inherited)) {
-                worker.settings.send_replace(Arc::new(worker::settings(config, listen, &share)));
-            }
-        }
+        self.listening.set(config, &share);
+        let idle = config.backends.detach_idle_after;
+        self.detach_idle_after.send_if_modified(|used| std::mem::replace(used, idle) != idle);
         self.upstream.topology.renew();
-        self.parts.send_modify(|parts| *parts = sentinel::Parts::new(config, parts.own.clone()));
+        self.parts.send_modify(|parts| *parts = sentinel::Parts::new(config, self.listening.own()));
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::files::Files;
 use super::manager::Manager;
 use super::reload::Request;
 use super::thread::{Ready, Threads};
 use super::worker::Relaying;
 use super::{App, Error};
 use crate::drain::{self, Stage};
-use crate::net::{ListenAddr, SocketFile};
+use crate::net::ListenAddr;
 use crate::sentinel;
 use crate::upstream::Upstream;
 
@@ -30,7 +31,7 @@ const CUTTING: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Server {
     /// Dropped before the threads, and so before the listeners.
-    files: Vec<SocketFile>,
+    files: Files,
     threads: Threads,
     /// The name of one that has panicked.
     panicked: mpsc::Receiver<String>,

@@ -1,16 +1,18 @@
 //! Everything on one worker thread ([`Relaying`]): it accepts at each listener, and wakes its sessions.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::descriptors::Share;
 use super::thread;
 use crate::config::{Config, Listen};
 use crate::drain;
-use crate::listener;
+use crate::listener::{self, Drains};
 use crate::net::Bound;
 use crate::session::{Settings, Worker, registry};
 use crate::upstream::Upstream;
@@ -22,27 +24,69 @@ const DIALS: usize = 128;
 #[derive(Debug)]
 pub(super) struct Relaying {
     pub(super) upstream: Arc<Upstream>,
-    /// At least one.
-    pub(super) listeners: Vec<(Arc<Worker>, Bound)>,
+    pub(super) listeners: Vec<Accepting>,
+    /// Listeners of a reload.
+    pub(super) later: mpsc::UnboundedReceiver<Opening>,
+    pub(super) detach_idle_after: watch::Receiver<Duration>,
     pub(super) drain: drain::Watch,
+}
+
+/// A listener on one worker thread.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    pub(super) worker: Arc<Worker>,
+    pub(super) queue: Bound,
+    pub(super) drains: Drains,
+}
+
+/// One that is to be accepted at from now on, and who wants to know whether it is.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) accepting: Accepting,
+    pub(super) answer: oneshot::Sender<io::Result<()>>,
+}
+
+impl Accepting {
+    /// Has the runtime of the caller watch it; what is returned accepts.
+    fn begin(self) -> io::Result<impl Future<Output = ()> + Send> {
+        Ok(listener::run(self.queue.listen()?, self.worker, self.drains))
+    }
 }
 
 impl Relaying {
     /// Has the runtime of the caller watch the listeners; what is returned accepts.
     pub(super) fn begin(self) -> io::Result<impl Future<Output = ()> + Send> {
-        let Relaying { upstream, listeners, drain } = self;
-        let settings = listeners[0].0.settings.subscribe();
-        let registered = listeners.into_iter().map(|(worker, bound)| Ok((bound.listen()?, worker)));
-        let listeners = registered.collect::<io::Result<Vec<_>>>()?;
+        let Relaying { upstream, listeners, later, detach_idle_after, drain } = self;
+        let listeners = listeners.into_iter().map(Accepting::begin).collect::<io::Result<Vec<_>>>()?;
         Ok(async move {
             let mut tasks = JoinSet::new();
-            for (listener, worker) in listeners {
-                tasks.spawn(listener::run(listener, worker, drain.clone()));
+            for accepts in listeners {
+                tasks.spawn(accepts);
             }
-            tasks.spawn(registry::rounds(settings, drain.news()));
+            tasks.spawn(open(later));
+            tasks.spawn(registry::rounds(detach_idle_after, drain.news()));
             drop(drain);
             thread::beside(tasks, registry::herald(&upstream.topology)).await;
         })
+    }
+}
+
+/// Accepts at whatever comes; a panic there is one of this task.
+async fn open(mut later: mpsc::UnboundedReceiver<Opening>) {
+    let mut accepting = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(Opening { accepting: next, answer }) = later.recv() => {
+                let begun = next.begin().map(|accepts| _ = accepting.spawn(accepts));
+                // Whoever has asked may have gone with its thread.
+                let _ = answer.send(begun);
+            }
+            Some(ended) = accepting.join_next() => match ended {
+                Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                _ => {}
+            },
+            else => return,
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Session {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        if registry::stage() == Stage::Cutting {
+        if self.worker.stage() == Stage::Cutting {
             return Poll::Ready(CloseReason::Drained);
         }
         let Session { sockets, core, worker, settings } = self;
@@ -157,7 +157,7 @@ fn turn<'a>(worker: &'a Worker, settings: &Settings, now: Instant, is_unwatched:
     Turn {
         now,
         sight: Sight::new(worker.upstream.topology.generation(), is_unwatched),
-        stage: registry::stage(),
+        stage: worker.stage(),
         sample: worker.upstream.topology.samples(),
         idle_ticks: registry::idle_ticks(),
         settings: *settings,

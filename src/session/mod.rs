@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::drain::{Stage, StageCell};
 use crate::metrics;
 use crate::net::Spare;
 use crate::upstream::Upstream;
@@ -38,6 +39,16 @@ pub struct Worker {
     pub dials: Arc<Semaphore>,
     /// Sessions open in the whole process.
     pub open: Arc<AtomicUsize>,
+    /// How far the listener is on its way out; [`crate::drain::Stage::Serving`] while it stays.
+    pub closing: StageCell,
     /// Descriptors of the whole process beyond those of its clients and of the control plane.
     pub spare: Arc<Spare>,
+}
+
+impl Worker {
+    /// How far the drain is for these sessions: that of the process, or that of their listener.
+    #[inline]
+    fn stage(&self) -> Stage {
+        registry::stage().max(self.closing.get())
+    }
 }

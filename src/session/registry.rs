@@ -4,13 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::core::{Settings, Urgency};
+use super::Worker;
+use super::core::Urgency;
 use crate::drain::{News, Stage};
 use crate::topology::Topology;
 
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_millis(40);
 /// How often a drain looks at what is left.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
+/// The same where one listener closes and others stay, at most: each look is one at the sessions of all.
+const CLOSE_TICK: Duration = Duration::from_millis(320);
 
 struct Slots {
     slots: Vec<Option<Slot>>,
@@ -136,14 +138,14 @@ pub async fn herald(topology: &Topology) {
 
 /// Counts rounds of `detach_idle_after`, if that is not zero, in which idle sessions give their backends back. Once the
 /// drain is asked for it wakes sessions at each stage. One per worker thread; runs for ever.
-pub async fn rounds(mut settings: watch::Receiver<Arc<Settings>>, mut drain: News) {
+pub async fn rounds(mut detach_idle_after: watch::Receiver<Duration>, mut drain: News) {
     let busy = drain.busy();
     loop {
-        let detach_after = settings.borrow_and_update().detach_idle_after;
+        let detach_after = *detach_idle_after.borrow_and_update();
         tokio::select! {
             () = drain.reached(Stage::Settling) => break,
             () = tokio::time::sleep(detach_after), if !detach_after.is_zero() => {}
-            Ok(()) = settings.changed() => continue,
+            Ok(()) = detach_idle_after.changed() => continue,
         }
         IDLE_TICKS.set(IDLE_TICKS.get().wrapping_add(1));
         wake_all(Urgency::Idle).await;
@@ -172,6 +174,22 @@ pub async fn rounds(mut settings: watch::Receiver<Arc<Settings>>, mut drain: New
         STAGE.set(drain.stage());
         wake(Urgency::Idle).await;
         tokio::time::sleep(DRAIN_TICK).await;
+    }
+}
+
+/// Ends the sessions of one listener on this thread, stage by stage; returns when nobody waits for them any more.
+pub async fn close(worker: &Worker, mut closing: News) {
+    let mut pause = DRAIN_TICK;
+    loop {
+        worker.closing.set(closing.stage());
+        wake(Urgency::Idle).await;
+        tokio::select! {
+            goes_on = closing.changed() => match goes_on {
+                true => pause = DRAIN_TICK,
+                false => return,
+            },
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(CLOSE_TICK),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use switchmaster::upstream::Upstream;
 use switchmaster::verbs as client;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// A running admin server and the strings it hangs on.
@@ -64,7 +64,7 @@ impl Fixture {
             commands,
             draining: draining.clone(),
             prometheus: metrics::install(),
-            proxy: ListenAddr::Tcp(proxy),
+            proxy: watch::channel(ListenAddr::Tcp(proxy)).1,
             options,
         };
         let book = taken.clone();

@@ -168,6 +168,63 @@ fn the_names_of_sentinel_packages_are_shown_or_reported_by_check() {
     assert_eq!(warned, "");
 }
 
+/// With this file and this variable, if any.
+fn config(action: &str, file: &str, variable: Option<(&str, &str)>) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.toml"), file).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchmaster"));
+    command.args(["config", action, "--config", "c.toml"]).current_dir(folder.path()).env_clear().envs(variable);
+    let output = command.output().unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn what_a_newer_version_knows_is_a_mistake_to_check_and_a_warning_to_all_else() {
+    let newer = "pool = \"shared\"\ndurability = \"async\"\nmax_clients = 5\n\n[[upstream]]\nmaster_name = \"a\"\n";
+    let (code, out, said) = config("check", newer, Some(("SWITCHMASTER_CRASH_VERDICT", "off")));
+    assert_eq!((code, out.as_str()), (Some(64), ""));
+    for part in [
+        "line 1 column 1: unknown key pool; ",
+        "line 2 column 1: unknown key durability; ",
+        "line 5 column 3: unknown key upstream; ",
+        "environment SWITCHMASTER_CRASH_VERDICT: unknown variable",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let (code, out, said) = config("print", newer, Some(("SWITCHMASTER_CRASH_VERDICT", "off")));
+    assert!(code == Some(0) && out.contains("max_clients = 5"), "{out}{said}");
+    assert_eq!(said.matches("warning: ").count(), 4, "{said}");
+
+    // What is misspelt, or would be in plain text, is a mistake to all.
+    for (file, variable) in [
+        ("max_client = 5\npool = 1\n", None),
+        ("tls = \"on\"\n", None),
+        ("sentinel_tls_ca_file = \"/ca.pem\"\n", None),
+        ("", Some(("SWITCHMASTER_TLS_CERT_FILE", "/cert.pem"))),
+        ("", Some(("SWITCHMASTER_MAX_CLIENT", "5"))),
+    ] {
+        for action in ["check", "print"] {
+            let (code, out, said) = config(action, file, variable);
+            assert_eq!((code, out.as_str()), (Some(64), ""), "{action} {file}{variable:?}: {said}");
+        }
+    }
+    assert_eq!(config("print", "tls = \"off\"\n", Some(("SWITCHMASTER_SENTINEL_TLS", "off"))).0, Some(0));
+}
+
+#[test]
+fn check_says_who_has_a_port_already_and_what_to_do() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    let file = format!("listen = [\"127.0.0.1:{port}\", \"unix:/run/x.sock\"]\nadmin = \"off\"\n");
+    let (code, out, said) = config("check", &file, None);
+    assert!(code == Some(0) && out.starts_with("the configuration is valid"), "{out}{said}");
+    let who = format!("warning: listen: 127.0.0.1:{port} is taken by ");
+    assert!(said.contains(&who) && said.contains(&format!("(pid {})", std::process::id())), "{said}");
+    assert!(said.contains("another port") && said.contains("Unix socket"), "{said}");
+    drop(held);
+    assert_eq!(config("check", &file, None).2, "");
+}
+
 #[test]
 fn wrong_usage_exits_64() {
     for args in [

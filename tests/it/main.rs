@@ -34,3 +34,4 @@ mod tidy;
 mod transparency;
 mod transparency_docs;
 mod unix;
+mod verbs;

@@ -57,6 +57,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
         "protocol::address protocol::duration protocol::location protocol::net protocol::secret protocol::settings \
          protocol::size",
     ),
+    ("direct", "config protocol::remote protocol::sentinel"),
     ("verbs", "protocol::control protocol::duration protocol::remote protocol::size protocol::status"),
     ("cli", "backup protocol::control"),
     ("upstream", "topology protocol::secret"),

@@ -91,7 +91,7 @@ pub async fn reload(world: &mut World) {
         if journal.contains("log_level") { Ok(()) } else { Err(journal) }
     });
     let heard = heard.await.is_ok();
-    machine.configure("nonsense = 1\n");
+    machine.configure("minority = \"nonsense\"\n");
     machine.succeed(&["systemctl", "reload", "switchmaster"]);
     let shown = until("the status", Duration::from_secs(5), async || {
         let status = machine.status();
@@ -161,7 +161,7 @@ fn stop_thread(task: u32) -> Child {
 /// Connections wait until somebody has corrected it; no limit of starts is reached.
 pub async fn wrong_configuration(world: &mut World) {
     let machine = &world.machine;
-    machine.configure("nonsense = 1\n");
+    machine.configure("minority = \"nonsense\"\n");
     machine.output(&["systemctl", "restart", "switchmaster"]);
     tokio::time::sleep(Duration::from_secs(8)).await;
     let (starts, status) = (machine.property("NRestarts"), machine.status());

@@ -6,6 +6,7 @@
 
 mod failover;
 mod faults;
+mod hosts;
 mod lasting;
 mod machine;
 mod restart;
@@ -73,6 +74,7 @@ async fn run(world: &mut World, wanted: &[String]) {
         "units": faults::units,
         "start-without-redis": faults::start_without_redis,
         "reload": faults::reload,
+        "port-and-env": hosts::port_and_env,
         "restart": restart::restarts,
         "kill": restart::kills,
         "restart-without-socket": restart::control,

@@ -14,17 +14,16 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::Error;
-use crate::config::{Config, HostPort};
+use crate::config::{Config, HostPort, Monitored};
 use crate::node::info::InfoRole;
-use crate::sentinel::client::{self, AddressMap, Sentinel};
-use crate::sentinel::consensus::{self, Consensus, Named};
-use crate::sentinel::electorate;
-use crate::sentinel::report::SentinelAnswer;
+use crate::sentinel::client::AddressMap;
+use crate::sentinel::consensus::Named;
+use crate::sentinel::survey::{SentinelSurvey, SurveyError, Surveyed};
 
 pub(crate) use node::refused;
 pub use node::{AskError, Node, dial};
 
-/// For connecting to a Sentinel or a node, and for each answer.
+/// For connecting to a node, and for each answer.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the Sentinels and the nodes say.
@@ -159,10 +158,9 @@ pub fn no_source(topology: &Topology, refusals: &[Refusal]) -> Error {
 /// [`Error::Unavailable`] when no Sentinel names a master, or they do not agree on one; [`Error::Usage`] when they
 /// monitor several and none was chosen.
 pub async fn find(config: &Config) -> Result<Topology, Error> {
-    let asker = Asker::new(config);
-    let name = asker.name().await?;
-    let (answers, known) = asker.poll_all(&name).await?;
-    let named = weigh(&name, &answers, known)?;
+    let surveyed = survey(config).await?;
+    let named = surveyed.master()?;
+    let Surveyed { name, answers, .. } = surveyed;
     let told = || answers.iter().map(|(_, answer)| answer);
     // Only those who follow the same master know its replicas as they are now.
     let current = || told().filter(|answer| answer.claim.as_ref().is_some_and(|claim| claim.addr == named.addr));
@@ -178,7 +176,7 @@ pub async fn find(config: &Config) -> Result<Topology, Error> {
         down_after: claims().map(|claim| claim.down_after).min().unwrap_or_default(),
         failover_timeout: claims().map(|claim| claim.failover_timeout).max().unwrap_or_default(),
         sentinels: answers.iter().map(|(at, _)| at.clone()).collect(),
-        candidates: asker.nodes(std::iter::once(named.addr).chain(addrs)).await,
+        candidates: nodes(config, std::iter::once(named.addr).chain(addrs)).await,
         name,
     })
 }
@@ -188,150 +186,40 @@ pub async fn find(config: &Config) -> Result<Topology, Error> {
 /// # Errors
 /// As [`find`].
 pub async fn named(config: &Config) -> Result<Named, Error> {
-    let asker = Asker::new(config);
-    let name = asker.name().await?;
-    let (answers, known) = asker.poll_all(&name).await?;
-    weigh(&name, &answers, known)
+    Ok(survey(config).await?.master()?)
 }
 
-fn weigh(name: &str, answers: &[(HostPort, SentinelAnswer)], known: usize) -> Result<Named, Error> {
-    let told = || answers.iter().map(|(_, answer)| answer);
-    match consensus::weigh(told(), known) {
-        Consensus::Agreed(named) => Ok(named),
-        Consensus::Conflicting { epoch, addrs } => {
-            let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
-            Err(Error::Unavailable(format!(
-                "the Sentinels name several masters of {name} at epoch {epoch}: {}; try again when they agree",
-                addrs.join(", ")
-            )))
-        }
-        Consensus::None => {
-            let problems: Vec<&str> = told().filter_map(|answer| answer.problem.as_deref()).collect();
-            Err(Error::Unavailable(format!("no Sentinel names a master of {name}: {}", problems.join("; "))))
+async fn survey(config: &Config) -> Result<Surveyed, SurveyError> {
+    let Monitored { addrs, master_name, auth, address_map, .. } = &config.sentinel;
+    let map = AddressMap::new(address_map.clone());
+    SentinelSurvey { sentinels: addrs, master_name: master_name.as_deref(), auth: auth.as_ref(), map: &map }.run().await
+}
+
+impl From<SurveyError> for Error {
+    fn from(error: SurveyError) -> Error {
+        match error {
+            SurveyError::SeveralMasters(_) => Error::Usage(error.to_string()),
+            SurveyError::Undecided(_) => Error::Unavailable(error.to_string()),
+            SurveyError::Unreachable(_) => Error::Unavailable(format!(
+                "{error}; backups find their source through Sentinel: name one with --sentinel, or set up one that \
+                 monitors this Redis"
+            )),
         }
     }
 }
 
-/// Who asks: the configuration, as far as it matters here.
-struct Asker<'a> {
-    config: &'a Config,
-    map: AddressMap,
-}
-
-impl<'a> Asker<'a> {
-    fn new(config: &'a Config) -> Asker<'a> {
-        Asker { config, map: AddressMap::new(config.sentinel.address_map.clone()) }
+async fn nodes(config: &Config, addrs: impl Iterator<Item = SocketAddr>) -> Vec<Candidate> {
+    let mut questions = JoinSet::new();
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for (index, addr) in addrs.enumerate() {
+        let auth = config.sentinel.redis_auth.clone();
+        questions.spawn(async move { (index, Node::ask(addr, auth.as_ref(), LIMIT).await) });
+        candidates.push(Candidate { addr, node: Err("was not asked".into()) });
     }
-
-    /// The configured name, or the only one that the Sentinels monitor.
-    async fn name(&self) -> Result<String, Error> {
-        if let Some(name) = &self.config.sentinel.master_name {
-            return Ok(name.clone());
+    while let Some(answer) = questions.join_next().await {
+        if let Ok((index, node)) = answer {
+            candidates[index].node = node;
         }
-        let mut problems = Vec::new();
-        for at in &self.config.sentinel.addrs {
-            let mut names = match masters(self.map.map(at), self.config).await {
-                Ok(names) => names,
-                Err(error) => {
-                    problems.push(error.to_string());
-                    continue;
-                }
-            };
-            names.sort();
-            match &names[..] {
-                [name] => return Ok(name.clone()),
-                [] => problems.push(format!("Sentinel {at} monitors nothing")),
-                _ => {
-                    return Err(Error::Usage(format!(
-                        "Sentinel monitors several masters: {}; choose one with --master-name",
-                        names.join(", ")
-                    )));
-                }
-            }
-        }
-        Err(unreachable(&problems))
     }
-
-    /// The answers of every Sentinel that is believed, each once, and how many of these there are.
-    async fn poll_all(&self, name: &str) -> Result<(Vec<(HostPort, SentinelAnswer)>, usize), Error> {
-        let mut known: BTreeSet<HostPort> = self.config.sentinel.addrs.iter().cloned().collect();
-        let mut polls = JoinSet::new();
-        let ask = |polls: &mut JoinSet<_>, at: &HostPort| {
-            let (at, name, map) = (at.clone(), name.to_owned(), self.map.clone());
-            let auth = self.config.sentinel.auth.clone();
-            polls.spawn(async move {
-                let polled = async {
-                    let mut sentinel = Sentinel::connect(&map.map(&at), &mut Vec::new(), auth.as_ref(), LIMIT).await?;
-                    sentinel.poll(&name, &map, LIMIT).await
-                };
-                let answer = polled.await;
-                (at, answer)
-            });
-        };
-        known.iter().for_each(|at| ask(&mut polls, at));
-        let mut answers: Vec<(HostPort, SentinelAnswer)> = Vec::new();
-        let mut problems = Vec::new();
-        while let Some(polled) = polls.join_next().await {
-            let (at, answer) = polled.map_err(|error| Error::Internal(error.to_string()))?;
-            let answer: SentinelAnswer = match answer {
-                Ok(answer) => answer,
-                Err(error) => {
-                    problems.push(error.to_string());
-                    continue;
-                }
-            };
-            // Two names of one Sentinel have one voice.
-            if answer.myid.is_some() && answers.iter().any(|(_, other)| other.myid == answer.myid) {
-                continue;
-            }
-            for peer in answer.peers.iter().flatten() {
-                if known.insert(peer.addr.clone()) {
-                    ask(&mut polls, &peer.addr);
-                }
-            }
-            answers.push((at, answer));
-        }
-        if answers.is_empty() {
-            return Err(unreachable(&problems));
-        }
-        // Without a claim there is no set to count: the reason is in the answers.
-        if answers.iter().all(|(_, answer)| answer.claim.is_none()) {
-            return Ok((answers, 0));
-        }
-        electorate::among(&self.config.sentinel.addrs, answers, &self.map).ok_or_else(|| {
-            Error::Unavailable(format!(
-                "no set of Sentinels that know each other holds a majority of `sentinels`: nobody says reliably who is \
-                 the master of {name}. Take those of another cluster, and those that are gone, out of the list ({})",
-                problems.join("; ")
-            ))
-        })
-    }
-
-    async fn nodes(&self, addrs: impl Iterator<Item = SocketAddr>) -> Vec<Candidate> {
-        let mut questions = JoinSet::new();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for (index, addr) in addrs.enumerate() {
-            let auth = self.config.sentinel.redis_auth.clone();
-            questions.spawn(async move { (index, Node::ask(addr, auth.as_ref(), LIMIT).await) });
-            candidates.push(Candidate { addr, node: Err("was not asked".into()) });
-        }
-        while let Some(answer) = questions.join_next().await {
-            if let Ok((index, node)) = answer {
-                candidates[index].node = node;
-            }
-        }
-        candidates
-    }
-}
-
-async fn masters(at: HostPort, config: &Config) -> Result<Vec<String>, client::Error> {
-    Sentinel::connect(&at, &mut Vec::new(), config.sentinel.auth.as_ref(), LIMIT).await?.masters(LIMIT).await
-}
-
-fn unreachable(problems: &[String]) -> Error {
-    Error::Unavailable(format!(
-        "no Sentinel answers: {}; backups find their source through Sentinel: name one with --sentinel, or set up one \
-         that monitors this Redis",
-        problems.join("; ")
-    ))
+    candidates
 }

@@ -80,6 +80,12 @@ impl Remote {
         self.fetch(Method::GET, "/status.json").await
     }
 
+    /// Whether it is ready, as `/ready` says it, and why. Counts as a probe: after a bad one it takes two good ones.
+    pub async fn ready(&self) -> Result<(bool, String), Error> {
+        let (status, text) = self.exchange(Method::GET, "/ready").await?;
+        Ok((status.is_success(), text.trim_end().to_owned()))
+    }
+
     /// Reads a [`Remote::status`].
     pub fn read(&self, status: &str) -> Result<View, Error> {
         serde_json::from_str(status).map_err(|error| Error::Garbled(self.admin, error.to_string()))
@@ -96,6 +102,19 @@ impl Remote {
 
     /// The body of an answer with a good status.
     async fn fetch(&self, method: Method, path: &str) -> Result<String, Error> {
+        let (status, text) = self.exchange(method, path).await?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        Err(match message(&text) {
+            Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
+            Some(message) => Error::Refused(message),
+            None => Error::Garbled(self.admin, format!("{status}: {}", text.lines().next().unwrap_or(""))),
+        })
+    }
+
+    /// Any answer.
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, String), Error> {
         let admin = self.admin;
         let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
         let conversation = async {
@@ -115,15 +134,7 @@ impl Remote {
                     .collect()
                     .await
                     .map_err(|error| garbled(&error))?;
-                let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-                if status.is_success() {
-                    return Ok(text);
-                }
-                Err(match message(&text) {
-                    Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
-                    Some(message) => Error::Refused(message),
-                    None => garbled(&format!("{status}: {}", text.lines().next().unwrap_or(""))),
-                })
+                Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
             };
             // The connection's own end is of no interest once the answer is here.
             tokio::pin!(exchange);

@@ -42,6 +42,8 @@ pub(super) struct Sentinels {
     map: AddressMap,
     /// An answer counts for this long.
     fresh: Duration,
+    /// By a list of which none has answered yet.
+    reconfigured: bool,
     first_answer: Option<Instant>,
     /// Another set of Sentinels answers under this name since then.
     rivals_since: Option<Instant>,
@@ -78,6 +80,7 @@ impl Sentinels {
             electorate: Electorate::default(),
             map: settings.address_map.clone(),
             fresh: fresh(settings.poll_interval),
+            reconfigured: false,
             first_answer: None,
             rivals_since: None,
             lower: None,
@@ -151,6 +154,37 @@ impl Sentinels {
 
 /// Who they are.
 impl Sentinels {
+    /// The configuration names these from now on. Those of before stay until one of these has answered: a mistake in the
+    /// list leaves nobody without Sentinels.
+    pub(super) fn configure(&mut self, next: &[HostPort]) {
+        for (at, sentinel) in &mut self.known {
+            sentinel.learnt = !next.contains(at);
+        }
+        for at in next {
+            self.known.entry(at.clone()).or_default();
+        }
+        self.reconfigured = true;
+    }
+
+    /// After another list: who is neither named in it, nor reported by one of it, is not dialled any more. Returns these.
+    pub(super) fn drop_unnamed(&mut self, now: Instant) -> Vec<HostPort> {
+        let configured = self.all_answers(now).filter(|(at, _)| self.get(at).is_some_and(|sentinel| !sentinel.learnt));
+        let answers: Vec<&SentinelAnswer> = configured.map(|(_, answer)| answer).collect();
+        if !self.reconfigured || answers.is_empty() {
+            return Vec::new();
+        }
+        let is_reported = |at: &HostPort, sentinel: &SentinelState| {
+            let has_id = |peer: &Peer| sentinel.run_id.as_ref().is_some_and(|id| *id == peer.run_id);
+            let mut peers = answers.iter().flat_map(|answer| answer.peers.iter().flatten());
+            peers.any(|peer| has_id(peer) || self.map.map(&peer.addr) == self.map.map(at))
+        };
+        let gone = self.iter().filter(|(at, sentinel)| sentinel.learnt && !is_reported(at, sentinel));
+        let gone: Vec<HostPort> = gone.map(|(at, _)| at.clone()).collect();
+        self.known.retain(|at, _| !gone.contains(at));
+        self.reconfigured = false;
+        gone
+    }
+
     /// Counts anew who is believed, and follows what those report of each other. `remembered`: the run ids of those that
     /// an earlier run believed.
     pub(super) fn count(&mut self, now: Instant, remembered: &BTreeSet<String>) {

@@ -1,6 +1,7 @@
 //! The decision on virtual time: three Sentinels, three nodes, and every way in which it may go wrong.
 
 mod belief;
+mod configured;
 mod credentials;
 mod shown;
 

@@ -24,5 +24,6 @@ pub use descriptors::{Spare, Taken, raise_descriptor_limit};
 pub use inherited::Inherited;
 pub use listener::{Bound, Listener};
 pub use pipe::{LEAST_SPLICED, Pipe};
+pub use port_holder::listens_at;
 pub use scratch::Scratch;
 pub use socket_file::{SocketFile, bind_unix};

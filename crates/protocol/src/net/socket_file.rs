@@ -23,12 +23,41 @@ use super::listener::Bound;
 pub struct SocketFile {
     path: PathBuf,
     device_and_inode: (u64, u64),
+    /// The group that it was made with.
+    own_group: u32,
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Changes who may connect; `None`: the group of the process. Whoever is connected stays.
+    ///
+    /// # Errors
+    /// There is no such group, or we may not give it to the file; the file is another's by now.
+    pub fn permit(&self, mode: u32, group: Option<&str>) -> io::Result<()> {
+        let at = |error: io::Error| io::Error::new(error.kind(), format!("unix:{}: {error}", self.path.display()));
+        if !self.is_ours() {
+            return Err(at(io::Error::new(io::ErrorKind::NotFound, "the socket is gone")));
+        }
+        let group = group.map_or(Ok(self.own_group), group_id).map_err(at)?;
+        // Nobody but the owner while it has the group of one and the permissions of the other.
+        fs::set_permissions(&self.path, Permissions::from_mode(mode & 0o700)).map_err(at)?;
+        std::os::unix::fs::chown(&self.path, None, Some(group)).map_err(at)?;
+        fs::set_permissions(&self.path, Permissions::from_mode(mode)).map_err(at)
+    }
+
+    fn is_ours(&self) -> bool {
+        let is_same = |found: fs::Metadata| (found.dev(), found.ino()) == self.device_and_inode;
+        fs::symlink_metadata(&self.path).is_ok_and(is_same)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.device_and_inode;
-        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+        if self.is_ours() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -65,7 +94,8 @@ pub fn bind_unix(path: &Path, mode: u32, group: Option<&str>, count: usize) -> i
     SockAddr::unix(path).and_then(|addr| socket.bind(&addr)).map_err(at)?;
     let bound = (|| {
         let found = fs::symlink_metadata(path)?;
-        let file = SocketFile { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()) };
+        let device_and_inode = (found.dev(), found.ino());
+        let file = SocketFile { path: path.to_owned(), device_and_inode, own_group: found.gid() };
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         if let Some(group) = group {
             std::os::unix::fs::chown(path, None, Some(group))?;

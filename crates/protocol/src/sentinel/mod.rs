@@ -8,3 +8,4 @@ pub mod electorate;
 pub mod event;
 pub mod login;
 pub mod report;
+pub mod survey;

@@ -1,0 +1,73 @@
+//! A host as Forge and Ploi make them: a Redis of its own has the port, and the application's `.env` is below /home, where
+//! the service may not look. Set up by the drop-ins of docs/laravel.md, as they are written there.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+
+use switchmaster::demo::cluster::until;
+use switchmaster::demo::wire::Wire;
+
+use super::World;
+use super::machine::{SOCKET, listen};
+use super::visits::credentials;
+
+const OTHER: &str = "127.0.0.1:6380";
+const ENV: &str = "home/forge/example.com/.env";
+
+/// The first `ini` block of docs/laravel.md that begins with this section.
+fn documented(section: &str) -> String {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/laravel.md")).expect("a document");
+    let (_, rest) = text.split_once(&format!("```ini\n[{section}]\n")).unwrap_or_else(|| panic!("no [{section}]"));
+    format!("[{section}]\n{}", rest.split("```").next().unwrap_or_default())
+}
+
+pub async fn port_and_env(world: &mut World) {
+    let machine = &world.machine;
+    machine.stop();
+    let host_redis = TcpListener::bind(listen()).expect("the port of the host's own Redis");
+    let sentinels: Vec<String> = world.cluster.sentinel_addrs().iter().map(SocketAddr::to_string).collect();
+    let env = format!(
+        "APP_NAME=shop\nREDIS_HOST=127.0.0.1\nREDIS_PORT=6380\nREDIS_PASSWORD={}\nREDIS_SENTINEL_HOSTS=\"{}\"\n\
+         REDIS_SENTINEL_SERVICE_NAME={}\n",
+        super::PASSWORD,
+        sentinels.join(","),
+        world.cluster.master_name()
+    );
+    let path = machine.path(ENV);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::write(&path, env).expect("written");
+    // Neither the service's user nor anybody else may read it.
+    let closed = Command::new("chmod").args(["-R", "go="]).arg(machine.path("home/forge")).status();
+    assert!(closed.is_ok_and(|status| status.success()));
+    fs::write(machine.path("etc/switchmaster/config.toml"), "listen = [\"6380\"]\n").expect("written");
+    let drop_in = |unit: &str| -> PathBuf { machine.path(&format!("etc/systemd/system/{unit}.d")) };
+    for (unit, section) in [("switchmaster.socket", "Socket"), ("switchmaster.service", "Service")] {
+        fs::create_dir_all(drop_in(unit)).expect("a folder");
+        fs::write(drop_in(unit).join("override.conf"), documented(section)).expect("written");
+    }
+    machine.succeed(&["systemctl", "daemon-reload"]);
+    machine.succeed(&["systemctl", "start", "switchmaster.socket", "switchmaster.service"]);
+    let ping = async || {
+        let other = OTHER.parse().expect("an address");
+        let mut wire = Wire::open(other, Some(&credentials()), 0).await.map_err(|error| error.to_string())?;
+        wire.ask(&["PING"]).await.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let served = until("it to serve at the other port", std::time::Duration::from_secs(20), ping).await.is_ok();
+    let by_socket = Wire::connect_unix(&machine.seen_path(SOCKET)).await.is_ok();
+    let status = machine.status();
+    let hidden = machine.property("ProtectHome");
+    drop(host_redis);
+    for unit in ["switchmaster.socket", "switchmaster.service"] {
+        fs::remove_dir_all(drop_in(unit)).expect("removed");
+    }
+    machine.stop();
+    machine.configure("");
+    machine.succeed(&["systemctl", "daemon-reload"]);
+    let table = &mut world.table;
+    table.demand("served beside the host's Redis", served, "true", served);
+    table.demand("the Unix socket", by_socket, "true", by_socket);
+    table.demand("Sentinels and password from the .env", &status, "following …", status.starts_with("following "));
+    table.demand("ProtectHome", &hidden, "yes", hidden == "yes");
+}
