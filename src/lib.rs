@@ -46,6 +46,7 @@ pub mod close_reason;
 pub mod config;
 pub mod drain;
 pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod sentinel;
 pub mod serve;

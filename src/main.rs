@@ -14,17 +14,14 @@ use switchmaster::backup::{self, args::BackupArgs};
 #[cfg(feature = "demo")]
 use switchmaster::cli::DemoArgs;
 use switchmaster::cli::{Cli, ConfigAction, Verb};
-use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::config::{Config, Loaded, Origin, Sources};
 #[cfg(feature = "demo")]
 use switchmaster::demo::{self, DemoOptions};
+use switchmaster::log;
+use switchmaster::net::{self, ListenAddr};
 use switchmaster::remote::Remote;
 use switchmaster::serve::{self, ConfigSource};
 use switchmaster::verbs;
-use tracing::Level;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// tokio aligns tasks and sockets to 128 bytes. glibc's malloc wastes up to as much again on each, jemalloc has sizes for
 /// them: an idle session takes a fifth less (in a debug build 933 bytes for 1160, with a backend 1201 for 1573), and memory
@@ -63,11 +60,11 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let set_log_level = start_log(&loaded.config.log);
+    let set_log_level = log::start(&loaded.config.log);
     dispatch(cli.verb.unwrap_or(Verb::Serve), loaded, sources, set_log_level)
 }
 
-fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
+fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: log::SetLevel) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
             ConfigAction::Check => {
@@ -82,14 +79,14 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogL
         Verb::Serve => serve(loaded, sources, set_log_level),
         Verb::Status(args) => {
             let show = verbs::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |remote, out| verbs::status(remote, show, out).await)
+            ask(&loaded, async |remote, out| verbs::status(remote, show, out).await)
         }
-        Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
-            verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
-        }),
-        Verb::Hold(args) => ask(&loaded.config, async |remote, out| verbs::hold(remote, args.duration, out).await),
-        Verb::Release => ask(&loaded.config, async |remote, out| verbs::release(remote, out).await),
-        Verb::Reload => ask(&loaded.config, async |remote, out| verbs::reload(remote, out).await),
+        Verb::Failover(args) => {
+            ask(&loaded, async |remote, out| verbs::failover(remote, args.force, out, &mut std::io::stderr()).await)
+        }
+        Verb::Hold(args) => ask(&loaded, async |remote, out| verbs::hold(remote, args.duration, out).await),
+        Verb::Release => ask(&loaded, async |remote, out| verbs::release(remote, out).await),
+        Verb::Reload => ask(&loaded, async |remote, out| verbs::reload(remote, out).await),
         #[cfg(feature = "backup")]
         Verb::Backup(args) => backup(*args, loaded.config),
         #[cfg(feature = "demo")]
@@ -127,9 +124,6 @@ fn backup(args: BackupArgs, config: Config) -> ExitCode {
 
 #[cfg(feature = "demo")]
 fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
-    use switchmaster::config::Origin;
-    use switchmaster::net::ListenAddr;
-
     // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
     let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
     let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
@@ -145,17 +139,29 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
-    let Some(admin) = config.admin else {
+fn ask(loaded: &Loaded, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
+    let Some(admin) = running(loaded) else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
-    let remote = Remote { admin, token: config.admin_token.clone() };
+    let remote = Remote { admin, token: loaded.config.admin_token.clone() };
     block_on(async {
         match question(remote, &mut std::io::stdout()).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.exit_code(), &error.to_string()),
         }
     })
+}
+
+/// Where it is asked: at the address of `--admin`, which may be another host's, else at its socket if this user may
+/// connect to it, else at its admin address.
+fn running(loaded: &Loaded) -> Option<ListenAddr> {
+    let addr = loaded.config.admin.map(ListenAddr::Tcp);
+    let sockets: &[std::path::PathBuf] = match loaded.origin("admin") {
+        Some(Origin::Flag(_)) if !matches!(loaded.origin("admin_socket"), Some(Origin::Flag(_))) => &[],
+        _ => loaded.config.admin_socket.places(),
+    };
+    let socket = sockets.iter().find(|path| net::is_listened_at(path));
+    socket.map(|path| ListenAddr::Unix(path.clone())).or(addr)
 }
 
 fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
@@ -170,7 +176,7 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
+fn serve(loaded: Loaded, sources: Sources, set_log_level: log::SetLevel) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -197,23 +203,6 @@ fn places(loaded: &Loaded) -> String {
         Some(path) => format!("{file}, .env {}", path.display()),
         None => file,
     }
-}
-
-/// Changes the lowest level that is logged.
-type SetLogLevel = Arc<dyn Fn(Level) + Send + Sync>;
-
-/// Log lines go to standard error: coloured for a terminal, plain into a pipe, JSON on request.
-fn start_log(log: &LogConfig) -> SetLogLevel {
-    let (level, handle) = reload::Layer::new(LevelFilter::from(log.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    // To say on standard error that standard error is gone, as with a terminal that was closed, ends the task that logs.
-    let lines = lines.log_internal_errors(false);
-    let logged = tracing_subscriber::registry().with(level);
-    match log.json {
-        true => logged.with(lines.json().flatten_event(true)).init(),
-        false => logged.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).init(),
-    }
-    Arc::new(move |level| _ = handle.reload(LevelFilter::from(level)))
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no error.

@@ -17,10 +17,10 @@ mod unix;
 
 pub use address::{LONGEST_UNIX_PATH, ListenAddr};
 pub use bind::bind;
-pub use conn::{Conn, Liveness};
+pub use conn::{Conn, Liveness, Peer, own_uid};
 pub use connector::Connector;
 pub use descriptors::{Spare, Taken, raise_descriptor_limit};
 pub use listener::{Bound, Listener};
 pub use pipe::{LEAST_SPLICED, Pipe};
 pub use scratch::Scratch;
-pub use socket_file::{SocketFile, bind_unix};
+pub use socket_file::{SocketFile, bind_unix, is_listened_at};
