@@ -14,7 +14,7 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::{Control, ControlRequest, HEADER};
-use crate::net::{Peer, own_uid};
+use crate::net::{Asker, own_uid};
 use crate::secret::Secret;
 
 /// Where orders go.
@@ -46,8 +46,8 @@ impl fmt::Display for Socket {
 
 /// Whether this request may give a command: it comes from whom the socket trusts, or carries `token`
 /// (`Authorization: Bearer …`). `Err` says why not.
-pub fn permit(headers: &HeaderMap, peer: Peer, token: Option<&Secret>, socket: Option<&Socket>) -> Result<(), String> {
-    let vouched_for = matches!(peer, Peer::Unix { uid } if socket.is_some_and(|socket| socket.trusts(uid)));
+pub fn permit(headers: &HeaderMap, peer: Asker, token: Option<&Secret>, socket: Option<&Socket>) -> Result<(), String> {
+    let vouched_for = matches!(peer, Asker::Unix { uid } if socket.is_some_and(|socket| socket.trusts(uid)));
     match (headers.get(AUTHORIZATION), token) {
         (Some(given), Some(token)) if is_token(given.as_bytes(), token) => {}
         (Some(_), Some(_)) => return Err("the admin_token is another one here".into()),
@@ -117,7 +117,7 @@ mod tests {
     fn over_tcp_commands_need_the_token_wherever_they_come_from() {
         let token = Secret::new("correct horse battery");
         let right = ("authorization", "Bearer correct horse battery");
-        for peer in ["127.0.0.1:50000", "[::1]:50000", "10.0.0.9:50000"].map(|addr| Peer::Tcp(addr.parse().unwrap())) {
+        for peer in ["127.0.0.1:50000", "[::1]:50000", "10.0.0.9:50000"].map(|addr| Asker::Tcp(addr.parse().unwrap())) {
             assert_eq!(permit(&headers(&[right]), peer, Some(&token), None), Ok(()));
             assert!(permit(&headers(&[right]), peer, None, None).is_err());
             for wrong in
@@ -147,14 +147,15 @@ mod tests {
         let own = own_uid();
         let other = own + 1;
         let socket = Socket { path: "/run/admin.sock".into(), group: None };
-        let asked =
-            |uid, more: &[(&str, &str)], socket| permit(&headers(more), Peer::Unix { uid }, Some(&token), Some(socket));
+        let asked = |uid, more: &[(&str, &str)], socket| {
+            permit(&headers(more), Asker::Unix { uid }, Some(&token), Some(socket))
+        };
         assert_eq!((asked(0, &[], &socket), asked(own, &[], &socket)), (Ok(()), Ok(())));
         assert!(asked(other, &[], &socket).is_err());
         assert_eq!(asked(other, &[("authorization", "Bearer correct horse battery")], &socket), Ok(()));
         assert!(asked(0, &[("authorization", "Bearer another")], &socket).is_err());
         assert!(asked(0, &[("origin", "http://evil.example")], &socket).is_err());
-        assert!(permit(&headers(&[]), Peer::Unix { uid: 0 }, None, None).is_err(), "at some other socket");
+        assert!(permit(&headers(&[]), Asker::Unix { uid: 0 }, None, None).is_err(), "at some other socket");
         let shared = Socket { group: Some("ops".into()), ..socket.clone() };
         assert_eq!(asked(other, &[], &shared), Ok(()), "or it could not have connected");
     }

@@ -34,7 +34,7 @@ pub use health::OnGlobalOutage;
 
 use crate::control::Control;
 use crate::metrics::WorkerCounters;
-use crate::net::{Conn, ListenAddr, Listener, Peer};
+use crate::net::{Asker, Conn, ListenAddr, Listener};
 use crate::secret::Secret;
 use crate::status::{MasterView, Readiness, Traffic, View};
 use crate::topology::Phase;
@@ -237,7 +237,7 @@ impl Server {
         stream.inner_mut().shutdown();
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, peer: Asker) -> Reply {
         let path = request.uri().path();
         if let Some(verb) = path.strip_prefix("/control/") {
             return self.command(&request, verb, peer).await;
@@ -300,7 +300,7 @@ impl Server {
         json(status, &serde_json::json!({ "status": word, "message": message }))
     }
 
-    async fn command(&self, request: &Request<Incoming>, verb: &str, peer: Peer) -> Reply {
+    async fn command(&self, request: &Request<Incoming>, verb: &str, peer: Asker) -> Reply {
         let refuse =
             |status, message: String| json(status, &serde_json::json!({ "status": "error", "message": message }));
         if !matches!(verb, "hold" | "release" | "failover" | "reload") {

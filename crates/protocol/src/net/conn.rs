@@ -46,7 +46,7 @@ pub enum Liveness {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum Asker {
     /// Whoever connects from this address.
     Tcp(SocketAddr),
     /// A process of this host.
@@ -61,11 +61,11 @@ pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for Asker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Tcp(addr) => addr.fmt(f),
-            Peer::Unix { uid } => write!(f, "user {uid}"),
+            Asker::Tcp(addr) => addr.fmt(f),
+            Asker::Unix { uid } => write!(f, "user {uid}"),
         }
     }
 }
@@ -226,10 +226,10 @@ impl Conn {
     ///
     /// # Errors
     /// It has gone, or the kernel does not say.
-    pub fn peer(&self) -> io::Result<Peer> {
+    pub fn peer(&self) -> io::Result<Asker> {
         match &self.stream {
-            Stream::Tcp(stream) => stream.peer_addr().map(Peer::Tcp),
-            Stream::Unix(unix) => unix.peer_uid().map(|uid| Peer::Unix { uid }),
+            Stream::Tcp(stream) => stream.peer_addr().map(Asker::Tcp),
+            Stream::Unix(unix) => unix.peer_uid().map(|uid| Asker::Unix { uid }),
         }
     }
 

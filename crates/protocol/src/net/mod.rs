@@ -17,7 +17,7 @@ mod unix;
 
 pub use address::{LONGEST_UNIX_PATH, ListenAddr};
 pub use bind::bind;
-pub use conn::{Conn, Liveness, Peer, own_uid};
+pub use conn::{Asker, Conn, Liveness, own_uid};
 pub use connector::Connector;
 pub use descriptors::{Spare, Taken, raise_descriptor_limit};
 pub use listener::{Bound, Listener};
