@@ -54,6 +54,10 @@ pub struct ConfigArgs {
     /// Where metrics, health and control are served, or "off" [default: 127.0.0.1:9379]
     #[arg(long, global = true, value_name = "ADDR")]
     pub admin: Option<String>,
+    /// Where commands are taken from root, from the user of the process and from a group, unix:/PATH or "off"
+    /// [default: admin.sock in $RUNTIME_DIRECTORY or /run/switchmaster]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub admin_socket: Option<String>,
     /// The configuration file [default: /etc/switchmaster/config.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -95,6 +99,7 @@ impl ConfigArgs {
             ("sentinels", self.sentinel.clone()),
             ("master_name", single(&self.master_name)),
             ("admin", single(&self.admin)),
+            ("admin_socket", single(&self.admin_socket)),
             ("laravel_env", single(&self.laravel_env)),
             ("hold_timeout", single(&self.hold_timeout)),
             ("on_lost_reply", single(&self.on_lost_reply)),

@@ -47,6 +47,7 @@ pub mod config;
 pub mod direct;
 pub mod drain;
 pub mod listener;
+pub mod log;
 pub mod metrics;
 pub mod sentinel;
 pub mod serve;

@@ -16,19 +16,16 @@ use switchmaster::backup::{self, args::BackupArgs};
 #[cfg(feature = "demo")]
 use switchmaster::cli::DemoArgs;
 use switchmaster::cli::{Cli, ConfigAction, DirectArgs, Verb};
-use switchmaster::config::{Config, Loaded, LogConfig, Sources};
+use switchmaster::config::{Config, Loaded, Origin, Sources};
 #[cfg(feature = "demo")]
 use switchmaster::demo::{self, DemoOptions};
 use switchmaster::direct;
+use switchmaster::log;
+use switchmaster::net::{self, ListenAddr};
 use switchmaster::remote::Remote;
 use switchmaster::serve::{self, ConfigSource};
 use switchmaster::verbs;
 use tokio::time::timeout;
-use tracing::Level;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// tokio aligns tasks and sockets to 128 bytes. glibc's malloc wastes up to as much again on each, jemalloc has sizes for
 /// them: an idle session takes a fifth less (in a debug build 933 bytes for 1160, with a backend 1201 for 1573), and memory
@@ -72,11 +69,11 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let set_log_level = start_log(&loaded.config.log);
+    let set_log_level = log::start(&loaded.config.log);
     dispatch(cli.verb.unwrap_or(Verb::Serve), loaded, sources, set_log_level)
 }
 
-fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
+fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: log::SetLevel) -> ExitCode {
     match verb {
         Verb::Config(args) => match args.action {
             ConfigAction::Check => check(&loaded),
@@ -89,19 +86,19 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: SetLogL
         Verb::Serve => serve(loaded, sources, set_log_level),
         Verb::Status(args) => {
             let show = verbs::Show { json: args.json, watch: args.watch, colour: std::io::stdout().is_terminal() };
-            ask(&loaded.config, async |remote, out| match verbs::status(remote, show, out).await? {
+            ask(&loaded, async |remote, out| match verbs::status(remote, show, out).await? {
                 found if found.ready => Ok(()),
                 found => Err(verbs::Error::NotReady(format!("not ready: {}", found.why))),
             })
         }
-        Verb::Wait(args) => ask(&loaded.config, async |remote, out| verbs::wait(remote, args.timeout, out).await),
-        Verb::Direct(args) => direct(&args, &loaded.config),
-        Verb::Failover(args) => ask(&loaded.config, async |remote, out| {
+        Verb::Wait(args) => ask(&loaded, async |remote, out| verbs::wait(remote, args.timeout, out).await),
+        Verb::Direct(args) => direct(&args, &loaded),
+        Verb::Failover(args) => ask(&loaded, async |remote, out| {
             verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
         }),
-        Verb::Hold(args) => ask(&loaded.config, async |remote, out| verbs::hold(remote, args.duration, out).await),
-        Verb::Release => ask(&loaded.config, async |remote, out| verbs::release(remote, out).await),
-        Verb::Reload => ask(&loaded.config, async |remote, out| verbs::reload(remote, out).await),
+        Verb::Hold(args) => ask(&loaded, async |remote, out| verbs::hold(remote, args.duration, out).await),
+        Verb::Release => ask(&loaded, async |remote, out| verbs::release(remote, out).await),
+        Verb::Reload => ask(&loaded, async |remote, out| verbs::reload(remote, out).await),
         #[cfg(feature = "backup")]
         Verb::Backup(args) => backup(*args, loaded.config),
         #[cfg(feature = "demo")]
@@ -119,7 +116,7 @@ fn check(loaded: &Loaded) -> ExitCode {
     block_on(async {
         // The switchmaster that runs already has every right to its ports.
         let is_ours = async |remote: Remote| timeout(ADMIN_LIMIT, remote.look()).await.is_ok_and(|view| view.is_ok());
-        let ours = match remote(&loaded.config) {
+        let ours = match remote(loaded) {
             Some(remote) if !taken.is_empty() => is_ours(remote).await,
             _ => false,
         };
@@ -160,9 +157,6 @@ fn backup(args: BackupArgs, config: Config) -> ExitCode {
 
 #[cfg(feature = "demo")]
 fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
-    use switchmaster::config::Origin;
-    use switchmaster::net::ListenAddr;
-
     // Without a flag the demo keeps away from the address of the switchmaster that may run on this host.
     let admin = loaded.config.admin.filter(|_| matches!(loaded.origin("admin"), Some(Origin::Flag(_))));
     let mut options = DemoOptions { keep: args.keep, admin, ..DemoOptions::default() };
@@ -178,8 +172,8 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
 }
 
 /// Asks the switchmaster that runs on this host.
-fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
-    let Some(remote) = remote(config) else {
+fn ask(loaded: &Loaded, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
+    let Some(remote) = remote(loaded) else {
         return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
     };
     block_on(async {
@@ -190,14 +184,23 @@ fn ask(config: &Config, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Resul
     })
 }
 
-fn remote(config: &Config) -> Option<Remote> {
-    Some(Remote { admin: config.admin?, token: config.admin_token.clone() })
+/// Where it is asked: at the address of `--admin`, which may be another host's, else at its socket if this user may
+/// connect to it, else at its admin address.
+fn remote(loaded: &Loaded) -> Option<Remote> {
+    let addr = loaded.config.admin.map(ListenAddr::Tcp);
+    let sockets: &[std::path::PathBuf] = match loaded.origin("admin") {
+        Some(Origin::Flag(_)) if !matches!(loaded.origin("admin_socket"), Some(Origin::Flag(_))) => &[],
+        _ => loaded.config.admin_socket.places(),
+    };
+    let socket = sockets.iter().find(|path| net::is_listened_at(path));
+    let admin = socket.map(|path| ListenAddr::Unix(path.clone())).or(addr)?;
+    Some(Remote { admin, token: loaded.config.admin_token.clone() })
 }
 
-fn direct(args: &DirectArgs, config: &Config) -> ExitCode {
-    let proxy = remote(config).filter(|_| !args.without_proxy);
+fn direct(args: &DirectArgs, loaded: &Loaded) -> ExitCode {
+    let proxy = remote(loaded).filter(|_| !args.without_proxy);
     block_on(async {
-        let found = match direct::find(proxy, &config.sentinel).await {
+        let found = match direct::find(proxy, &loaded.config.sentinel).await {
             Ok(found) => found,
             Err(error) => return fail(error.exit_code(), &error.to_string()),
         };
@@ -225,7 +228,7 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-fn serve(loaded: Loaded, sources: Sources, set_log_level: SetLogLevel) -> ExitCode {
+fn serve(loaded: Loaded, sources: Sources, set_log_level: log::SetLevel) -> ExitCode {
     for warning in loaded.warnings.iter().chain(&loaded.foreign) {
         tracing::warn!("{warning}");
     }
@@ -260,23 +263,6 @@ fn places(loaded: &Loaded) -> String {
         Some(path) => format!("{file}, .env {}", path.display()),
         None => file,
     }
-}
-
-/// Changes the lowest level that is logged.
-type SetLogLevel = Arc<dyn Fn(Level) + Send + Sync>;
-
-/// Log lines go to standard error: coloured for a terminal, plain into a pipe, JSON on request.
-fn start_log(log: &LogConfig) -> SetLogLevel {
-    let (level, handle) = reload::Layer::new(LevelFilter::from(log.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    // To say on standard error that standard error is gone, as with a terminal that was closed, ends the task that logs.
-    let lines = lines.log_internal_errors(false);
-    let logged = tracing_subscriber::registry().with(level);
-    match log.json {
-        true => logged.with(lines.json().flatten_event(true)).init(),
-        false => logged.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).init(),
-    }
-    Arc::new(move |level| _ = handle.reload(LevelFilter::from(level)))
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no error.

@@ -1,7 +1,8 @@
 //! The admin server: metrics, health, status and control over HTTP/1.
 //!
 //! It answers from cached state and never waits for Redis (`/health` excepted, within its budget), and nothing that a
-//! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time.
+//! client does to it (slow, silent, many) takes more than one of a bounded number of places for a bounded time. Each
+//! listener has its own places: a crowd at the port keeps nobody from the socket.
 //! It holds no [`crate::drain::Watch`]: it answers until the process ends, so that a drain can be seen.
 
 mod control;
@@ -13,7 +14,6 @@ mod scrape;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,12 +29,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use control::Commands;
+pub use control::{Commands, Socket};
 pub use health::OnGlobalOutage;
 
 use crate::control::Control;
 use crate::metrics::WorkerCounters;
-use crate::net::{Conn, ListenAddr, Listener};
+use crate::net::{Asker, Conn, ListenAddr, Listener};
 use crate::secret::Secret;
 use crate::status::{MasterView, Readiness, Traffic, View};
 use crate::topology::Phase;
@@ -71,11 +71,13 @@ pub struct Options {
     pub on_global_outage: OnGlobalOutage,
     /// How long `/health` may take.
     pub health_budget: Duration,
-    /// Commands that carry it are taken from other hosts too; without one, from loopback alone. A reload may change it.
+    /// Where commands are taken without a token, if one of the listeners is there.
+    pub socket: Option<Socket>,
+    /// Commands that carry it are taken over TCP; without one, none are. A reload may change it.
     pub token: watch::Receiver<Option<Secret>>,
     /// How long a command's answer is waited for.
     pub control_limit: Duration,
-    /// Connections served at once. Of those beyond, a few are let in for `/live` and `/ready` alone; any other is
+    /// Connections served at once over TCP. Of those beyond, a few are let in for `/live` and `/ready` alone; any other is
     /// answered with 503.
     pub max_connections: usize,
     /// How long a client may take to send a request's head.
@@ -90,6 +92,7 @@ impl Default for Options {
             ready_grace: Duration::from_secs(30),
             on_global_outage: OnGlobalOutage::Ready,
             health_budget: Duration::from_secs(2),
+            socket: None,
             token: watch::channel(None).1,
             control_limit: Duration::from_secs(25),
             max_connections: 64,
@@ -105,8 +108,8 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// Serves on `listener` for ever; dropping the future ends every connection.
-pub async fn serve(admin: Admin, listener: Listener) {
+/// Serves on `listeners` for ever; dropping the future ends every connection.
+pub async fn serve(admin: Admin, listeners: Vec<Listener>) {
     let server = Arc::new(Server {
         probe: probe::Probe::new(admin.proxy.clone()),
         probes: Mutex::default(),
@@ -114,12 +117,28 @@ pub async fn serve(admin: Admin, listener: Listener) {
         started: Instant::now(),
         admin,
     });
-    let places = Arc::new(Semaphore::new(server.admin.options.max_connections));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(server.clone(), listener));
+    }
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        server.tick();
+    }
+}
+
+/// Accepts for ever; ends every connection when dropped.
+async fn accept(server: Arc<Server>, listener: Listener) {
+    let (places, most_waiting) = match listener.is_unix() {
+        true => (SOCKET_PLACES, SOCKET_PLACES),
+        false => (server.admin.options.max_connections, MOST_WAITING),
+    };
+    let places = Arc::new(Semaphore::new(places));
     // Beyond the places: the oldest makes room, so that who asks at once is answered whoever else is there.
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
     let mut connections = JoinSet::new();
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -133,7 +152,7 @@ pub async fn serve(admin: Admin, listener: Listener) {
                     }
                     Err(_) => {
                         waiting.retain(|one| !one.is_finished());
-                        if waiting.len() == MOST_WAITING {
+                        if waiting.len() == most_waiting {
                             waiting.pop_front().inspect(AbortHandle::abort);
                             // Whoever is new is read from before so many others come.
                             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -149,11 +168,12 @@ pub async fn serve(admin: Admin, listener: Listener) {
                 }
             },
             Some(_) = connections.join_next() => {}
-            _ = tick.tick() => server.tick(),
         }
     }
 }
 
+/// Connections served at once at the Unix socket: nobody but who is trusted can connect there.
+const SOCKET_PLACES: usize = 8;
 /// Connections beside the places; `/live` and `/ready` are answered there.
 const MOST_WAITING: usize = 32;
 /// How long one of them may take in all.
@@ -184,7 +204,7 @@ const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
 impl Server {
     /// One request per connection: a silent client keeps its place no longer than the head's time-out.
     async fn converse(&self, conn: Conn) {
-        let Some(peer) = conn.peer_addr() else { return };
+        let Ok(peer) = conn.peer() else { return };
         let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, peer).await) });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.admin.options.header_timeout);
@@ -197,7 +217,7 @@ impl Server {
 
     /// With every place taken: what a load balancer asks is answered from memory, and all else is turned away.
     async fn answer_briefly(&self, conn: Conn) {
-        let Some(peer) = conn.peer_addr() else { return };
+        let Ok(peer) = conn.peer() else { return };
         let asked = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| async {
             asked.store(true, Ordering::Relaxed);
@@ -217,7 +237,7 @@ impl Server {
         stream.inner_mut().shutdown();
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, peer: Asker) -> Reply {
         let path = request.uri().path();
         if let Some(verb) = path.strip_prefix("/control/") {
             return self.command(&request, verb, peer).await;
@@ -280,7 +300,7 @@ impl Server {
         json(status, &serde_json::json!({ "status": word, "message": message }))
     }
 
-    async fn command(&self, request: &Request<Incoming>, verb: &str, peer: SocketAddr) -> Reply {
+    async fn command(&self, request: &Request<Incoming>, verb: &str, peer: Asker) -> Reply {
         let refuse =
             |status, message: String| json(status, &serde_json::json!({ "status": "error", "message": message }));
         if !matches!(verb, "hold" | "release" | "failover" | "reload") {
@@ -291,7 +311,10 @@ impl Server {
             return with(refusal, header::ALLOW, "POST");
         }
         let options = &self.admin.options;
-        if let Err(why) = control::permit(request.headers(), peer, options.token.borrow().as_ref()) {
+        let permitted =
+            control::permit(request.headers(), peer, options.token.borrow().as_ref(), options.socket.as_ref());
+        if let Err(why) = permitted {
+            tracing::warn!(command = verb, %peer, "refused: {why}");
             return refuse(StatusCode::FORBIDDEN, why);
         }
         let control = match Control::parse(verb, request.uri().query()) {

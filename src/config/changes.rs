@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_key_is_kept_exactly_if_it_needs_a_restart() {
-        let other = "listen = \"1\"\nadmin = \"2\"\nadmin_token = \"0123456789abcdef\"\nsentinels = \"a\"\nmaster_name = \"b\"\n\
+        let other = "listen = \"1\"\nadmin = \"2\"\nadmin_socket = \"/s\"\nadmin_token = \"0123456789abcdef\"\nsentinels = \"a\"\nmaster_name = \"b\"\n\
             redis_username = \"c\"\nredis_password = \"d\"\nsentinel_username = \"e\"\nsentinel_password = \"f\"\n\
             learn_credentials = false\naddress_map = { \"g:1\" = \"h:2\" }\nhold_timeout = \"9s\"\nplanned_hold_limit = \"3s\"\n\
             on_lost_reply = \"close\"\non_lost_pop = \"close\"\nretain_bytes = 1\nretain_total = 2\nwarm_backends = 1\n\

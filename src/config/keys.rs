@@ -179,6 +179,13 @@ pub static KEYS: &[Key] = &[
     )
     .flag("--admin")
     .restart(|next, running| next.admin = running.admin),
+    key(
+        "admin_socket",
+        |d, raw| put(&mut d.config.admin_socket, raw.admin_socket()),
+        |d| Some(d.config.admin_socket.to_string()).filter(|text| !text.is_empty()).map(|text| quote(&text)),
+    )
+    .flag("--admin-socket")
+    .restart(|next, running| next.admin_socket.clone_from(&running.admin_socket)),
     secret("admin_token", |d, raw| put(&mut d.config.admin_token, raw.token()), |d| d.config.admin_token.as_ref()),
     key(
         "sentinels",

@@ -3,6 +3,7 @@
 //! Whatever leaves here is parsed, complete and checked: nothing behind it validates again, and nothing in here
 //! binds a port or asks the network.
 
+mod admin_socket;
 mod changes;
 mod check;
 mod environment;
@@ -30,6 +31,7 @@ use crate::secret::{Credentials, Secret};
 pub use crate::address::HostPort;
 pub use crate::location::Location;
 pub use crate::settings::BackupConfig;
+pub use admin_socket::AdminSocket;
 pub use changes::Changes;
 pub use keys::{KEYS, Key, Reload};
 pub use listen::Listen;
@@ -53,7 +55,9 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Where metrics, health and control are served; `None` switches them off.
     pub admin: Option<SocketAddr>,
-    /// Commands that carry it are taken there from other hosts too; `None`: from this host only.
+    /// The same for this host, with commands for those to whom the kernel says that they may.
+    pub admin_socket: AdminSocket,
+    /// Commands that carry it are taken over TCP; `None`: none are.
     pub admin_token: Option<Secret>,
     /// Threads that relay; each has a runtime and an accept queue of its own.
     pub workers: usize,
@@ -185,6 +189,7 @@ impl Default for Config {
         Config {
             listen: vec![Listen::new(ListenAddr::Tcp(loopback(6379)))],
             admin: Some(loopback(9379)),
+            admin_socket: AdminSocket::default(),
             admin_token: None,
             workers: default_workers(),
             max_clients: 10_000,

@@ -72,6 +72,7 @@ impl Sources {
 
         let layers = [&flags, &own, &guide, &written, &dotenv, &inherited];
         let (mut draft, origins) = merge(layers, &written, &mut problems);
+        draft.config.admin_socket.look_around(&self.environment, draft.config.admin);
         if problems.is_empty() {
             check::complete(&mut draft, &origins, &mut problems);
         }

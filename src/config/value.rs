@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::parse_listen;
-use super::{DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
+use super::{AdminSocket, DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
 use crate::secret::Secret;
 use crate::{duration, size};
 
@@ -47,6 +47,14 @@ impl Raw {
                 parse_listen(text).map(Some).map_err(|found| expected(ADMIN, found))
             }
             other => Err(other.mismatch(ADMIN)),
+        }
+    }
+
+    pub(super) fn admin_socket(&self) -> Result<AdminSocket, String> {
+        const SOCKET: &str = "\"off\" or unix:/PATH, such as \"unix:/run/switchmaster/admin.sock?group=adm\"";
+        match self {
+            Raw::Text(text) => AdminSocket::parse(text).map_err(|found| expected(SOCKET, found)),
+            other => Err(other.mismatch(SOCKET)),
         }
     }
 

@@ -15,6 +15,7 @@ use super::files::Files;
 use super::listening::{Listening, Thread};
 use super::reload::{Reach, Reloader, Request};
 use super::worker::{self, Opening, Relaying};
+use crate::admin;
 use crate::config::{Listen, Loaded};
 use crate::drain;
 use crate::metrics::WorkerCounters;
@@ -45,7 +46,7 @@ impl App {
     /// Builds what `loaded` describes around the sockets that were bound for it.
     pub fn build(loaded: Loaded, source: ConfigSource, sockets: Sockets) -> App {
         let outlived = sockets.outlive_us();
-        let Sockets { listens, clients, queues, files, admin, share } = sockets;
+        let Sockets { listens, clients, queues, files, admin, admin_socket, share } = sockets;
         let config = loaded.config.clone();
         let following = &config.sentinel;
         let name = following.master_name.as_deref();
@@ -77,13 +78,17 @@ impl App {
         let (failure, failed) = oneshot::channel();
         let draining = Arc::new(AtomicBool::new(false));
         let (admin_listener, admin) = admin.unzip();
+        let (command_listener, admin_socket) = admin_socket.unzip();
+        let admin_socket =
+            admin_socket.map(|path| admin::Socket { path, group: config.admin_socket.group().map(str::to_owned) });
         let control = Control {
             state_dir: config.state_dir,
             proxy,
             upstream: upstream.clone(),
             workers: counters,
             draining: draining.clone(),
-            admin_listener,
+            listeners: [admin_listener, command_listener].into_iter().flatten().collect(),
+            admin_socket,
             reloader,
             reloads: reloads.clone(),
             configured,

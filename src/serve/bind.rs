@@ -3,9 +3,10 @@
 //! No thread, no runtime. What the system refuses ends the start, with the address in the error.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::descriptors::Share;
-use crate::config::{Config, Listen};
+use crate::config::{AdminSocket, Config, Listen};
 use crate::net::{self, Bound, Inherited, ListenAddr, SocketFile};
 
 /// Sockets that listen and nobody accepts at yet. Dropping it closes them.
@@ -21,6 +22,8 @@ pub struct Sockets {
     pub(super) files: Vec<SocketFile>,
     /// With the address that it got.
     pub(super) admin: Option<(Bound, ListenAddr)>,
+    /// With its path.
+    pub(super) admin_socket: Option<(Bound, PathBuf)>,
     pub(super) share: Share,
 }
 
@@ -34,6 +37,7 @@ impl Sockets {
             queues: (0..config.workers).map(|_| Vec::new()).collect(),
             files: Vec::new(),
             admin: None,
+            admin_socket: None,
             share: Share::take(config),
         };
         let admin = config.admin.map(|addr| (addr, inherited.take(&ListenAddr::Tcp(addr))));
@@ -53,12 +57,36 @@ impl Sockets {
             let addr = bound.addr()?;
             sockets.admin = Some((bound, addr));
         }
+        sockets.listen_for_commands(&config.admin_socket)?;
         Ok(sockets)
     }
 
     /// Whether clients can wait at one of them for the next process.
     pub(super) fn outlive_us(&self) -> bool {
         self.queues.iter().flatten().any(Bound::outlives_us)
+    }
+
+    /// One that nobody has configured may be missing: who has the token still gives commands.
+    fn listen_for_commands(&mut self, wanted: &AdminSocket) -> io::Result<()> {
+        let mut refusal = None;
+        for path in wanted.places() {
+            match net::bind_unix(path, wanted.mode(), wanted.group(), 1) {
+                Ok((mut queues, file)) => {
+                    self.files.push(file);
+                    self.admin_socket = Some((queues.remove(0), path.clone()));
+                    return Ok(());
+                }
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        match (wanted, refusal) {
+            (AdminSocket::At { .. }, Some(error)) => return Err(error),
+            (AdminSocket::Usual(_), Some(error)) => {
+                tracing::info!("no admin socket, commands need the admin_token: {error}")
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn listen(&mut self, listen: &Listen, workers: usize, inherited: &mut Inherited) -> io::Result<Vec<Bound>> {

@@ -31,7 +31,9 @@ pub(super) struct Control {
     pub(super) upstream: Arc<Upstream>,
     pub(super) workers: Arc<[Arc<WorkerCounters>]>,
     pub(super) draining: Arc<AtomicBool>,
-    pub(super) admin_listener: Option<Bound>,
+    /// Those of the admin server.
+    pub(super) listeners: Vec<Bound>,
+    pub(super) admin_socket: Option<admin::Socket>,
     pub(super) reloader: Reloader,
     pub(super) reloads: mpsc::Sender<Request>,
     /// For whoever follows Sentinel.
@@ -42,20 +44,21 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Has the runtime of the caller watch the admin listener; what is returned controls.
+    /// Has the runtime of the caller watch the admin listeners; what is returned controls.
     pub(super) fn begin(mut self) -> io::Result<impl Future<Output = ()> + Send> {
-        let listener = self.admin_listener.take().map(Bound::listen).transpose()?;
-        Ok(self.run(listener))
+        let listeners =
+            std::mem::take(&mut self.listeners).into_iter().map(Bound::listen).collect::<io::Result<_>>()?;
+        Ok(self.run(listeners))
     }
 
-    async fn run(self, listener: Option<Listener>) {
+    async fn run(self, listeners: Vec<Listener>) {
         let (status, shown) = watch::channel(View::default());
         let (orders, following) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
-        if let Some(listener) = listener {
+        if !listeners.is_empty() {
             let (commands, given) = mpsc::channel(16);
             tasks.spawn(route(given, orders, self.reloads.clone()));
-            tasks.spawn(admin::serve(self.admin_server(commands, shown), listener));
+            tasks.spawn(admin::serve(self.admin_server(commands, shown), listeners));
         }
         tasks.spawn(self.reloader.run());
         let workers = self.workers;
@@ -83,7 +86,11 @@ impl Control {
             draining: self.draining.clone(),
             prometheus: metrics::install(),
             proxy: self.proxy.clone(),
-            options: admin::Options { token: self.reloader.token(), ..admin::Options::default() },
+            options: admin::Options {
+                token: self.reloader.token(),
+                socket: self.admin_socket.clone(),
+                ..admin::Options::default()
+            },
         }
     }
 }

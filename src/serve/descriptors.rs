@@ -5,8 +5,8 @@
 use crate::config::{Config, Listen};
 use crate::net::{self, ListenAddr};
 
-/// Descriptors of the control plane: Sentinels, nodes, files, and the admin server's 64 connections.
-const CONTROL: u64 = 128;
+/// Descriptors of the control plane: Sentinels, nodes, files, and the admin server's 96 and 16 connections.
+const CONTROL: u64 = 160;
 /// Those of a worker besides its listeners: its runtime's, and a client that is being accepted or refused.
 const WORKER: u64 = 8;
 /// More than this many spare ones are of no use.

@@ -181,7 +181,11 @@ mod tests {
     }
 
     fn loaded() -> Loaded {
-        let environment = [("SWITCHMASTER_LISTEN", "127.0.0.1:0"), ("SWITCHMASTER_ADMIN", "127.0.0.1:0")];
+        let environment = [
+            ("SWITCHMASTER_LISTEN", "127.0.0.1:0"),
+            ("SWITCHMASTER_ADMIN", "127.0.0.1:0"),
+            ("SWITCHMASTER_ADMIN_SOCKET", "off"),
+        ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.into())).into();
         Config::load(&Sources { environment, ..Sources::default() }).unwrap()
     }

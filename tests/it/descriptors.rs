@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use crate::support::proxy::{LIMIT, get, spec, start_as, view, wait_log, wait_settled, wait_view};
 
 const CLIENTS: usize = 60;
-/// Two for each client, what switchmaster keeps for itself (128, and 9 for its worker), and a few.
-const DESCRIPTORS: u32 = 2 * CLIENTS as u32 + 137 + 8;
+/// Two for each client, what switchmaster keeps for itself (160, and 9 for its worker), and a few.
+const DESCRIPTORS: u32 = 2 * CLIENTS as u32 + 169 + 8;
 const VALUE: usize = 4 << 20;
 
 /// Clients that take a large value slowly hold a pipe each, which is two descriptors more.
@@ -87,12 +87,12 @@ async fn what_the_limit_does_not_allow_is_said_and_refused() {
     let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
     let mut spec = spec(&cluster);
     spec.set("SWITCHMASTER_WORKERS", "1");
-    spec.descriptors = Some(280);
+    spec.descriptors = Some(340);
     let proxy = start_as(&spec).await;
-    wait_log(&proxy, &["max_clients = 10000 needs 20137 descriptors", "63 clients are served at once"]).await;
+    wait_log(&proxy, &["max_clients = 10000 needs 20169 descriptors", "75 clients are served at once"]).await;
     wait_view(&proxy, "nobody to be there", |view| view.traffic.sessions == 0).await;
     let mut clients = Vec::new();
-    for _ in 0..63 {
+    for _ in 0..75 {
         clients.push(Wire::connect(proxy.addr()).await.unwrap());
         assert_eq!(clients.last_mut().unwrap().ask(&["PING"]).await.unwrap().text(), Some("PONG"));
     }
@@ -101,6 +101,58 @@ async fn what_the_limit_does_not_allow_is_said_and_refused() {
     timeout(LIMIT, one_more.read_to_string(&mut told)).await.expect("the end").unwrap();
     assert_eq!(told, "-ERR max number of clients reached\r\n");
     assert_eq!(view(&proxy).await.traffic.refused, 1);
+}
+
+/// Each of ten thousand that connect, two hundred at a time, is served or told that there are too many; none is left over.
+#[tokio::test]
+async fn a_storm_of_connects_is_served_or_refused_and_forgotten() {
+    const STORM: usize = 10_000;
+    const AT_ONCE: usize = 200;
+    let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
+    let mut spec = spec(&cluster);
+    spec.set("SWITCHMASTER_MAX_CLIENTS", CLIENTS.to_string()).set("SWITCHMASTER_WORKERS", "1");
+    spec.descriptors = Some(DESCRIPTORS);
+    let proxy = start_as(&spec).await;
+    wait_view(&proxy, "nobody to be there", |view| view.phase == "stable" && view.traffic.sessions == 0).await;
+    let (before, accepted) = (descriptors(&proxy), view(&proxy).await.traffic.accepted);
+    let addr = proxy.addr();
+    let mut storm = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        storm.spawn(async move {
+            let mut served = 0;
+            for _ in 0..STORM / AT_ONCE {
+                let mut stream = timeout(LIMIT, TcpStream::connect(addr)).await.expect("it connects").unwrap();
+                let _ = stream.write_all(b"PING\r\n").await;
+                let mut told = [0; 64];
+                match timeout(LIMIT, stream.read(&mut told)).await.expect("an answer") {
+                    Ok(read) if told[..read] == *b"+PONG\r\n" => served += 1,
+                    Ok(read) => assert_eq!(told[..read], *b"-ERR max number of clients reached\r\n"),
+                    // It is closed at once where no descriptor is left: a PING that comes later resets it.
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+                }
+            }
+            served
+        });
+    }
+    let mut served = 0;
+    while let Some(one) = storm.join_next().await {
+        served += one.unwrap();
+        assert_eq!(get(&proxy, "/live").await, "ok\n");
+    }
+    let seen = wait_view(&proxy, "all to have gone", |view| view.traffic.sessions == 0).await;
+    println!("{served} of {STORM} served, {} refused", seen.traffic.refused);
+    assert_eq!((seen.traffic.accepted - accepted + seen.traffic.refused) as usize, STORM);
+    assert!(seen.phase == "stable" && seen.sentinels.iter().all(|sentinel| sentinel.connected), "{seen:?}");
+    until("their descriptors", LIMIT, async || match descriptors(&proxy) {
+        // Those that wait for the next clients are not theirs.
+        open if open <= before + 16 => Ok(()),
+        open => Err(format!("{open} are open, {before} before")),
+    })
+    .await
+    .unwrap();
+    let mut wire = Wire::connect(addr).await.unwrap();
+    assert_eq!(wire.ask(&["PING"]).await.unwrap().text(), Some("PONG"));
+    assert!(proxy.log().lines().count() < 50, "{}", proxy.log());
 }
 
 async fn slow_reader(addr: SocketAddr) -> TcpStream {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::support::proxy::{LIMIT, run, spec, start_as, view, wait_stable, wait_view};
+use crate::support::proxy::{LIMIT, spec, start_as, verb, view, wait_stable, wait_view};
 
 /// A server, and the ways to it: straight, and through the proxy by TCP and by a Unix socket.
 struct Site {
@@ -204,7 +204,6 @@ async fn what_is_sent_behind_quit_costs_no_reply() {
 #[tokio::test]
 async fn what_a_client_leaves_behind_a_hold_does_not_run_late() {
     let site = Site::start().await;
-    let admin = site.proxy.admin().to_string();
     let mut streaming = Vec::new();
     for way in [Way::Tcp, Way::Unix] {
         // Part of a request is on its way when the hold begins.
@@ -219,7 +218,7 @@ async fn what_a_client_leaves_behind_a_hold_does_not_run_late() {
     })
     .await
     .unwrap();
-    assert!(run(&["hold", "--for", "40s"], &[("SWITCHMASTER_ADMIN", &admin)]).await.status.success());
+    assert!(verb(&site.proxy, &["hold", "--for", "40s"]).await.status.success());
     let mut clients = Vec::new();
     for way in [Way::Tcp, Way::Unix] {
         let mut client = site.open(way).await;
@@ -234,7 +233,7 @@ async fn what_a_client_leaves_behind_a_hold_does_not_run_late() {
     tokio::time::sleep(Duration::from_millis(300)).await; // longer than who has just asked everything
     drop((clients, streaming));
     wait_view(&site.proxy, "their end", |view| view.traffic.sessions == 0).await;
-    assert!(run(&["release"], &[("SWITCHMASTER_ADMIN", &admin)]).await.status.success());
+    assert!(verb(&site.proxy, &["release"]).await.status.success());
     let mut client = site.open(Way::Tcp).await;
     client.write_all(b"GET behind\r\nQUIT\r\n").await.unwrap();
     assert_eq!(hear(client).await.unwrap(), "$-1\r\n+OK\r\n");

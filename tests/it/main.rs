@@ -23,6 +23,7 @@ mod memory;
 mod msrv;
 mod odd;
 mod operation;
+mod orders;
 mod pool;
 mod readme;
 mod reload;

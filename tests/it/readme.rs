@@ -13,6 +13,7 @@ use switchmaster::backup;
 use switchmaster::cli::Cli;
 use switchmaster::config::{KEYS, Key, Reload};
 use switchmaster::demo::cluster::{Cluster, ClusterSpec};
+use switchmaster::demo::proxy::Proxy;
 use switchmaster::metrics;
 use switchmaster::session::CloseReason;
 use tokio::process::Command;
@@ -219,8 +220,7 @@ async fn what_is_marked_runs_as_written() {
     assert!(marked.len() >= 5, "only {marked:?}");
     let cluster = Cluster::start(ClusterSpec::with_password("of-the-readme")).await.unwrap();
     let proxy = proxy::start(&cluster).await;
-    let admin = proxy.admin().to_string();
-    let followed = async || match ask(&["status"], &admin).await {
+    let followed = async || match ask(&["status"], &proxy).await {
         (true, told) if told.contains("3 of 3 agree") => Ok(()),
         (_, told) => Err(told),
     };
@@ -229,16 +229,17 @@ async fn what_is_marked_runs_as_written() {
         let mut words = line.split_whitespace();
         assert_eq!(words.next(), Some("switchmaster"), "{line}");
         let arguments: Vec<&str> = words.collect();
-        let (succeeded, told) = ask(&arguments, &admin).await;
+        let (succeeded, told) = ask(&arguments, &proxy).await;
         assert!(succeeded, "{line}: {told}\n{}", proxy.log());
     }
 }
 
-async fn ask(arguments: &[&str], admin: &str) -> (bool, String) {
+async fn ask(arguments: &[&str], proxy: &Proxy) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_switchmaster"))
         .args(arguments)
         .env_clear()
-        .env("SWITCHMASTER_ADMIN", admin)
+        .env("SWITCHMASTER_ADMIN", proxy.admin().to_string())
+        .env("SWITCHMASTER_ADMIN_SOCKET", proxy.admin_socket())
         .output()
         .await
         .unwrap();

@@ -58,6 +58,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
          protocol::size",
     ),
     ("direct", "config protocol::remote protocol::sentinel"),
+    ("log", "config"),
     ("verbs", "protocol::control protocol::duration protocol::remote protocol::size protocol::status"),
     ("cli", "backup protocol::control"),
     ("upstream", "topology protocol::secret"),
@@ -138,8 +139,8 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
         "backup::restore",
         "backup::args backup::catalog backup::config backup::create backup::error backup::fetch backup::follow \
          backup::manifest backup::output backup::pack backup::process backup::progress backup::rdb backup::replica \
-         backup::source backup::store protocol::control protocol::interrupt protocol::node protocol::random \
-         protocol::remote protocol::resp protocol::secret protocol::sentinel protocol::size protocol::status \
+         backup::source backup::store protocol::control protocol::interrupt protocol::net protocol::node \
+         protocol::random protocol::remote protocol::resp protocol::secret protocol::sentinel protocol::size protocol::status \
          protocol::wire",
     ),
     (

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -13,7 +14,7 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 
 use crate::control::{Control, HEADER};
-use crate::net::Connector;
+use crate::net::{Connector, ListenAddr};
 use crate::secret::Secret;
 use crate::status::View;
 
@@ -26,9 +27,9 @@ const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub enum Error {
     /// The admin address could not be reached.
-    Unreachable(SocketAddr, std::io::Error),
+    Unreachable(ListenAddr, std::io::Error),
     /// What answered there is not a switchmaster, or broke off.
-    Garbled(SocketAddr, String),
+    Garbled(ListenAddr, String),
     /// switchmaster said no, and why.
     Refused(String),
     /// The configuration that it has read again is wrong.
@@ -39,7 +40,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Unreachable(addr, error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                write!(f, "nobody listens at {addr}: is switchmaster running, and with this --admin address?")
+                write!(f, "nobody listens at {addr}: is switchmaster running, and with this admin address?")
             }
             Error::Unreachable(addr, error) => {
                 write!(f, "cannot reach switchmaster at {addr}: {error}")
@@ -57,15 +58,21 @@ impl std::error::Error for Error {}
 /// A running switchmaster, as it is reached from outside.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// Its admin address.
-    pub admin: SocketAddr,
-    /// Its `admin_token`, which commands to another host need.
+    /// Its admin address, or its admin socket.
+    pub admin: ListenAddr,
+    /// Its `admin_token`, which orders over TCP need. It is sent with nothing else, and never over a Unix socket.
     pub token: Option<Secret>,
 }
 
 impl From<SocketAddr> for Remote {
     fn from(admin: SocketAddr) -> Remote {
-        Remote { admin, token: None }
+        Remote { admin: ListenAddr::Tcp(admin), token: None }
+    }
+}
+
+impl From<PathBuf> for Remote {
+    fn from(socket: PathBuf) -> Remote {
+        Remote { admin: ListenAddr::Unix(socket), token: None }
     }
 }
 
@@ -88,7 +95,7 @@ impl Remote {
 
     /// Reads a [`Remote::status`].
     pub fn read(&self, status: &str) -> Result<View, Error> {
-        serde_json::from_str(status).map_err(|error| Error::Garbled(self.admin, error.to_string()))
+        serde_json::from_str(status).map_err(|error| Error::Garbled(self.admin.clone(), error.to_string()))
     }
 
     /// Gives an order and returns what was done, in the server's words. A second hold takes the place of the first.
@@ -97,7 +104,7 @@ impl Remote {
     /// [`Error::Refused`] or [`Error::Misconfigured`] when it was not carried out; and what a [`Remote::look`] may end in.
     pub async fn order(&self, control: &Control) -> Result<String, Error> {
         let answer = self.fetch(Method::POST, &control.path()).await?;
-        message(&answer).ok_or_else(|| Error::Garbled(self.admin, "an answer without a message".into()))
+        message(&answer).ok_or_else(|| Error::Garbled(self.admin.clone(), "an answer without a message".into()))
     }
 
     /// The body of an answer with a good status.
@@ -109,21 +116,27 @@ impl Remote {
         Err(match message(&text) {
             Some(message) if status == StatusCode::UNPROCESSABLE_ENTITY => Error::Misconfigured(message),
             Some(message) => Error::Refused(message),
-            None => Error::Garbled(self.admin, format!("{status}: {}", text.lines().next().unwrap_or(""))),
+            None => Error::Garbled(self.admin.clone(), format!("{status}: {}", text.lines().next().unwrap_or(""))),
         })
     }
 
     /// Any answer.
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, String), Error> {
-        let admin = self.admin;
-        let garbled = |what: &dyn fmt::Display| Error::Garbled(admin, what.to_string());
+        let admin = &self.admin;
+        let garbled = |what: &dyn fmt::Display| Error::Garbled(admin.clone(), what.to_string());
         let conversation = async {
-            let stream = Connector::DEFAULT.connect(admin).await.map_err(|error| Error::Unreachable(admin, error))?;
+            let unreachable = |error| Error::Unreachable(admin.clone(), error);
+            let stream = Connector::DEFAULT.connect_to(admin).await.map_err(unreachable)?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| garbled(&error))?;
+            let host = match admin {
+                ListenAddr::Tcp(addr) => addr.to_string(),
+                ListenAddr::Unix(_) => "localhost".into(),
+            };
+            let is_order = method == Method::POST;
             let mut request =
-                Request::builder().method(method).uri(path).header(header::HOST, admin.to_string()).header(HEADER, "1");
-            if let Some(token) = &self.token {
+                Request::builder().method(method).uri(path).header(header::HOST, host).header(HEADER, "1");
+            if let (Some(token), ListenAddr::Tcp(_), true) = (&self.token, admin, is_order) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.reveal()));
             }
             let request = request.body(Empty::<Bytes>::new()).map_err(|error| garbled(&error))?;
@@ -146,7 +159,7 @@ impl Remote {
                 },
             }
         };
-        let patience = || Error::Garbled(admin, format!("no answer within {} s", PATIENCE.as_secs()));
+        let patience = || garbled(&format!("no answer within {} s", PATIENCE.as_secs()));
         tokio::time::timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(patience()))
     }
 }

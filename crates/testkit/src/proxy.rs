@@ -54,6 +54,9 @@ pub enum ProxyError {
     NotServing(String),
 }
 
+/// In the folder of each.
+const ADMIN_SOCKET: &str = "admin.sock";
+
 impl ProxySpec {
     /// The proxy for `cluster`: all its Sentinels, its master's name, its secrets.
     pub fn of(cluster: &Cluster, binary: impl Into<PathBuf>) -> ProxySpec {
@@ -132,6 +135,7 @@ impl Proxy {
             .args(&spec.arguments)
             .env("SWITCHMASTER_LISTEN", [&[listen.to_string()], &spec.also_listen[..]].concat().join(","))
             .env("SWITCHMASTER_ADMIN", admin.to_string())
+            .env("SWITCHMASTER_ADMIN_SOCKET", dir.path().join(ADMIN_SOCKET))
             .env("STATE_DIRECTORY", dir.path())
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(dir.path())
@@ -160,6 +164,11 @@ impl Proxy {
     /// Where metrics, health and control are.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where it takes commands from its own user.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.path().join(ADMIN_SOCKET)
     }
 
     /// All it logged so far.

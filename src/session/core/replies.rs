@@ -345,7 +345,10 @@ impl Core {
             out.pass(to_client, frame);
         }
         if let (Some(word), Some(name)) = (element(bytes, 0), element(bytes, 1)) {
-            state.confirmed(word, name);
+            state.confirmed(word, name, count_of(bytes));
+        }
+        if turn.is_exhausted() {
+            state.make_do();
         }
     }
 
@@ -471,6 +474,9 @@ impl Core {
             }
             turn.credentials.offer(proved);
         }
+        if turn.is_exhausted() {
+            self.front.state.make_do();
+        }
         match effect.duty {
             Duty::Multi if reply.first() == Some(&b'-') && !self.front.state.in_transaction() => {
                 self.front.multi = false;
@@ -482,6 +488,13 @@ impl Core {
         }
         instead
     }
+}
+
+/// The number at the end of a confirmation.
+fn count_of(confirmation: &[u8]) -> Option<usize> {
+    let line = confirmation.strip_suffix(b"\r\n")?;
+    let number = &line[line.iter().rposition(|byte| *byte == b':')? + 1..];
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 fn is_known_password(turn: &Turn<'_>, request: &[u8]) -> bool {

@@ -3,10 +3,10 @@
 //! Sans-IO. Only delivered replies count: a SELECT whose +OK never reached the client has not happened. What
 //! cannot be restored is named in `untracked`, and such a session ends at a failover instead of being guessed.
 
+mod subscriptions;
 mod tracking;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
@@ -15,6 +15,7 @@ use crate::resp::command::{Duty, Effect, classify};
 use crate::resp::request::{self, Args};
 use crate::resp::scanner::{RequestScanner, Scan};
 use crate::secret::{Credentials, Secret};
+use subscriptions::Subscriptions;
 use tracking::Tracking;
 
 /// The state of one session. The default is that of a fresh connection.
@@ -48,23 +49,17 @@ struct Rare {
     /// CLIENT SETNAME, SETINFO and the like: the last request of each kind, sent again as it was.
     client: Vec<(Vec<u8>, Vec<u8>)>,
     transaction: Option<Transaction>,
-    /// Subscribed channels, patterns and shard channels.
-    subscriptions: [BTreeSet<Vec<u8>>; 3],
-    /// Bytes of their names, and what a set needs for each.
-    subscribed_bytes: usize,
+    subscriptions: Subscriptions,
     /// CLIENT TRACKING, if it is on.
     tracking: Option<Tracking>,
 }
 
-/// Subscriptions of one connection that are kept for a move.
-const MOST_SUBSCRIPTIONS: usize = 10_000;
-/// What a set needs for a name besides its bytes, about.
-const NAME_BYTES: usize = 48;
 /// Kinds of CLIENT requests that are kept for a move.
 const MOST_KINDS: usize = 64;
 /// Bytes of an open transaction that are kept for a move.
 const TRANSACTION_BYTES: usize = 1024 * 1024;
-const SUBSCRIBE: [&[u8]; 3] = [b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"];
+/// What is kept for a move even where no memory is left: enough for what applications say of themselves.
+const LITTLE_STATE: usize = 4 * 1024;
 
 /// An open MULTI.
 #[derive(Debug, Default)]
@@ -150,10 +145,20 @@ impl State {
         self.rare.as_ref().is_some_and(|rare| rare.transaction.is_some())
     }
 
-    /// Memory held for what a client can make large: an open transaction, and the names of its subscriptions.
+    /// Memory held for what a client can make large.
     pub fn held_bytes(&self) -> usize {
         let Some(rare) = &self.rare else { return 0 };
-        rare.transaction.as_ref().map_or(0, |transaction| transaction.requests.capacity()) + rare.subscribed_bytes
+        rare.transaction.as_ref().map_or(0, |transaction| transaction.requests.capacity()) + rare.lasting_bytes()
+    }
+
+    /// No memory is left for more than a little: what is larger is not kept, and the session cannot be moved.
+    pub fn make_do(&mut self) {
+        if let Some(rare) = self.rare.as_mut().filter(|rare| rare.lasting_bytes() > LITTLE_STATE) {
+            rare.untracked.get_or_insert("no memory was left to keep its state");
+            rare.client = Vec::new();
+            rare.tracking.iter_mut().for_each(Tracking::forget);
+            rare.subscriptions.forget_names();
+        }
     }
 
     /// Gives up keeping the open transaction for a move.
@@ -191,7 +196,7 @@ impl State {
 
     /// Channels, patterns and shard channels together.
     pub fn subscriptions(&self) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.subscriptions.iter().map(BTreeSet::len).sum())
+        self.rare.as_ref().map_or(0, |rare| rare.subscriptions.total())
     }
 
     /// How many confirmations an UNSUBSCRIBE without names gets: one for each subscription of its kind, at least one.
@@ -201,27 +206,14 @@ impl State {
             Duty::Punsubscribe => 1,
             _ => 2,
         };
-        self.rare.as_ref().map_or(1, |rare| rare.subscriptions[kind].len().max(1) as u32)
+        self.rare.as_ref().map_or(1, |rare| rare.subscriptions.count(kind).max(1) as u32)
     }
 
-    /// The client has been given the confirmation `word channel`.
-    pub fn confirmed(&mut self, word: &[u8], name: &[u8]) {
-        let (kind, subscribed) = match word {
-            b"subscribe" => (0, true),
-            b"psubscribe" => (1, true),
-            b"ssubscribe" => (2, true),
-            b"unsubscribe" => (0, false),
-            b"punsubscribe" => (1, false),
-            _ => (2, false),
-        };
-        let rare = self.rare();
-        let bytes = name.len() + NAME_BYTES;
-        if subscribed {
-            rare.subscribed_bytes += if rare.subscriptions[kind].insert(name.to_vec()) { bytes } else { 0 };
-        } else {
-            rare.subscribed_bytes -= if rare.subscriptions[kind].remove(name) { bytes } else { 0 };
-        }
-        if self.subscriptions() > MOST_SUBSCRIPTIONS {
+    /// The client has been given the confirmation `word channel :count`.
+    pub fn confirmed(&mut self, word: &[u8], name: &[u8], count: Option<usize>) {
+        let subscriptions = &mut self.rare().subscriptions;
+        subscriptions.confirmed(word, name, count);
+        if !subscriptions.are_kept() {
             self.give_up("too many subscriptions");
         }
     }
@@ -437,12 +429,9 @@ impl State {
                 restore.requests.extend_from_slice(request);
                 restore.expect.push(Expect::Accepted);
             }
-            for (command, names) in SUBSCRIBE.into_iter().zip(&rare.subscriptions) {
-                if !names.is_empty() {
-                    let args: Vec<&[u8]> = std::iter::once(command).chain(names.iter().map(Vec::as_slice)).collect();
-                    restore.add(&args, Expect::Subscribed);
-                    restore.expect.extend(std::iter::repeat_n(Expect::Subscribed, names.len() - 1));
-                }
+            for (request, confirmations) in rare.subscriptions.requests() {
+                restore.add(&request, Expect::Subscribed);
+                restore.expect.extend(std::iter::repeat_n(Expect::Subscribed, confirmations - 1));
             }
             if let Some(caching) = rare.tracking.as_ref().and_then(|tracking| tracking.caching.as_ref()) {
                 restore.requests.extend_from_slice(caching);
@@ -469,6 +458,18 @@ impl State {
         // Neither gets a reply.
         restore.requests.extend_from_slice(&request::encode(&[b"CLIENT", b"REPLY", mode]));
         restore
+    }
+}
+
+impl Rare {
+    /// Bytes of what lasts longer than a transaction.
+    fn lasting_bytes(&self) -> usize {
+        let of = |credentials: &Credentials| {
+            credentials.username.as_ref().map_or(0, Vec::len) + credentials.password.bytes().len()
+        };
+        let client = self.client.iter().map(|(kind, request)| kind.len() + request.len()).sum::<usize>();
+        let tracking = self.tracking.as_ref().map_or(0, Tracking::held_bytes);
+        self.credentials.as_ref().map_or(0, of) + client + tracking + self.subscriptions.held_bytes()
     }
 }
 

@@ -10,7 +10,9 @@ use switchmaster::backup::restore::primary::Rdb;
 use switchmaster::backup::{Counts, Manifest, catalog, rdb};
 use switchmaster::config::HostPort;
 use switchmaster::demo::cluster::Cluster;
+use switchmaster::secret::Secret;
 
+use crate::it::proxy::ADMIN_TOKEN;
 use crate::support::samples;
 use crate::zoo::Exhibit;
 
@@ -84,6 +86,7 @@ pub fn config(cluster: &Cluster) -> Config {
     config.sentinel.addrs = cluster.sentinel_addrs().iter().map(host_port).collect();
     config.sentinel.master_name = Some(cluster.master_name().into());
     config.sentinel.redis_auth = cluster.auth();
+    config.admin_token = Some(Secret::new(ADMIN_TOKEN));
     config
 }
 

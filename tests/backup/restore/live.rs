@@ -60,6 +60,7 @@ async fn clients_of_two_proxies_see_a_pause_and_nothing_else() {
     let environment = [
         ("SWITCHMASTER_SENTINELS", sentinels.join(",")),
         ("SWITCHMASTER_REDIS_PASSWORD", "secret".into()),
+        ("SWITCHMASTER_ADMIN_TOKEN", proxy::ADMIN_TOKEN.into()),
         ("SWITCHMASTER_BACKUP_STORE", bucket.config().store.unwrap().to_string()),
         ("AWS_ENDPOINT_URL", format!("http://{}", bucket.addr)),
         ("AWS_ACCESS_KEY_ID", KEY_ID.into()),

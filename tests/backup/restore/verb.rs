@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::data::{Saved, assert_same};
-use crate::it::proxy;
+use crate::it::proxy::{self, ADMIN_TOKEN};
 use crate::it::stage::{LIMIT, Stage, ask};
 use crate::lone::Lone;
 use crate::zoo;
@@ -54,6 +54,7 @@ impl Shelf {
         self.environment.retain(|(name, _)| *name != "SWITCHMASTER_SENTINELS");
         self.environment.push(("SWITCHMASTER_SENTINELS", sentinels.join(",")));
         self.environment.push(("SWITCHMASTER_REDIS_PASSWORD", "secret".into()));
+        self.environment.push(("SWITCHMASTER_ADMIN_TOKEN", ADMIN_TOKEN.into()));
         self
     }
 

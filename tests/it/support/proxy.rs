@@ -13,10 +13,14 @@ use tokio::net::TcpStream;
 /// For everything that should come soon, on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// What commands over TCP must carry, if the test says nothing else.
+pub const ADMIN_TOKEN: &str = "the-token-of-the-tests";
+
 /// How to start the binary for `cluster`; to be changed before [`Proxy::start`]. `SWITCHMASTER_TEST_REUSE=1` runs every
 /// test with connections that serve one session after another.
 pub fn spec(cluster: &Cluster) -> ProxySpec {
     let mut spec = ProxySpec::of(cluster, env!("CARGO_BIN_EXE_switchmaster"));
+    spec.set("SWITCHMASTER_ADMIN_TOKEN", ADMIN_TOKEN);
     if std::env::var_os("SWITCHMASTER_TEST_REUSE").is_some() {
         spec.set("SWITCHMASTER_REUSE_BACKENDS", "true");
     }
@@ -117,5 +121,6 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 
 /// The same, for a verb that talks to `proxy`.
 pub async fn verb(proxy: &Proxy, arguments: &[&str]) -> Output {
-    run(arguments, &[("SWITCHMASTER_ADMIN", &proxy.admin().to_string())]).await
+    let (admin, socket) = (proxy.admin().to_string(), proxy.admin_socket());
+    run(arguments, &[("SWITCHMASTER_ADMIN", &admin), ("SWITCHMASTER_ADMIN_SOCKET", socket.to_str().unwrap())]).await
 }

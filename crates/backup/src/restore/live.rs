@@ -19,6 +19,7 @@ use super::undo;
 use super::watch::{self as sentinels, Watch};
 use crate::config::Config;
 use crate::interrupt::interruption;
+use crate::net::ListenAddr;
 use crate::node::info::InfoText;
 use crate::node::role::Role;
 use crate::{Counts, Error, output};
@@ -274,7 +275,7 @@ async fn aof(node: &mut Node) -> Result<(), String> {
     }
 }
 
-fn release_failed_warning(admin: SocketAddr) -> String {
+fn release_failed_warning(admin: ListenAddr) -> String {
     format!("the proxy at {admin} could not be told to release its clients: it does so by itself")
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::Error;
 use crate::config::HostPort;
 use crate::control::Control;
+use crate::net::ListenAddr;
 use crate::remote::Remote;
 use crate::status::{MasterView, View};
 
@@ -131,7 +132,7 @@ impl Proxies {
 
     /// Waits until each has seen that its master's data set is another one. Until then it would take what its clients
     /// have outstanding for answered. Returns those that did not say so in time.
-    pub async fn seen(&self) -> Vec<SocketAddr> {
+    pub async fn seen(&self) -> Vec<ListenAddr> {
         let started = Instant::now();
         let mut waiting: Vec<&Proxy> = self.all.iter().collect();
         while !waiting.is_empty() && started.elapsed() < SEEN_WITHIN {
@@ -145,12 +146,12 @@ impl Proxies {
             waiting = still;
             sleep(Duration::from_millis(50)).await;
         }
-        waiting.into_iter().map(|proxy| proxy.remote.admin).collect()
+        waiting.into_iter().map(|proxy| proxy.remote.admin.clone()).collect()
     }
 
     /// Lets every client flow. Returns those that could not be told; they release by themselves after `HOLD`.
-    pub async fn release(&self) -> Vec<SocketAddr> {
-        let untold = self.all.iter().map(async |proxy| (!proxy.release().await).then_some(proxy.remote.admin));
+    pub async fn release(&self) -> Vec<ListenAddr> {
+        let untold = self.all.iter().map(async |proxy| (!proxy.release().await).then(|| proxy.remote.admin.clone()));
         join_all(untold).await.into_iter().flatten().collect()
     }
 }
@@ -158,7 +159,7 @@ impl Proxies {
 impl Proxy {
     /// Renews the hold until that fails for too long, or until it follows another master: then it is released.
     async fn keep(&self) -> Result<Infallible, Error> {
-        let admin = self.remote.admin;
+        let admin = &self.remote.admin;
         let mut renewed = Instant::now();
         let mut asked = renewed;
         loop {

@@ -9,6 +9,7 @@ use super::preflight::{self, Emptying};
 use super::proxies::Proxies;
 use super::settings;
 use crate::config::Config;
+use crate::net::ListenAddr;
 use crate::remote::Remote;
 use crate::source::{self, Topology};
 use crate::{Error, Manifest};
@@ -70,7 +71,7 @@ impl Survey {
         }
         preflight::serves(&facts, manifest, size)
             .map_err(|why| Error::Restore(format!("{addr}: {why}; nothing was changed")))?;
-        let remote = |admin: &SocketAddr| Remote { admin: *admin, token: config.admin_token.clone() };
+        let remote = |admin: &SocketAddr| Remote { admin: ListenAddr::Tcp(*admin), token: config.admin_token.clone() };
         let proxies = Proxies::survey(proxies.iter().map(remote).collect(), addr, &facts.run_id).await?;
         let lazy = node.setting(settings::LAZY).await.map_err(|error| error.to_string());
         Ok(Survey { node, facts, lazy, size, monitored, proxies })

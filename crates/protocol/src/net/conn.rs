@@ -4,6 +4,7 @@
 //! for the peer's end with [`Conn::poll_left`] need not remember it: bytes that the reactor knows nothing of are read
 //! first from then on.
 
+use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +42,32 @@ pub enum Liveness {
     DataPending,
     /// The peer has closed it, perhaps behind bytes, or it is broken.
     Closed,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Whoever connects from this address.
+    Tcp(SocketAddr),
+    /// A process of this host.
+    Unix {
+        /// Its user when it connected.
+        uid: u32,
+    },
+}
+
+/// The user of this process.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asker::Tcp(addr) => addr.fmt(f),
+            Asker::Unix { uid } => write!(f, "user {uid}"),
+        }
+    }
 }
 
 impl Conn {
@@ -192,6 +219,17 @@ impl Conn {
         match &self.stream {
             Stream::Tcp(stream) => stream.peer_addr().ok(),
             Stream::Unix(_) => None,
+        }
+    }
+
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// It has gone, or the kernel does not say.
+    pub fn peer(&self) -> io::Result<Asker> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.peer_addr().map(Asker::Tcp),
+            Stream::Unix(unix) => unix.peer_uid().map(|uid| Asker::Unix { uid }),
         }
     }
 

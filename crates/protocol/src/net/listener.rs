@@ -99,6 +99,11 @@ enum Watched {
 }
 
 impl Listener {
+    /// Whether it is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.0, Watched::Unix(_))
+    }
+
     /// The next connection. What can be inherited from the listener is (see `bind`).
     ///
     /// # Errors

@@ -18,7 +18,7 @@ mod unix;
 
 pub use address::{LONGEST_UNIX_PATH, ListenAddr};
 pub use bind::bind;
-pub use conn::{Conn, Liveness};
+pub use conn::{Asker, Conn, Liveness, own_uid};
 pub use connector::Connector;
 pub use descriptors::{Spare, Taken, raise_descriptor_limit};
 pub use inherited::Inherited;
@@ -26,4 +26,4 @@ pub use listener::{Bound, Listener};
 pub use pipe::{LEAST_SPLICED, Pipe};
 pub use port_holder::listens_at;
 pub use scratch::Scratch;
-pub use socket_file::{SocketFile, bind_unix};
+pub use socket_file::{SocketFile, bind_unix, is_listened_at};

@@ -106,6 +106,14 @@ pub fn bind_unix(path: &Path, mode: u32, group: Option<&str>, count: usize) -> i
     bound.map_err(at)
 }
 
+/// Whether a process listens at this socket, and lets us connect.
+pub fn is_listened_at(path: &Path) -> bool {
+    match connect_unix(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock, // a queue that is full
+    }
+}
+
 /// Whether a process listens there; does not wait for it to accept.
 fn connect_unix(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;

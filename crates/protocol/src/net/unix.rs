@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream as TokioUnixStream;
 
 use super::conn::Liveness;
 use super::pipe::Pipe;
@@ -107,6 +108,13 @@ impl UnixSocket {
             Poll::Ready(Ok(guard)) if !guard.ready().is_read_closed() => Liveness::DataPending,
             Poll::Ready(_) => Liveness::Closed,
         }
+    }
+
+    /// The user of the process that connected, as the kernel noted it then (SO_PEERCRED, unix(7)).
+    pub(super) fn peer_uid(&self) -> io::Result<u32> {
+        // tokio reads credentials for its own type alone.
+        let same = TokioUnixStream::from_std(self.stream.get_ref().try_clone()?)?;
+        Ok(same.peer_cred()?.uid())
     }
 
     pub(super) fn shutdown(&self) -> io::Result<()> {

@@ -45,6 +45,17 @@ impl Tracking {
         Some(self)
     }
 
+    /// Memory held for it.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.caching.as_ref().map_or(0, Vec::len)
+            + self.requests.iter().map(|request| request.bytes.len()).sum::<usize>()
+    }
+
+    /// It is on, and nobody knows how.
+    pub(super) fn forget(&mut self) {
+        *self = Tracking::default();
+    }
+
     /// Why it cannot be restored elsewhere.
     pub(super) fn untracked(&self) -> Option<&'static str> {
         let bytes: usize = self.requests.iter().map(|request| request.bytes.len()).sum();
