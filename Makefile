@@ -12,8 +12,9 @@ FAULTS ?= 22
 FROM ?=
 PLANNED ?=
 KINDS ?=
+ARCHES ?=
 
-.PHONY: help demo test prove lint bench matrix fuzz chaos
+.PHONY: help demo test prove lint bench matrix fuzz chaos dist test-dist
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -23,6 +24,8 @@ help:
 	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy, 20 minutes (QUICK=1: two, nothing is written)"
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
+	@echo "make dist    packages, static binaries, images and the rest of a release, for amd64 and arm64 (ARCHES=amd64)"
+	@echo "make test-dist  installs and runs what make dist has built, on booted Debian 12 and 13 (root)"
 	@echo "make fuzz    fuzz the scanner, the ledger and all that reads untrusted bytes (FUZZ_SECONDS=900 each)"
 
 demo:
@@ -76,3 +79,11 @@ chaos:
 	@ci/install-deps chaos
 	@CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_FROM=$(FROM) CHAOS_PLANNED=$(PLANNED) CHAOS_KINDS=$(KINDS) \
 		$(CARGO) test --release --locked --test chaos
+
+dist:
+	@ci/install-deps dist
+	@CARGO=$(CARGO) packaging/dist $(ARCHES)
+
+test-dist:
+	@ci/install-deps test-dist
+	@tests/dist/run
