@@ -12,10 +12,10 @@ FAULTS ?= 22
 FROM ?=
 PLANNED ?=
 KINDS ?=
-
+ARCHES ?=
 SYSTEM_ARGS ?=
 
-.PHONY: help demo test prove lint bench matrix fuzz chaos test-system
+.PHONY: help demo test prove lint bench matrix fuzz chaos test-system dist test-dist
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -26,6 +26,8 @@ help:
 	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
 	@echo "make test-system  restarts and crashes as a service of a booted Debian (root, systemd-nspawn; SYSTEM_ARGS=restart)"
+	@echo "make dist    packages, static binaries, images and the rest of a release, for amd64 and arm64 (ARCHES=amd64)"
+	@echo "make test-dist  installs and runs what make dist has built, on booted Debian 12 and 13 (root)"
 	@echo "make fuzz    fuzz the scanner, the ledger, the session core and all that reads untrusted bytes (FUZZ_SECONDS=900 each)"
 
 demo:
@@ -83,3 +85,11 @@ chaos:
 # TEST_SYSTEM_DIR: the folder with the system, which is built once. SYSTEM_ROUNDS=3: each fault so often.
 test-system:
 	@ci/test-system $(SYSTEM_ARGS)
+
+dist:
+	@ci/install-deps dist
+	@CARGO=$(CARGO) packaging/dist $(ARCHES)
+
+test-dist:
+	@ci/install-deps test-dist
+	@tests/dist/run

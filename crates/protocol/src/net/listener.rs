@@ -101,7 +101,7 @@ enum Watched {
 impl Listener {
     /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
-        matches!(self.0, Watched::Unix(_))
+        matches!(self.watched, Watched::Unix(_))
     }
 
     /// The next connection. What can be inherited from the listener is (see `bind`).
