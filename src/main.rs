@@ -93,9 +93,9 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: log::Se
         }
         Verb::Wait(args) => ask(&loaded, async |remote, out| verbs::wait(remote, args.timeout, out).await),
         Verb::Direct(args) => direct(&args, &loaded),
-        Verb::Failover(args) => ask(&loaded, async |remote, out| {
-            verbs::failover(remote, args.force, out, &mut std::io::stderr()).await
-        }),
+        Verb::Failover(args) => {
+            ask(&loaded, async |remote, out| verbs::failover(remote, args.force, out, &mut std::io::stderr()).await)
+        }
         Verb::Hold(args) => ask(&loaded, async |remote, out| verbs::hold(remote, args.duration, out).await),
         Verb::Release => ask(&loaded, async |remote, out| verbs::release(remote, out).await),
         Verb::Reload => ask(&loaded, async |remote, out| verbs::reload(remote, out).await),

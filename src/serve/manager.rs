@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -17,6 +18,8 @@ use crate::upstream::Upstream;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A start that failed ends so much later: the service manager tries again at once, and shall not do so all the time.
 const FAILED_FOR: Duration = Duration::from_secs(1);
+/// Notices that wait for a service manager that does not read; later ones are dropped.
+const WAITING: usize = 64;
 
 /// The outcome of a reload, once there is one.
 pub(super) type Outcome = oneshot::Receiver<Result<String, String>>;
@@ -24,6 +27,7 @@ pub(super) type Outcome = oneshot::Receiver<Result<String, String>>;
 /// The service manager, as we see it.
 pub(super) struct Manager {
     notices: Notices,
+    voice: Voice,
     watchdog: Watchdog,
     is_stuck: bool,
     upstream: Arc<Upstream>,
@@ -45,6 +49,7 @@ impl Manager {
         let next_feed = watchdog.every().map(|every| now + every);
         Manager {
             notices: Notices::new(now),
+            voice: Voice::new(),
             watchdog,
             is_stuck: false,
             upstream,
@@ -77,7 +82,7 @@ impl Manager {
                 self.reloading = None;
                 self.notices.reloaded(outcome);
                 self.look();
-                return say(&[NotifyState::Ready]);
+                return self.voice.say(&[NotifyState::Ready]);
             }
             () = tokio::time::sleep_until(self.next_look.into()) => self.next_look = Instant::now() + LOOK_EVERY,
             () = due(self.next_feed) => {
@@ -100,13 +105,13 @@ impl Manager {
         self.reloading = Some(outcome);
         // The time is for Type=notify-reload (systemd 253); others do not know it.
         let now = NotifyState::monotonic_usec_now().ok();
-        say(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
+        self.voice.say(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
     }
 
     /// The process is to end.
     pub(super) fn stopping(&mut self) {
         self.is_ending = true;
-        say(&[NotifyState::Stopping]);
+        self.voice.say(&[NotifyState::Stopping]);
         self.look();
     }
 
@@ -122,7 +127,7 @@ impl Manager {
         let notice = self.notices.look(Instant::now(), &seen);
         let ready = notice.ready.then_some(NotifyState::Ready);
         let status = notice.status.as_deref().map(NotifyState::Status);
-        say(&ready.into_iter().chain(status).collect::<Vec<_>>());
+        self.voice.say(&ready.into_iter().chain(status).collect::<Vec<_>>());
     }
 
     /// Once each thread has turned, and control has looked.
@@ -133,7 +138,7 @@ impl Manager {
         }
         if stuck.is_empty() {
             self.is_stuck = false;
-            return say(&[NotifyState::Watchdog]);
+            return self.voice.say(&[NotifyState::Watchdog]);
         }
         if !std::mem::replace(&mut self.is_stuck, true) {
             tracing::error!("stuck: {}; if that lasts, the service manager ends this process", stuck.join(", "));
@@ -144,7 +149,7 @@ impl Manager {
 /// The start failed, as `why` says: the service manager shows it, and tries again only after a while.
 pub fn not_started(why: &str) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        say(&[NotifyState::Status(&why.replace('\n', " "))]);
+        send(&NotifyState::Status(&why.replace('\n', " ")).to_string());
         std::thread::sleep(FAILED_FOR);
     }
 }
@@ -164,11 +169,32 @@ async fn reloaded(outcome: &mut Option<Outcome>) -> Result<(), String> {
     }
 }
 
-fn say(state: &[NotifyState<'_>]) {
-    if state.is_empty() {
-        return;
+/// Sends from a thread of its own: a service manager that does not read must not keep us from hearing a signal.
+struct Voice(Option<SyncSender<String>>);
+
+impl Voice {
+    /// Silent where nobody listens.
+    fn new() -> Voice {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return Voice(None);
+        }
+        let (sender, texts) = sync_channel::<String>(WAITING);
+        let send = move || texts.iter().for_each(|text| send(&text));
+        Voice(std::thread::Builder::new().name("notices".into()).spawn(send).ok().map(|_| sender))
     }
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!("the service manager cannot be told: {error}");
+
+    fn say(&self, state: &[NotifyState<'_>]) {
+        if let Some(sender) = &self.0
+            && !state.is_empty()
+        {
+            let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+            let _ = sender.try_send(lines.join("\n"));
+        }
+    }
+}
+
+fn send(text: &str) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Custom(text)]) {
+        tracing::debug!("the service manager cannot be reached: {error}");
     }
 }

@@ -106,7 +106,7 @@ async fn who_connects_during_a_restart_or_after_a_crash_waits_for_the_next_proce
     let cluster = Cluster::start(ClusterSpec { replicas: 0, sentinels: 1, ..ClusterSpec::default() }).await.unwrap();
     let manager = Manager::new(&cluster);
     // Configured is another port: the manager's is served all the same.
-    let own = [("SWITCHMASTER_WORKERS", "3"), ("NOTIFY_SOCKET", "")];
+    let own = [("SWITCHMASTER_WORKERS", "3")];
     let mut before = None;
     for round in 0..4 {
         let mut service = manager.start(&own);

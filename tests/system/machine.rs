@@ -13,7 +13,7 @@ use switchmaster::demo::cluster::{Cluster, until};
 
 pub const LISTEN: &str = "127.0.0.1:6379";
 /// As contrib/switchmaster.socket has it.
-pub const SOCKET: &str = "run/switchmaster/redis.sock";
+pub const SOCKET: &str = "run/switchmaster.sock";
 const CONFIG: &str = "etc/switchmaster/config.toml";
 const BOOTED_WITHIN: Duration = Duration::from_secs(60);
 
