@@ -24,8 +24,8 @@ pub(super) fn judge<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone
     };
     let words: Vec<String> = known.flat_map(|known| words(&plain(known))).collect();
     let is_known = |word: &String| words.iter().any(|known| is_same_word(word, known));
-    let is_part = plain(near).contains(&name) || name.starts_with(&plain(near));
-    match (score >= MISSPELT || is_part) && self::words(&name).iter().all(is_known) {
+    let begins = is_part(&name, &plain(near)) || name.starts_with(&plain(near));
+    match (score >= MISSPELT || begins) && self::words(&name).iter().all(is_known) {
         true => Unknown::Misspelt(near),
         false => Unknown::Foreign(Some(near)),
     }
@@ -41,8 +41,12 @@ pub(super) fn refuse_tls(name: &str, value: &str) -> Option<String> {
 
 fn score(name: &str, candidate: &str) -> f64 {
     let similar = strsim::normalized_damerau_levenshtein(name, candidate);
-    let is_part = name.len() > 3 && candidate.contains(name);
-    if is_part { similar.max(NEAR) } else { similar }
+    if name.len() > 3 && is_part(name, candidate) { similar.max(NEAR) } else { similar }
+}
+
+/// The beginning of the whole, or of one of its words and what follows.
+fn is_part(name: &str, whole: &str) -> bool {
+    whole.match_indices(name).any(|(at, _)| whole[..at].is_empty() || whole[..at].ends_with('_'))
 }
 
 fn plain(text: &str) -> String {

@@ -18,6 +18,15 @@ impl World {
         (agreement.agreeing, agreement.known)
     }
 
+    /// All answer `rounds` times, the master too.
+    fn serve(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            self.after(200);
+            self.all_answer();
+            self.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
+        }
+    }
+
     /// Says the same as the others, of a set that does not know it and that it does not know.
     fn foreign(&mut self, index: usize) {
         self.connect(index);
@@ -33,7 +42,7 @@ fn one_that_its_peers_report_stays_and_nothing_moves() {
         world.list(list);
         assert_eq!(world.dialled(), [0, 1, 2].map(sentinel), "{list:?}");
         assert_eq!(world.agreement(), (3, 3));
-        world.quiet(1000, MASTER, 5);
+        world.serve(5);
         assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
     }
     assert_eq!(world.entries.len(), before, "nothing new for the sessions");
@@ -77,11 +86,7 @@ fn a_list_that_answers_nothing_leaves_those_of_before() {
     world.list(&[7]);
     assert_eq!(world.dialled(), [0, 1, 2, 7].map(sentinel));
     world.handle(Input::Sentinel(sentinel(7), FromSentinel::Lost { error: "nobody there".into(), mute: false }));
-    for _ in 0..100 {
-        world.after(200);
-        world.all_answer();
-        world.master_says(MASTER, 100, &[CANDIDATE, OTHER]);
-    }
+    world.serve(100);
     assert_eq!((world.phase(), world.master().0, world.entry().term), (Phase::Stable, addr(MASTER), 1));
     assert_eq!(world.agreement().0, 3);
     world.list(&[0, 1, 2]);
