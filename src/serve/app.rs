@@ -54,7 +54,8 @@ impl App {
         let (open, spare) = (Arc::<AtomicUsize>::default(), Spare::new(share.spare));
         let (drain, drain_watch) = drain::channel();
         let files = Files::new(files);
-        let (counters, threads, laters) = threads(queues.len(), &upstream, &open, &spare);
+        let counters: Arc<[Arc<WorkerCounters>]> = queues.iter().map(|_| Arc::default()).collect();
+        let (threads, laters) = threads(&counters, &upstream, &open, &spare);
         let mut listening = Listening::new(threads, files.in_use(), drain_watch.clone(), clients[0].clone());
         let detach_idle_after = watch::Sender::new(config.backends.detach_idle_after);
         let listeners = listens.into_iter().zip(clients.iter().cloned());
@@ -114,20 +115,18 @@ impl App {
     }
 }
 
-/// What `count` threads have for their listeners, and where each hears of those to come.
+/// What each thread has for its listeners, and where it hears of those to come.
 fn threads(
-    count: usize,
+    counters: &[Arc<WorkerCounters>],
     upstream: &Arc<Upstream>,
     sessions: &Arc<AtomicUsize>,
     spare: &Arc<Spare>,
-) -> (Arc<[Arc<WorkerCounters>]>, Vec<Thread>, Vec<mpsc::UnboundedReceiver<Opening>>) {
-    let counters: Arc<[Arc<WorkerCounters>]> = (0..count).map(|_| Arc::default()).collect();
+) -> (Vec<Thread>, Vec<mpsc::UnboundedReceiver<Opening>>) {
     let thread = |counters: &Arc<WorkerCounters>| {
         let (later, opening) = mpsc::unbounded_channel();
         let (upstream, counters) = (upstream.clone(), counters.clone());
         let (sessions, spare, dials) = (sessions.clone(), spare.clone(), worker::dials());
         (Thread { upstream, counters, dials, sessions, spare, later }, opening)
     };
-    let (threads, laters) = counters.iter().map(thread).unzip();
-    (counters, threads, laters)
+    counters.iter().map(thread).unzip()
 }

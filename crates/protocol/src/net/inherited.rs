@@ -62,7 +62,6 @@ fn take(handed: &mut ListenFd, index: usize) -> io::Result<(ListenAddr, Bound)> 
         let socket = SockRef::from(&listener);
         prepare(&socket).map_err(refused)?;
         tune(&socket)?;
-        drop(socket);
         Bound::from(listener)
     };
     Ok((bound.addr()?, bound.outliving_us()))
