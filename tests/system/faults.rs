@@ -29,6 +29,8 @@ pub async fn units(world: &mut World) {
     let verify = machine.output(&["systemd-analyze", "verify", "switchmaster.service", "switchmaster.socket"]);
     let status = machine.status();
     let by_socket = Wire::connect_unix(&machine.seen_path(SOCKET)).await.is_ok();
+    let command = machine.output(&["switchmaster", "reload"]);
+    let command = String::from_utf8_lossy(&command.stdout).trim().to_owned();
     let second = machine.output(&["timeout", "10", "switchmaster", "serve", "--admin", "127.0.0.1:9380"]);
     let second = String::from_utf8_lossy(&second.stderr).into_owned();
     let table = &mut world.table;
@@ -46,6 +48,7 @@ pub async fn units(world: &mut World) {
         status.starts_with("following 127.0.0.1:") && status.ends_with("sessions"),
     );
     table.demand("the Unix socket", by_socket, "true", by_socket);
+    table.demand("a command of root by the admin socket", &command, "reloaded", command.starts_with("reloaded"));
     let named = second.contains("127.0.0.1:6379 is in use, held by");
     table.demand("a second process at the same port", last_line(&second), "named", named);
 }
@@ -164,7 +167,13 @@ pub async fn wrong_configuration(world: &mut World) {
     machine.configure("minority = \"nonsense\"\n");
     machine.output(&["systemctl", "restart", "switchmaster"]);
     tokio::time::sleep(Duration::from_secs(8)).await;
-    let (starts, status) = (machine.property("NRestarts"), machine.status());
+    let starts = machine.property("NRestarts");
+    // Each start clears it, and says it again.
+    let status = until("the status", Duration::from_secs(3), async || {
+        let status = machine.status();
+        if status.contains("nonsense") { Ok(status) } else { Err(status) }
+    });
+    let status = status.await.unwrap_or_default();
     let waiting = tokio::spawn(is_served());
     tokio::time::sleep(Duration::from_millis(500)).await;
     machine.configure("");
