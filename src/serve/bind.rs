@@ -122,7 +122,7 @@ mod tests {
 
     fn config(listen: &[&ListenAddr]) -> Config {
         let listen = listen.iter().map(|addr| Listen::new((*addr).clone())).collect();
-        Config { listen, admin: None, workers: 2, ..Config::default() }
+        Config { listen, admin: None, admin_socket: AdminSocket::Off, workers: 2, ..Config::default() }
     }
 
     #[test]
