@@ -255,7 +255,8 @@ impl<'a> Play<'a> {
                 .play([(0, Act::Hang(old)), (350 + late, Act::Thaw(old))].into_iter().chain(switch(300 + late / 2))),
             7 => world.play([(0, Act::Demote(old, Role::Replica))].into_iter().chain(switch(late))),
             8 => world.play([(0, Act::Demote(old, Role::Orphan))].into_iter().chain(switch(late))),
-            9 => world.play([(0, Act::Crash(old)), (late, Act::Restart { node: old, keeps_data: late % 2 == 0 })]),
+            9 => world
+                .play([(0, Act::Crash(old)), (late, Act::Restart { node: old, keeps_data: late.is_multiple_of(2) })]),
             10 => world.play([(0, Act::Crash(old)), (14_800 + 4 * late, Act::Restart { node: old, keeps_data: true })]),
             11 => world.play([(0, Act::Freeze(new))].into_iter().chain(switch(late))),
             12 => world.play([(0, Act::Hang(old)), (4 * late, Act::Thaw(old))]),
