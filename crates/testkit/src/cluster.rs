@@ -247,6 +247,13 @@ impl Cluster {
                 match self.ask_sentinel(sentinel, &["SENTINEL", "FAILOVER", self.master_name()]).await {
                     Ok(Reply::Simple(_)) => return Ok(asked),
                     Ok(other) => write!(refusals, "{other} ").unwrap_or_default(),
+                    // One that is only slow has most likely accepted it: to ask another would make it two failovers.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::TimedOut
+                            && self.ask_sentinel(sentinel, &["PING"]).await.is_ok() =>
+                    {
+                        return Ok(asked);
+                    }
                     Err(error) => write!(refusals, "{error} ").unwrap_or_default(),
                 }
             }
