@@ -207,9 +207,10 @@ fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// 100 ms doubling to 3 s, each between half and all of it: many proxies must not knock in step.
+/// 100 ms doubling to 1 s, each between half and all of it: many proxies must not knock in step, and the Sentinel that
+/// leads the next failover must be heard again soon.
 fn backoff(failures: u32) -> Duration {
-    let full = Duration::from_millis(100 << failures.min(5)).min(Duration::from_secs(3));
+    let full = Duration::from_millis(100 << failures.min(4)).min(Duration::from_secs(1));
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     full / 2 + full / 2 * (nanos / 1000 % 1000) / 1000
 }

@@ -284,17 +284,23 @@ impl World {
         .await?)
     }
 
-    /// Waits until the proxy follows the master that the cluster has, with requests flowing.
+    /// Waits until the proxy follows the master that the cluster has, with requests flowing, and hears every Sentinel:
+    /// who does not hear the one that leads a failover sees it late.
     async fn wait_until_followed(&self) -> Result<(), Failure> {
         let master = self.master().await?;
         let addr = self.cluster.node_addr(master).to_string();
         Ok(until("the proxy to follow the master", Duration::from_secs(20), async || {
             let status = self.status().await?;
             let (phase, named) = (status["phase"].as_str(), status["master"]["addr"].as_str());
-            if phase == Some("stable") && named == Some(&addr) && status["master"]["provisional"] != true {
-                Ok(())
-            } else {
-                Err(format!("{phase:?} {named:?} {} instead of {addr}", status["reason"]))
+            if phase != Some("stable") || named != Some(&addr) || status["master"]["provisional"] == true {
+                return Err(format!("{phase:?} {named:?} {} instead of {addr}", status["reason"]));
+            }
+            let sentinels = status["sentinels"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let heard =
+                sentinels.iter().filter(|sentinel| sentinel["connected"] == true && sentinel["names"] == addr.as_str());
+            match heard.count() {
+                SENTINELS => Ok(()),
+                _ => Err(format!("it does not hear every Sentinel: {sentinels:?}")),
             }
         })
         .await?)

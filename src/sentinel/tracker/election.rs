@@ -133,10 +133,13 @@ impl Tracker {
         }
     }
 
-    /// The replicas that a Sentinel may choose, by what any of them lists.
+    /// The replicas that a Sentinel may choose, by what any of them lists: also one that has lost its master, if that is
+    /// not longer ago than ten times down-after (sentinel.c, sentinelSelectSlave).
     pub(super) fn electable(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        let longest = 10 * self.sentinels.down_after().unwrap_or_default();
         let may_be_chosen = |replica: &&ReplicaFact| {
-            !replica.never_promoted && replica.link_up && !replica.down && !self.followed.is_at(replica.addr)
+            let is_linked = replica.link_up || replica.link_down_for <= longest;
+            !replica.never_promoted && is_linked && !replica.down && !self.followed.is_at(replica.addr)
         };
         let listed = self.sentinels.answers(now).flat_map(|answer| answer.replicas.iter().flatten());
         listed.filter(may_be_chosen).map(|replica| replica.addr).collect()

@@ -168,6 +168,7 @@ impl World {
             reported_master: false,
             down: false,
             link_up: true,
+            link_down_for: Duration::ZERO,
             offset: 0,
             never_promoted: false,
         };

@@ -243,18 +243,17 @@ impl Core {
         true
     }
 
-    /// Puts a RESET in front of the first request, in the same write, if that is here. A request that authenticates goes
-    /// alone and makes the connection what it makes of a fresh one; if it fails, the RESET is due as before. (Since Redis
-    /// 7.2 a failing one gets no reply behind another that is still to be sent, redis#15640.)
+    /// Puts a RESET in front of the first bytes, in the same write, if they are to be sent. A request that authenticates
+    /// goes alone and makes the connection what it makes of a fresh one; if it fails, the RESET is due as before. (Since
+    /// Redis 7.2 a failing one gets no reply behind another that is still to be sent, redis#15640.)
+    ///
+    /// Not behind blank lines: Valkey 8.1 reads what follows one as inline until a line with a word in it.
     #[cold]
-    fn reset_first(&mut self, turn: &Turn<'_>, mut data: &[u8], small: usize) {
-        loop {
-            match RequestScanner::default().scan(data) {
-                Scan::Frame(length) if !request::expects_reply(&data[..length]) => data = &data[length..],
-                Scan::Frame(_) if authenticates(data) => return,
-                Scan::Partial if data.len() <= small => return,
-                _ => break,
-            }
+    fn reset_first(&mut self, turn: &Turn<'_>, data: &[u8], small: usize) {
+        match RequestScanner::default().scan(data) {
+            Scan::Frame(_) if authenticates(data) => return,
+            Scan::Partial if data.len() <= small => return,
+            _ => {}
         }
         if let Some(up) = self.back.last_mut() {
             up.standing = Standing::Restored;
@@ -293,6 +292,8 @@ impl Core {
     fn admit(&mut self, turn: &mut Turn<'_>, bytes: &[u8]) -> Admission {
         let effect = classify(bytes);
         if effect.command.name.is_empty() && !request::expects_reply(bytes) {
+            // A RESET behind it is none to Valkey 8.1, which reads it as inline.
+            self.back.limit_reuse(Reuse::Never);
             return Admission::Send;
         }
         if effect.duty == Duty::Client && is_reply_mode(effect) {

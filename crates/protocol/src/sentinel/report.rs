@@ -167,6 +167,8 @@ pub struct ReplicaFact {
     pub down: bool,
     /// `master-link-status`: ok.
     pub link_up: bool,
+    /// `master-link-down-time`: zero where it never had a master.
+    pub link_down_for: Duration,
     /// `slave-repl-offset`.
     pub offset: u64,
     /// `slave-priority` is 0: never promoted.

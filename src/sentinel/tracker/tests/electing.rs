@@ -73,6 +73,7 @@ fn who_cannot_be_chosen_is_not_waited_for() {
         world.answer_with(index, MASTER, 5, |answer| {
             for replica in answer.replicas.iter_mut().flatten().filter(|replica| replica.addr == addr(OTHER)) {
                 (replica.never_promoted, replica.link_up, replica.down) = (index == 0, index != 1, index == 2);
+                replica.link_down_for = Duration::from_millis(10_001);
             }
         });
     }
@@ -84,6 +85,27 @@ fn who_cannot_be_chosen_is_not_waited_for() {
     // One that is dead is none either; and when none is left, nothing is withheld.
     world.handle(Input::Node(addr(CANDIDATE), FromNode::Refused("nobody listens".into())));
     assert_eq!(world.phase(), Phase::Stable);
+}
+
+#[test]
+fn one_that_has_just_lost_its_master_can_be_chosen() {
+    let mut world = World::following();
+    for index in 0..3 {
+        world.answer_with(index, MASTER, 5, |answer| {
+            for replica in answer.replicas.iter_mut().flatten().filter(|replica| replica.addr == addr(OTHER)) {
+                (replica.link_up, replica.link_down_for) = (false, Duration::from_secs(10));
+            }
+        });
+    }
+    let alone = Role::Replica { master: Some(addr(MASTER)), link_up: false, offset: 60 };
+    world.master_says(MASTER, 100, &[CANDIDATE]);
+    world.node_says(OTHER, alone.clone(), None);
+    assert_eq!(world.phase(), Phase::Stable);
+    world.tried();
+    world.master_says(MASTER, 110, &[CANDIDATE]);
+    world.replica_has(CANDIDATE, 110);
+    world.node_says(OTHER, alone, None);
+    assert_eq!(world.covered(), (Phase::Electing, None), "what it lacks may be lost");
 }
 
 #[test]

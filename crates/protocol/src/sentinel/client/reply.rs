@@ -89,12 +89,14 @@ pub(super) async fn replica(entry: &Value, map: &AddressMap, limit: Duration) ->
     }
     let flags = fields.get("flags").map(String::as_str).unwrap_or_default();
     let is = |key: &str, value: &str| fields.get(key).is_some_and(|found| found == value);
+    let number = |key: &str| fields.get(key).and_then(|number| number.parse().ok()).unwrap_or_default();
     Some(ReplicaFact {
         addr: map.resolve(&reported, limit).await.ok()?,
         reported_master: is("role-reported", "master"),
         down: flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected")),
         link_up: is("master-link-status", "ok"),
-        offset: fields.get("slave-repl-offset").and_then(|offset| offset.parse().ok()).unwrap_or_default(),
+        link_down_for: Duration::from_millis(number("master-link-down-time")),
+        offset: number("slave-repl-offset"),
         never_promoted: is("slave-priority", "0"),
     })
 }

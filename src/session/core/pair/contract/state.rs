@@ -239,6 +239,12 @@ fn a_connection_that_was_ready_is_reset_first(scene: &mut Scene) {
         assert!(replies[0] != "+RESET" && replies[0].starts_with(expected) && replies[1] == "+OK", "{replies:?}");
         scene.ask(client, "ECHO end", "$3 end");
     }
+    // Behind a blank line it would be no request to every server.
+    let client = scene.stage.open();
+    scene.sessions[client].uses_pool = true;
+    scene.stage.send(client, b"\r\n");
+    scene.stage.send(client, b"PING end\r\n");
+    scene.hear(client, "$3 end");
     let client = scene.stage.open();
     scene.sessions[client].uses_pool = true;
     scene.failover(client, &["INCR k"]);

@@ -34,6 +34,8 @@ pub struct Connection {
     pub blocked: Option<Blocked>,
     /// PSYNC: from here on it is a replica.
     pub replicates: bool,
+    /// The last line was blank: what follows is read as inline (Valkey 8.1).
+    pub reads_inline: bool,
     /// The end of the history after its last write, for WAIT.
     pub written: usize,
 }

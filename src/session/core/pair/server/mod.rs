@@ -250,6 +250,11 @@ impl Server {
             connection.input.clear();
         }
         let length = match RequestScanner::default().scan(&connection.input) {
+            Scan::Frame(_) if connection.reads_inline && connection.input[0] == b'*' => {
+                connection.push(&Reply::error("ERR unknown command '*1'"));
+                connection.ended = true;
+                return true;
+            }
             Scan::Frame(length) if !connection.input.is_empty() => length,
             Scan::Invalid(_) => {
                 connection.push(&Reply::error("ERR Protocol error: expected '$', got 'P'"));
@@ -267,6 +272,7 @@ impl Server {
             return false; // it waits where it is
         }
         let connection = self.connection(id);
+        connection.reads_inline = connection.input[0] != b'*' && words.is_empty();
         connection.input.drain(..length);
         if !words.is_empty() {
             self.serve(id, &words, now);
