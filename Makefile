@@ -4,6 +4,7 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 ROUNDS ?= 10
 MATRIX_ARGS ?=
+HOSTS_ARGS ?=
 FUZZ_SECONDS ?= 900
 QUICK ?=
 BENCH_ARGS ?=
@@ -15,7 +16,7 @@ KINDS ?=
 ARCHES ?=
 SYSTEM_ARGS ?=
 
-.PHONY: help demo test prove lint bench matrix fuzz chaos test-system dist test-dist
+.PHONY: help demo test prove lint bench matrix hosts fuzz chaos test-system dist test-dist
 
 help:
 	@echo "make demo    real servers, real clients, a planned failover and a kill -9 (DEMO_ARGS=--keep leaves it running)"
@@ -23,7 +24,8 @@ help:
 	@echo "make prove   the failovers, ROUNDS=10 times each in a release build, and what was measured against what is promised"
 	@echo "make lint    formatting, clippy, the proxy without backups and test kit, documentation, what deny.toml says"
 	@echo "make bench   what relaying costs, beside HAProxy, nginx and twemproxy, 20 minutes (QUICK=1: two, nothing is written)"
-	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8 and 10 (root; MATRIX_ARGS=redis8)"
+	@echo "make matrix  the tests with servers on Redis 7, Redis 8 and Valkey, and on Laravel 8, 10 and 13 (root; MATRIX_ARGS=redis8)"
+	@echo "make hosts   Laravel 13, hosts that lose their link or power, a load balancer: ROUNDS=10 faults of each kind (root)"
 	@echo "make chaos   FAULTS=22 faults drawn from SEED=n under clients of many kinds (PLANNED=50: only planned failovers; KINDS=kill,half-open)"
 	@echo "make test-system  restarts and crashes as a service of a booted Debian (root, systemd-nspawn; SYSTEM_ARGS=restart)"
 	@echo "make dist    packages, static binaries, images and the rest of a release, for amd64 and arm64 (ARCHES=amd64)"
@@ -34,9 +36,10 @@ demo:
 	@ci/install-deps demo
 	@$(CARGO) run --release --locked -- demo $(DEMO_ARGS)
 
-# Three tests for each core: they wait for servers more than they compute.
+# Debian forky with Laravel 13 is made while the tests are built. Three tests for each core: they wait for servers more than they compute.
 test:
 	@ci/install-deps test
+	@ci/forky & $(CARGO) test --locked --workspace --all-targets --no-run && wait $$!
 	RUST_TEST_THREADS=$$((3 * $$(nproc))) $(CARGO) test --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace --doc
 
@@ -61,7 +64,7 @@ lint:
 		then $(CARGO) deny --offline --locked check -D warnings licenses bans sources; \
 		else echo "not checked against deny.toml: there is no cargo-deny (cargo install --locked cargo-deny)"; fi
 
-# Writes docs/performance.md, its plots and the README's table, which takes 20 minutes. QUICK=1: two minutes, and nothing
+# Writes docs/performance.md, its plots and the table of docs/comparison.md, which takes 20 minutes. QUICK=1: two minutes, and nothing
 # is written. BENCH_ARGS="--only get-50,idle": a part, which replaces what was measured of it with this build before.
 bench:
 	@ci/install-deps bench
@@ -70,6 +73,11 @@ bench:
 matrix:
 	@ci/install-deps test
 	@ci/matrix $(MATRIX_ARGS)
+
+hosts:
+	@ci/install-deps test
+	@ci/forky
+	@HOSTS_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test hosts -- $(HOSTS_ARGS)
 
 fuzz:
 	@ci/fuzz $(FUZZ_SECONDS)
@@ -82,7 +90,8 @@ chaos:
 	@CHAOS_SEED=$(SEED) CHAOS_FAULTS=$(FAULTS) CHAOS_FROM=$(FROM) CHAOS_PLANNED=$(PLANNED) CHAOS_KINDS=$(KINDS) \
 		$(CARGO) test --release --locked --test chaos
 
-# TEST_SYSTEM_DIR: the folder with the system, which is built once. SYSTEM_ROUNDS=3: each fault so often.
+# TEST_SYSTEM_DIR: the folder with the system, which is built once (TEST_SYSTEM_SUITE=bookworm: Debian 12).
+# SYSTEM_ROUNDS=3: each fault so often. SYSTEM_ARGS=soak SYSTEM_PLOT=docs/img/soak.svg: half an hour.
 test-system:
 	@ci/test-system $(SYSTEM_ARGS)
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use switchmaster::demo::cluster::until;
 use switchmaster::demo::wire::Wire;
@@ -16,9 +17,9 @@ use super::visits::credentials;
 const OTHER: &str = "127.0.0.1:6380";
 const ENV: &str = "home/forge/example.com/.env";
 
-/// The first `ini` block of docs/laravel.md that begins with this section.
+/// The first `ini` block of docs/forge-ploi.md that begins with this section.
 fn documented(section: &str) -> String {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/laravel.md")).expect("a document");
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/forge-ploi.md")).expect("a document");
     let (_, rest) = text.split_once(&format!("```ini\n[{section}]\n")).unwrap_or_else(|| panic!("no [{section}]"));
     format!("[{section}]\n{}", rest.split("```").next().unwrap_or_default())
 }
@@ -54,7 +55,7 @@ pub async fn port_and_env(world: &mut World) {
         let mut wire = Wire::open(other, Some(&credentials()), 0).await.map_err(|error| error.to_string())?;
         wire.ask(&["PING"]).await.map(|_| ()).map_err(|error| error.to_string())
     };
-    let served = until("it to serve at the other port", std::time::Duration::from_secs(20), ping).await.is_ok();
+    let served = until("it to serve at the other port", Duration::from_secs(20), ping).await.is_ok();
     let by_socket = Wire::connect_unix(&machine.seen_path(SOCKET)).await.is_ok();
     let status = machine.status();
     let hidden = machine.property("ProtectHome");
@@ -70,4 +71,36 @@ pub async fn port_and_env(world: &mut World) {
     table.demand("the Unix socket", by_socket, "true", by_socket);
     table.demand("Sentinels and password from the .env", &status, "following …", status.starts_with("following "));
     table.demand("ProtectHome", &hidden, "yes", hidden == "yes");
+}
+
+/// Started together, as at a boot, php-fpm begins when connections are served. The unit here has its name, and does nothing.
+pub async fn before_php(world: &mut World) {
+    let machine = &world.machine;
+    machine.stop();
+    let units = [
+        ("php8.4-fpm.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"),
+        ("site.target", "[Unit]\nWants=php8.4-fpm.service switchmaster.socket switchmaster.service\n"),
+    ];
+    for (unit, text) in units {
+        fs::write(machine.path("etc/systemd/system").join(unit), text).expect("written");
+    }
+    machine.succeed(&["systemctl", "daemon-reload"]);
+    machine.succeed(&["systemctl", "start", "site.target"]);
+    let moment = async |unit: &str, property: &str| {
+        until("the unit to be started", Duration::from_secs(20), async || {
+            let shown = machine.run(&["systemctl", "show", "--value", "--property", property, unit]);
+            shown.parse::<i64>().ok().filter(|at| *at > 0).ok_or(shown)
+        })
+        .await
+        .unwrap_or_default()
+    };
+    let ready = moment("switchmaster.service", "ActiveEnterTimestampMonotonic").await;
+    let began = moment("php8.4-fpm.service", "InactiveExitTimestampMonotonic").await;
+    machine.succeed(&["systemctl", "stop", "site.target", "php8.4-fpm.service"]);
+    for (unit, _) in units {
+        fs::remove_file(machine.path("etc/systemd/system").join(unit)).expect("removed");
+    }
+    machine.succeed(&["systemctl", "daemon-reload"]);
+    let seen = format!("{} ms later", (began - ready) / 1000);
+    world.table.demand("php-fpm begins when we are ready", seen, "later", ready > 0 && began >= ready);
 }

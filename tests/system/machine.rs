@@ -47,7 +47,7 @@ impl Machine {
         let nspawn = Command::new("systemd-nspawn")
             .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe", "--directory"])
             .arg(dir)
-            .arg(format!("--bind-ro={}:/usr/local/bin/switchmaster", env!("CARGO_BIN_EXE_switchmaster")))
+            .arg(format!("--bind-ro={}:/usr/local/bin/switchmaster", binary()))
             // systemd 257 needs them; a host of the old kind has them beside its own.
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
@@ -175,6 +175,11 @@ impl Drop for Machine {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Another than this build's is named by `SYSTEM_BINARY`.
+fn binary() -> String {
+    std::env::var("SYSTEM_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_switchmaster").into())
 }
 
 pub fn listen() -> SocketAddr {
