@@ -139,6 +139,12 @@ pub enum Verb {
         It asks the running switchmaster; where none answers, or it has no master, the Sentinels of the\n\
         configuration, and then that node for its role. Exit codes: 0 printed, 69 nobody knows one for sure.")]
     Direct(DirectArgs),
+    /// Find what is wrong with the Sentinel set-up: asks every Sentinel and node, and changes nothing
+    #[command(after_help = "Examples:\n  switchmaster doctor\n  switchmaster doctor --laravel /var/www/app\n  \
+        switchmaster doctor --fix      the commands that mend what was found; none is run\n\n\
+        It needs +config|get, +acl|list and +command|info besides what switchmaster needs, and says so where it has\n\
+        not. Exit codes: 0 nothing found, 1 findings, 64 wrong configuration or master name, 69 no Sentinel answers.")]
+    Doctor(DoctorArgs),
     /// Ask Sentinel for a planned failover through the running switchmaster, and watch it
     #[command(after_help = "Example:\n  switchmaster failover\n\nClients are held for a moment and see no error. \
         It waits up to 10 s for replicas that lag, and is refused (69) when one still does, or while a failover is \
@@ -209,6 +215,20 @@ pub struct DirectArgs {
     /// Ask the Sentinels alone, also while switchmaster runs
     #[arg(long)]
     pub without_proxy: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Clone)]
+pub struct DoctorArgs {
+    /// One JSON object instead of text
+    #[arg(long, conflicts_with = "fix")]
+    pub json: bool,
+    /// Print the commands and lines that mend what was found, and nothing else; none is run
+    #[arg(long)]
+    pub fix: bool,
+    /// Look at this Laravel application too: its .env and its config, PHP-FPM and nginx of this host
+    #[arg(long, value_name = "DIR")]
+    pub laravel: Option<PathBuf>,
 }
 
 /// Arguments of `failover`.

@@ -12,8 +12,8 @@
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
 //! Beside the proxy, in the same binary, and each a member of the workspace of its own: `backup` (crates/backup: streams
-//! from a replica, restores) and `demo` (crates/testkit: real servers, also for the tests). Neither knows the proxy: what
-//! all three need of Redis, of Sentinel and of one another is crates/protocol ([`resp`], [`wire`], [`secret`], [`status`],
+//! from a replica, restores), `doctor` (crates/doctor: what is wrong with a set-up) and `demo` (crates/testkit: real servers, also for the tests). None knows the proxy: what
+//! all of them need of Redis, of Sentinel and of one another is crates/protocol ([`resp`], [`wire`], [`secret`], [`status`],
 //! [`control`], [`remote`] …), whose rooms have their old names here. Without the features of their names the binary is the
 //! proxy alone.
 //!
@@ -58,6 +58,7 @@ pub mod verbs;
 
 #[cfg(feature = "backup")]
 pub use switchmaster_backup as backup;
+pub use switchmaster_doctor as doctor;
 pub use switchmaster_protocol::{
     address, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
 };

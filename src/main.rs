@@ -15,14 +15,17 @@ use clap::Parser;
 use switchmaster::backup::{self, args::BackupArgs};
 #[cfg(feature = "demo")]
 use switchmaster::cli::DemoArgs;
-use switchmaster::cli::{Cli, ConfigAction, DirectArgs, Verb};
-use switchmaster::config::{Config, Loaded, Origin, Sources};
+use switchmaster::cli::{Cli, ConfigAction, DirectArgs, DoctorArgs, Verb};
+use switchmaster::config::{self, Config, HoldTimeout, Loaded, Origin, Sources};
 #[cfg(feature = "demo")]
 use switchmaster::demo::{self, DemoOptions};
 use switchmaster::direct;
+use switchmaster::doctor::gather::{Question, Unanswered};
+use switchmaster::doctor::{application, check as checks, report};
 use switchmaster::log;
 use switchmaster::net::{self, ListenAddr};
 use switchmaster::remote::Remote;
+use switchmaster::sentinel::client::AddressMap;
 use switchmaster::serve::{self, ConfigSource};
 use switchmaster::verbs;
 use tokio::time::timeout;
@@ -37,6 +40,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// For the answer of a switchmaster that runs already.
 const ADMIN_LIMIT: Duration = Duration::from_secs(1);
+/// `doctor` found something.
+const EXIT_FINDINGS: u8 = 1;
 /// Wrong usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 /// Something needed is not available: a port, a Sentinel (EX_UNAVAILABLE).
@@ -56,7 +61,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let sources = Sources::of_process(cli.config.by_key(), cli.config.config.clone());
+    let mut flags = cli.config.by_key();
+    if let Some(Verb::Doctor(DoctorArgs { laravel: Some(path), .. })) = &cli.verb {
+        // Its Sentinels and its password, unless another .env is named.
+        flags.entry("laravel_env").or_insert_with(|| vec![path.display().to_string()]);
+    }
+    let sources = Sources::of_process(flags, cli.config.config.clone());
     let loaded = match Config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -93,6 +103,7 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: log::Se
         }
         Verb::Wait(args) => ask(&loaded, async |remote, out| verbs::wait(remote, args.timeout, out).await),
         Verb::Direct(args) => direct(&args, &loaded),
+        Verb::Doctor(args) => doctor(&args, &loaded),
         Verb::Failover(args) => {
             ask(&loaded, async |remote, out| verbs::failover(remote, args.force, out, &mut std::io::stderr()).await)
         }
@@ -213,6 +224,47 @@ fn direct(args: &DirectArgs, loaded: &Loaded) -> ExitCode {
             (_, true) => format!("REDIS_HOST={}\nREDIS_PORT={}\n", addr.ip(), addr.port()),
             _ => format!("{addr}\n"),
         })
+    })
+}
+
+fn doctor(args: &DoctorArgs, loaded: &Loaded) -> ExitCode {
+    let config = &loaded.config;
+    let question = Question {
+        sentinels: config.sentinel.addrs.clone(),
+        master_name: config.sentinel.master_name.clone(),
+        sentinel_auth: config.sentinel.auth.clone(),
+        redis_auth: config.sentinel.redis_auth.clone(),
+        map: AddressMap::new(config.sentinel.address_map.clone()),
+    };
+    warn(&loaded.warnings);
+    block_on(async {
+        let mut facts = match question.ask().await {
+            Ok(facts) => facts,
+            Err(error @ Unanswered::Unreachable(_)) => return fail(EXIT_UNAVAILABLE, &error.to_string()),
+            Err(error @ Unanswered::WrongName(_)) => return fail(EXIT_USAGE, &error.to_string()),
+        };
+        if let HoldTimeout::Fixed(hold) = config.failover.hold_timeout {
+            facts.hold = Some(hold);
+        }
+        let mut notes = Vec::new();
+        if let Some(path) = &args.laravel {
+            let ours: Vec<String> = config.listen.iter().map(|listen| listen.addr.to_string()).collect();
+            let variables = match config::laravel_variables(path) {
+                Ok(variables) => variables,
+                Err(error) => return fail(EXIT_USAGE, &format!("{}: {error}", path.display())),
+            };
+            let application = application::read(path, &variables, &ours).await;
+            notes.clone_from(&application.unread);
+            facts.application = Some(application);
+        }
+        let findings = checks::run(&facts);
+        let text = match (args.json, args.fix) {
+            (true, _) => report::json(&facts, &findings, &notes),
+            (_, true) => report::fixes(&findings),
+            _ => format!("{}{}", loaded.understood(), report::text(&facts, &findings, &notes)),
+        };
+        say(&text);
+        if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FINDINGS) }
     })
 }
 

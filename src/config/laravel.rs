@@ -14,15 +14,33 @@ use super::packages::{self, Variables};
 use super::problem::Problem;
 use super::value::Raw;
 
-/// Reads the `.env` at `path` (or in that directory), which `named_by` asked for.
+/// Every variable of the `.env` at `path` (or in that directory) that has a value, as Laravel's `env()` has it. Secrets are
+/// among them.
+///
+/// # Errors
+/// When it cannot be read; lines that cannot are left out.
+pub fn variables(path: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+    let text = std::fs::read_to_string(file(path))?;
+    let entries = parse(&text, &environment).into_iter();
+    Ok(entries.filter_map(|entry| Some((entry.name, meaning(entry.value.ok()?)?))).collect())
+}
+
+fn file(path: &Path) -> std::path::PathBuf {
+    if path.is_dir() { path.join(".env") } else { path.to_owned() }
+}
+
+/// Reads the `.env` at `path` (or in that directory), which `named_by` asked for; the names about Redis in it that have no
+/// effect go into `unused`.
 pub(super) fn read(
     path: &Path,
     named_by: &Origin,
     environment: &BTreeMap<String, OsString>,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
+    unused: &mut Vec<String>,
 ) -> Layer {
-    let path = if path.is_dir() { path.join(".env") } else { path.to_owned() };
+    let path = file(path);
     let text = match std::fs::read(&path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
         Ok(Err(_)) => {
@@ -62,6 +80,12 @@ pub(super) fn read(
         }
     }
     packages::fill(&mut layer, &variables, warnings);
+    let is_used = |origin: &Origin| layer.values().any(|found| found.origin == *origin);
+    let about_redis = |name: &str| name.starts_with("REDIS_") || name.to_ascii_uppercase().contains("SENTINEL");
+    let idle = variables
+        .iter()
+        .filter(|(name, (_, origin))| about_redis(name) && !is_used(origin) && !packages::is_known(name));
+    unused.extend(idle.map(|(name, _)| name.clone()));
     layer
 }
 

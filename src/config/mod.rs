@@ -34,6 +34,7 @@ pub use crate::settings::BackupConfig;
 pub use admin_socket::AdminSocket;
 pub use changes::Changes;
 pub use keys::{KEYS, Key, Reload};
+pub use laravel::variables as laravel_variables;
 pub use listen::Listen;
 pub use origin::Origin;
 pub use problem::{Problem, Problems};

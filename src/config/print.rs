@@ -9,7 +9,11 @@ use super::sources::Loaded;
 impl Loaded {
     /// What came out of the variables of a Laravel set-up, as [`Loaded::print`] shows it.
     pub fn understood(&self) -> String {
-        print_if(self, Origin::is_laravel)
+        let mut lines = print_if(self, Origin::is_laravel);
+        if !self.laravel_unused.is_empty() {
+            lines += &format!("# without effect here: {}\n", self.laravel_unused.join(", "));
+        }
+        lines
     }
 
     /// The whole configuration as TOML that parses again: secrets masked, each value's origin behind it.

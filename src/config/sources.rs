@@ -40,6 +40,8 @@ pub struct Loaded {
     /// Keys and variables that this version does not know, and a newer one may: they have no effect. Whoever serves goes on
     /// without them, whoever checks the configuration refuses them.
     pub foreign: Vec<Problem>,
+    /// Names in the `.env` that are about Redis and have no effect here: the application's own business.
+    pub laravel_unused: Vec<String>,
     pub(super) draft: Draft,
     pub(super) origins: BTreeMap<&'static str, Origin>,
 }
@@ -62,9 +64,11 @@ impl Sources {
             file.as_ref().map(|(path, origin)| file::read(path, origin.as_ref(), &mut problems, &mut foreign));
         let written = written.unwrap_or_default();
         let named = [&flags, &own, &written].into_iter().find_map(|layer| layer.get("laravel_env")).cloned();
+        let mut laravel_unused = Vec::new();
         let dotenv = match &named {
             Some(Found { raw: Raw::Text(path), origin, .. }) if !path.is_empty() => {
-                laravel::read(Path::new(path), origin, &self.environment, &mut problems, &mut warnings)
+                let unused = &mut laravel_unused;
+                laravel::read(Path::new(path), origin, &self.environment, &mut problems, &mut warnings, unused)
             }
             _ => Layer::new(),
         };
@@ -87,6 +91,7 @@ impl Sources {
                 laravel_env: draft.laravel_env.clone(),
                 warnings: Problems::in_order(warnings).0,
                 foreign: Problems::in_order(foreign).0,
+                laravel_unused,
                 draft,
                 origins,
             }),

@@ -11,6 +11,7 @@ mod config;
 mod contract;
 mod credentials;
 mod descriptors;
+mod doctor;
 mod drain;
 mod failover;
 mod hostile;

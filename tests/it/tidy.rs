@@ -11,7 +11,9 @@ const MEMBERS: &[(&str, &str)] = &[
     ("", "src"),
     ("protocol", "crates/protocol/src"),
     ("backup", "crates/backup/src"),
+    ("doctor", "crates/doctor/src"),
     ("testkit", "crates/testkit/src"),
+    ("history", "crates/history/src"),
 ];
 
 /// A source may have this many lines.
@@ -154,6 +156,15 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
          backup::follow backup::pack backup::prune backup::report backup::restore backup::show backup::store \
          backup::verify protocol::interrupt",
     ),
+    // The doctor.
+    ("doctor::facts", "protocol::address protocol::node protocol::secret"),
+    ("doctor::application", "doctor::facts protocol::address protocol::sentinel protocol::wire"),
+    ("doctor::check", "doctor::facts protocol::address protocol::node protocol::secret"),
+    (
+        "doctor::gather",
+        "doctor::facts protocol::address protocol::node protocol::secret protocol::sentinel protocol::wire",
+    ),
+    ("doctor::report", "doctor::check doctor::facts"),
     // The test kit.
     ("testkit::relay", ""),
     ("testkit::report", ""),
@@ -177,6 +188,10 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
         "testkit::cluster testkit::load testkit::proxy testkit::report testkit::server testkit::table \
          protocol::interrupt protocol::random",
     ),
+    // What a new master's stream says of lost replies.
+    ("history::window", "protocol::resp"),
+    ("history::form", "protocol::resp"),
+    ("history::verdict", "history::form history::window"),
 ];
 
 /// Names that several public types have, and why.
@@ -324,7 +339,7 @@ fn heads(path: &str) -> Vec<String> {
 /// Every member, each with what it calls its rooms; what others are made of comes first.
 fn members(all: &BTreeMap<String, String>) -> Vec<Names> {
     let mut members = Vec::new();
-    for wanted in ["protocol", "backup", "testkit", ""] {
+    for wanted in ["protocol", "backup", "doctor", "testkit", "history", ""] {
         let (member, folder) = MEMBERS.iter().find(|(member, _)| *member == wanted).unwrap();
         members.push(Names::of(member, &all[&format!("{folder}/lib.rs")], &members));
     }

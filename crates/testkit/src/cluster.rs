@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::relay::{Passage, Relay};
 use super::server::{Binary, ClusterError, Server, free_port};
-pub use super::spec::{ClusterSpec, Member};
+pub use super::spec::{ClusterSpec, ConfigFiles, Member};
 use super::spec::{Port, Ports, source};
 use crate::node::role::Role;
 use crate::secret::{Credentials, Secret};
@@ -51,7 +51,7 @@ impl Cluster {
             Cluster { nodes: Vec::new(), sentinels: Vec::new(), relays: Vec::new(), spec: spec.clone(), dir };
         for (kind, binary, total) in [("node", &server, count), ("sentinel", &sentinel, spec.sentinels)] {
             for index in 0..total {
-                let addr = SocketAddr::new(spec.ip(), free_port()?);
+                let addr = SocketAddr::new(spec.ip_of(index), free_port()?);
                 let folder = cluster.dir.path().join(format!("{kind}-{index}"));
                 fs::create_dir(&folder)?;
                 let process =

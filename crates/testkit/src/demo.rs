@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, ClusterSpec};
+use crate::cluster::{Cluster, ClusterSpec, ConfigFiles};
 use crate::interrupt::interruption;
 use crate::load::{Load, LoadSpec};
 use crate::proxy::{Proxy, ProxyError, ProxySpec, next_free};
@@ -83,12 +83,19 @@ pub async fn run(options: DemoOptions) -> Result<Ending, DemoError> {
 
 /// The whole story. Dropped at any point, it takes every process and file with it.
 async fn tell(options: &DemoOptions, ending: &mut Option<Ending>) -> Result<(), DemoError> {
-    println!("Starting 1 master, 2 replicas and 3 Sentinels, with a password, on free ports of 127.0.0.1 ...");
+    println!(
+        "Starting 1 master, 2 replicas and 3 Sentinels, with a password, on free ports of 127.0.1.1 to 127.0.1.3 ..."
+    );
     let password = crate::random::hex(16);
     let cluster = Cluster::start(ClusterSpec {
-        // An attempt that fails, as elections can, is repeated after twice this time.
-        failover_timeout: Duration::from_secs(3),
-        appendonly: options.keep,
+        sentinel_password: Some(password.clone()),
+        // As we tell people to run it, but for the time that they would wait to see it.
+        files: Some(ConfigFiles::DEPLOYED),
+        sentinel_config: vec![
+            "sentinel down-after-milliseconds mymaster 1000".into(),
+            // An attempt that fails, as elections can, is repeated after twice this time.
+            "sentinel failover-timeout mymaster 3000".into(),
+        ],
         ..ClusterSpec::with_password(&password)
     })
     .await?;
@@ -204,12 +211,13 @@ async fn play(cluster: &Cluster, proxy: &Proxy, password: &str) -> Result<(), De
     for node in cluster.nodes().iter().filter(|node| !node.is_running()) {
         node.restart().await?;
     }
-    let sentinel = cluster.sentinel_addr(0).port();
+    let sentinel = cluster.sentinel_addr(0);
+    let sentinel = format!("redis-cli -h {} -p {} -a {password} SENTINEL", sentinel.ip(), sentinel.port());
     println!("\nAll of it keeps running until Ctrl-C. A node that you kill comes back after 10 s.");
     println!("  the proxy     redis-cli -h 127.0.0.1 -p {} -a {password}", proxy.addr().port());
     println!("  its log       tail -f {}", proxy.log_path().display());
-    println!("  who is master redis-cli -p {sentinel} SENTINEL GET-MASTER-ADDR-BY-NAME {}", cluster.master_name());
-    println!("  fail over     redis-cli -p {sentinel} SENTINEL FAILOVER {}", cluster.master_name());
+    println!("  who is master {sentinel} GET-MASTER-ADDR-BY-NAME {}", cluster.master_name());
+    println!("  fail over     {sentinel} FAILOVER {}", cluster.master_name());
     for node in cluster.nodes() {
         println!("  {:<13} {}   kill -9 {}", node.name(), node.addr(), pid(node));
     }

@@ -36,10 +36,55 @@ pub struct ClusterSpec {
     pub appendonly: bool,
     /// Puts a relay in front of every process so that they can be cut from each other.
     pub partitionable: bool,
+    /// Settings from files: then every index is a host of its own, with an address of 127.0.1.0/24, and what is below a
+    /// name of `OWN` in them is said by this specification.
+    pub files: Option<ConfigFiles>,
     /// Further lines for every node's redis.conf.
     pub node_config: Vec<String>,
     /// Further lines for every sentinel.conf.
     pub sentinel_config: Vec<String>,
+}
+
+/// A redis.conf and a sentinel.conf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigFiles {
+    /// For every node.
+    pub redis: &'static str,
+    /// For every Sentinel.
+    pub sentinel: &'static str,
+}
+
+impl ConfigFiles {
+    /// What deploy/redis ships.
+    pub const DEPLOYED: ConfigFiles = ConfigFiles {
+        redis: include_str!("../../../deploy/redis/redis.conf"),
+        sentinel: include_str!("../../../deploy/redis/sentinel.conf"),
+    };
+}
+
+/// What a throwaway cluster has to say itself: places, passwords, who follows whom.
+const OWN: &[&str] = &[
+    "port",
+    "bind",
+    "dir",
+    "daemonize",
+    "supervised",
+    "pidfile",
+    "logfile",
+    "requirepass",
+    "masterauth",
+    "replicaof",
+    "replica-announce-ip",
+    "sentinel monitor",
+    "sentinel auth-pass",
+    "sentinel sentinel-pass",
+    "sentinel announce-ip",
+];
+
+/// The settings of a file but for those.
+fn settings(file: &str) -> impl Iterator<Item = String> {
+    let is_own = |line: &str| OWN.iter().any(|own| line.strip_prefix(own).is_some_and(|rest| rest.starts_with(' ')));
+    file.lines().filter(move |line| !line.is_empty() && !line.starts_with('#') && !is_own(line)).map(str::to_owned)
 }
 
 /// A party to a partition.
@@ -69,6 +114,7 @@ impl Default for ClusterSpec {
             failover_timeout: Duration::from_secs(10),
             appendonly: false,
             partitionable: false,
+            files: None,
             node_config: Vec::new(),
             sentinel_config: Vec::new(),
         }
@@ -84,6 +130,19 @@ impl ClusterSpec {
     /// Where the processes listen: the address of `host`.
     pub fn ip(&self) -> IpAddr {
         if self.host == "::1" { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+    }
+
+    /// The address of process `index`, a node or a Sentinel.
+    pub fn ip_of(&self, index: usize) -> IpAddr {
+        match self.files {
+            Some(_) => Ipv4Addr::new(127, 0, 1, index as u8 + 1).into(),
+            None => self.ip(),
+        }
+    }
+
+    /// By what name everybody knows it.
+    fn host_of(&self, index: usize) -> String {
+        if self.files.is_some() { self.ip_of(index).to_string() } else { self.host.clone() }
     }
 
     /// Nodes of each master: itself and its replicas.
@@ -118,15 +177,23 @@ impl ClusterSpec {
         let is_master = index == master;
         let mut lines = vec![
             format!("port {}", ports.nodes[index].bound),
-            format!("bind {}", self.ip()),
+            format!("bind {}", self.ip_of(index)),
             format!("dir {}", dir.display()),
             "daemonize no".into(),
-            "save \"\"".into(),
-            format!("appendonly {}", if self.appendonly { "yes" } else { "no" }),
-            "repl-diskless-sync yes".into(),
-            "repl-diskless-sync-delay 0".into(),
-            "repl-backlog-size 16mb".into(),
         ];
+        match self.files {
+            Some(files) => {
+                lines.push(format!("replica-announce-ip {}", self.ip_of(index)));
+                lines.extend(settings(files.redis));
+            }
+            None => lines.extend([
+                "save \"\"".into(),
+                format!("appendonly {}", if self.appendonly { "yes" } else { "no" }),
+                "repl-diskless-sync yes".into(),
+                "repl-diskless-sync-delay 0".into(),
+                "repl-backlog-size 16mb".into(),
+            ]),
+        }
         if self.partitionable {
             lines.push(format!("bind-source-addr {}", source(Member::Node(index))));
             lines.push("replica-announce-ip 127.0.0.1".into());
@@ -144,7 +211,7 @@ impl ClusterSpec {
             lines.push(format!("user {name} on >{password} {rules}"));
         }
         if !is_master {
-            lines.push(format!("replicaof {} {}", self.host, ports.nodes[master].known));
+            lines.push(format!("replicaof {} {}", self.host_of(master), ports.nodes[master].known));
         }
         if self.is_named() {
             lines.push(format!("replica-announce-ip {}", self.host));
@@ -158,7 +225,7 @@ impl ClusterSpec {
         let id = |sentinel: usize| format!("{:040x}", 0xabcd_0000 + u64::from(ports.sentinels[sentinel].bound));
         let mut lines = vec![
             format!("port {}", ports.sentinels[index].bound),
-            format!("bind {}", self.ip()),
+            format!("bind {}", self.ip_of(index)),
             format!("dir {}", dir.display()),
             "daemonize no".into(),
             "protected-mode no".into(),
@@ -181,17 +248,26 @@ impl ClusterSpec {
         let quorum = self.quorum.unwrap_or(self.sentinels / 2 + 1);
         for (group, name) in self.masters.iter().enumerate() {
             let port = ports.nodes[group * self.group_size()].known;
-            lines.push(format!("sentinel monitor {name} {} {port} {quorum}", self.host));
-            lines.push(format!("sentinel down-after-milliseconds {name} {}", self.down_after.as_millis()));
-            lines.push(format!("sentinel failover-timeout {name} {}", self.failover_timeout.as_millis()));
-            lines.push(format!("sentinel parallel-syncs {name} {}", self.replicas.max(1)));
+            let master = self.host_of(group * self.group_size());
+            lines.push(format!("sentinel monitor {name} {master} {port} {quorum}"));
+            match self.files {
+                Some(files) => {
+                    lines.push(format!("sentinel announce-ip {}", self.ip_of(index)));
+                    lines.extend(settings(files.sentinel));
+                }
+                None => {
+                    lines.push(format!("sentinel down-after-milliseconds {name} {}", self.down_after.as_millis()));
+                    lines.push(format!("sentinel failover-timeout {name} {}", self.failover_timeout.as_millis()));
+                    lines.push(format!("sentinel parallel-syncs {name} {}", self.replicas.max(1)));
+                }
+            }
             if let Some(password) = &self.password {
                 lines.push(format!("sentinel auth-pass {name} {password}"));
             }
             // They would find each other by themselves, some seconds later.
             for other in (0..self.sentinels).filter(|&other| other != index) {
                 let port = ports.sentinels[other].known;
-                lines.push(format!("sentinel known-sentinel {name} {} {port} {}", self.host, id(other)));
+                lines.push(format!("sentinel known-sentinel {name} {} {port} {}", self.host_of(other), id(other)));
             }
         }
         lines.extend_from_slice(&self.sentinel_config);
