@@ -1,4 +1,4 @@
-//! Why sessions end: one closed list, for the log, the metrics and the README's table.
+//! Why sessions end: one closed list, for the log, the metrics and the table of docs/monitoring.md.
 
 /// Why a session ended. Closed: also the metric's label and the log's field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 //!
 //! Targets take turns in short slices, forwards and backwards (ABBA), on the machine as it is; what is reported are
 //! medians of ratios within a round, with their quartiles, never single timings. `make bench` runs all of it and writes
-//! `docs/performance.md` with its plots, and the README's table; `cargo bench --bench relay -- --only get-50,idle`
+//! `docs/performance.md` with its plots, and the table of `docs/comparison.md`; `cargo bench --bench relay -- --only get-50,idle`
 //! runs parts, whose results are kept, and `--write` writes the page from what is kept.
 
 mod client;
@@ -88,7 +88,7 @@ struct Options {
     against: Option<String>,
     /// Nothing is kept.
     quick: bool,
-    /// Write the page into this folder's `docs`, and the table into its README.
+    /// Write the page into this folder's `docs`, and the table of comparison.md there.
     write: Option<String>,
 }
 

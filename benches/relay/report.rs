@@ -1,4 +1,4 @@
-//! The page that `make bench` writes, its plots, and the README's part of it.
+//! The page that `make bench` writes, its plots, and the table of docs/comparison.md.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -55,7 +55,7 @@ impl Page {
         self.loads.iter().find(|(own, _)| own.name == load).map(|(_, rounds)| rounds)
     }
 
-    /// Writes `docs/performance.md` and its plots, and the README's part, into `folder`.
+    /// Writes `docs/performance.md` and its plots, and the table of docs/comparison.md, into `folder`.
     pub fn write(&self, folder: &Path) -> Result<(), Failure> {
         if !self.missing.is_empty() {
             println!("Not measured, and so not on the page: {}", self.missing.join(", "));
@@ -70,12 +70,12 @@ impl Page {
         let text = format!("{}\n{}\n{}", self.opening(), self.goals(), self.results());
         fs::write(folder.join("docs/performance.md"), text.trim_end().to_owned() + "\n")?;
 
-        let readme = folder.join("README.md");
-        let text = fs::read_to_string(&readme)?;
+        let comparison = folder.join("docs/comparison.md");
+        let text = fs::read_to_string(&comparison)?;
         let (begin, end) = ("<!-- bench -->\n", "<!-- /bench -->");
         let parts = text.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-        let (before, after) = parts.ok_or("the README has no <!-- bench --> … <!-- /bench -->")?;
-        fs::write(&readme, format!("{before}{begin}{}{end}{after}", self.summary()))?;
+        let (before, after) = parts.ok_or("docs/comparison.md has no <!-- bench --> … <!-- /bench -->")?;
+        fs::write(&comparison, format!("{before}{begin}{}{end}{after}", self.summary()))?;
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Page {
         text
     }
 
-    /// For the README.
+    /// For docs/comparison.md.
     fn summary(&self) -> String {
         let columns = [OURS, "HAProxy 3.0", NGINX, "twemproxy", NAKED];
         let mut text = format!(
@@ -185,7 +185,7 @@ impl Page {
             }
             let _ = writeln!(text, "| {} | {} |", load.title, cells.join(" | "));
         }
-        text += "\n![Own CPU per request](docs/img/summary.svg)\n\n![Added latency](docs/img/latency.svg)\n";
+        text += "\n![Own CPU per request](img/summary.svg)\n\n![Added latency](img/latency.svg)\n";
         let missed = |goal: &Goal| matches!(goal.verdict, Verdict::Missed | Verdict::WithinTheSpread);
         let missed: Vec<Goal> = goals::all(self).into_iter().filter(missed).collect();
         if !missed.is_empty() {

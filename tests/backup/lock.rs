@@ -305,12 +305,12 @@ async fn the_master_keeps_the_lock_where_the_store_cannot() {
     assert_eq!(ask(&["GET", key]).await, Reply::Bulk(b"another".to_vec()));
 }
 
-/// What README.md and docs/point-in-time.md say that the ACL must allow for that: all of it, and nothing else.
+/// What docs/permissions.md and docs/point-in-time.md say that the ACL must allow for that: all of it, and nothing else.
 #[tokio::test]
 async fn a_lock_on_the_master_wants_what_the_documents_say() {
     let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-    let readme = read("README.md");
-    let rules = readme.split('`').find(|words| words.starts_with("~switchmaster:backup-lock:")).expect("rules");
+    let permissions = read("docs/permissions.md");
+    let rules = permissions.split('`').find(|words| words.starts_with("~switchmaster:backup-lock:")).expect("rules");
     assert!(read("docs/point-in-time.md").contains(&format!("`{rules}`")), "the documents differ");
     let redis = Lone::start(&[]).await;
     let bucket = Bucket::start().await;

@@ -28,7 +28,7 @@ fn all_metrics() -> impl Iterator<Item = &'static (&'static str, &'static str, &
 #[test]
 fn the_table_of_metrics_is_that_of_the_program() {
     let listed: Vec<_> =
-        table(&readme(), "metrics").into_iter().map(|[name, kind, help]| (code(&name), kind, help)).collect();
+        table(&page("monitoring"), "metrics").into_iter().map(|[name, kind, help]| (code(&name), kind, help)).collect();
     let all: Vec<_> =
         all_metrics().map(|(name, kind, help)| (name.to_string(), kind.to_string(), help.to_string())).collect();
     assert_eq!(listed, all);
@@ -54,7 +54,7 @@ fn no_document_names_a_metric_that_does_not_exist() {
 
 #[test]
 fn the_reasons_for_a_close_are_those_of_the_program() {
-    let text = readme();
+    let text = page("monitoring");
     let rows = text.split("| reason |").nth(1).expect("the table of reasons").lines().skip(2);
     let listed: Vec<_> = rows.take_while(|line| line.starts_with('|')).map(|line| code(&cells(line)[0])).collect();
     assert_eq!(listed, CloseReason::ALL.map(CloseReason::name));
@@ -62,8 +62,10 @@ fn the_reasons_for_a_close_are_those_of_the_program() {
 
 #[test]
 fn the_table_of_keys_has_every_key_with_its_default() {
-    let listed: BTreeMap<String, String> =
-        table(&readme(), "config").into_iter().map(|[key, default, ..]: [String; 4]| (code(&key), default)).collect();
+    let listed: BTreeMap<String, String> = table(&page("configuration"), "config")
+        .into_iter()
+        .map(|[key, default, ..]: [String; 4]| (code(&key), default))
+        .collect();
     let files = KEYS.iter().filter(|key| key.has_file()).map(|key| format!("{}_file", key.name));
     let keys: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).chain(files).collect();
     assert_eq!(listed.keys().cloned().collect::<BTreeSet<_>>(), keys);
@@ -87,7 +89,7 @@ fn the_table_of_keys_has_every_key_with_its_default() {
 
 #[test]
 fn the_table_of_keys_says_what_a_reload_does() {
-    for [key, _, _, counts] in table(&readme(), "config") {
+    for [key, _, _, counts] in table(&page("configuration"), "config") {
         let name = code(&key);
         let named = |key: &&Key| key.name == name || (key.has_file() && name == format!("{}_file", key.name));
         let shown = match KEYS.iter().find(named).expect("a key").reload {
@@ -114,7 +116,7 @@ fn the_exit_codes_are_those_of_the_program() {
     let main = fs::read_to_string(root().join("src/main.rs")).unwrap();
     let codes = main.lines().filter_map(|line| line.strip_prefix("const EXIT_")?.split("= ").nth(1)?.strip_suffix(';'));
     let codes: BTreeSet<String> = codes.map(str::to_owned).chain(["0".to_owned()]).collect();
-    let listed: BTreeSet<String> = table(&readme(), "exit codes").into_iter().map(|[code, _]| code).collect();
+    let listed: BTreeSet<String> = table(&page("commands"), "exit codes").into_iter().map(|[code, _]| code).collect();
     assert_eq!(listed, codes);
 }
 
@@ -138,9 +140,9 @@ fn the_exit_codes_of_backups_are_those_of_the_program() {
     ];
     let codes: BTreeSet<String> = own.iter().map(|error| error(String::new()).exit_code().to_string()).collect();
     assert_eq!(codes.len(), own.len());
-    let tables = ["exit codes", "backup exit codes"].map(|name| table(&readme(), name));
+    let tables = ["exit codes", "backup exit codes"].map(|name| table(&page("commands"), name));
     let listed: BTreeSet<String> = tables.into_iter().flatten().map(|[code, _]| code).collect();
-    assert_eq!(listed, codes.into_iter().chain(["0".to_owned()]).collect());
+    assert_eq!(listed, codes.into_iter().chain(["0", "1"].map(str::to_owned)).collect());
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn every_command_is_understood() {
 
 #[test]
 fn the_table_of_commands_has_every_command() {
-    let listed: BTreeSet<String> = table(&readme(), "verbs")
+    let listed: BTreeSet<String> = table(&page("commands"), "verbs")
         .into_iter()
         .map(|[command, _]| code(&command).split_whitespace().nth(1).expect("a verb").to_owned())
         .collect();
@@ -213,10 +215,25 @@ fn every_link_leads_somewhere() {
     assert!(links > 15, "only {links} links were seen");
 }
 
+/// A table of contents that leaves out a page, or a README that grows again.
+#[test]
+fn every_page_is_in_the_table_of_contents_and_the_readme_is_short() {
+    let contents = page("README");
+    let pages: Vec<_> = documents().into_iter().filter(|(path, _)| path.parent().unwrap().ends_with("docs")).collect();
+    for (path, _) in &pages {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name == "README.md" || contents.contains(&format!("]({name})")), "docs/README.md does not list {name}");
+    }
+    assert!(pages.len() > 10, "only {} pages", pages.len());
+    let lines = readme().lines().count();
+    assert!(lines <= 330, "{lines} lines in README.md: what is not for the first quarter of an hour goes to docs");
+}
+
 #[tokio::test]
 async fn what_is_marked_runs_as_written() {
-    let text = readme();
-    let marked: Vec<&str> = blocks(&text).into_iter().filter(|block| block.run).flat_map(|block| block.lines).collect();
+    let texts = documents();
+    let marked = texts.iter().flat_map(|(_, text)| blocks(text)).filter(|block| block.run);
+    let marked: BTreeSet<&str> = marked.flat_map(|block| block.lines).collect();
     assert!(marked.len() >= 5, "only {marked:?}");
     let cluster = Cluster::start(ClusterSpec::with_password("of-the-readme")).await.unwrap();
     let proxy = proxy::start(&cluster).await;
@@ -329,6 +346,11 @@ fn anchor_of(heading: &str) -> String {
 
 fn readme() -> String {
     fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// A page of `docs`.
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name).with_extension("md")).unwrap()
 }
 
 /// Every Markdown document.

@@ -1,6 +1,6 @@
 <?php
 /**
- * An Illuminate 8 container as a stock Laravel application has it (RedisManager, Cache, Queue, Session; cache on
+ * An Illuminate container (8 to 13) as a stock Laravel application has it (RedisManager, Cache, Queue, Session; cache on
  * DB 1, everything else on DB 0), and the tally in which the scripts beside this one note what happened to them.
  *
  * No class of Laravel, predis or phpredis is changed or extended here: what the scripts see, an application sees.
@@ -12,6 +12,7 @@ use Illuminate\Queue\QueueManager;
 use Illuminate\Queue\QueueServiceProvider;
 use Illuminate\Redis\RedisManager;
 use Illuminate\Session\SessionManager;
+use Illuminate\Support\Arr;
 use Illuminate\Support\Fluent;
 
 foreach (['Container', 'Support', 'Redis', 'Cache', 'Queue', 'Session'] as $package) {
@@ -65,11 +66,13 @@ function options(array $more = []): array
     return $options;
 }
 
-/** The application: config/database.php, cache.php, queue.php and session.php of Laravel 8 with the redis drivers. */
+/** The application: config/database.php, cache.php, queue.php and session.php of Laravel with the redis drivers. */
 function application(array $options): Container
 {
     $server = ['host' => $options['host'], 'port' => (int) $options['port'], 'password' => $options['password']];
     $app = new Container;
+    $session = ['driver' => 'redis', 'lifetime' => 120, 'connection' => null, 'store' => null, 'cookie' => 'laravel_session',
+        'encrypt' => false];
     $app->instance('config', new Fluent([
         'cache.default' => 'redis',
         'cache.prefix' => CACHE_PREFIX,
@@ -82,13 +85,9 @@ function application(array $options): Container
             'retry_after' => (int) ($options['retry-after'] ?? 90),
             'block_for' => isset($options['block-for']) ? (int) $options['block-for'] : null,
         ],
-        'session.driver' => 'redis',
-        'session.lifetime' => 120,
-        'session.connection' => null,
-        'session.store' => null,
-        'session.cookie' => 'laravel_session',
-        'session.encrypt' => false,
-    ]));
+        // Laravel 13 looks inside, those before it for the whole name.
+        'session' => $session,
+    ] + Arr::dot(['session' => $session])));
     $app->instance('redis', new RedisManager($app, $options['client'], [
         'options' => ['cluster' => 'redis', 'prefix' => REDIS_PREFIX],
         'default' => $server + ['database' => 0],

@@ -77,15 +77,15 @@ async fn where_there_is_no_room_for_both_it_says_for_how_long_the_master_would_b
     assert!(!said.contains("silence"), "{said}");
 }
 
-/// The permissions that the README names are enough, and without those for settings it goes as well.
+/// The permissions that docs/permissions.md names are enough, and without those for settings it goes as well.
 #[tokio::test]
-async fn the_permissions_in_the_readme_are_enough() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+async fn the_permissions_in_the_documents_are_enough() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/permissions.md")).unwrap();
     let rules = |begins: &str| {
-        let found = readme.split('`').find(|words| words.starts_with(begins));
-        found.unwrap_or_else(|| panic!("the README names no permissions that begin with {begins}")).to_owned()
+        let found = page.split('`').find(|words| words.starts_with(begins));
+        found.unwrap_or_else(|| panic!("docs/permissions.md names none that begin with {begins}")).to_owned()
     };
-    let base = readme.lines().find_map(|line| line.strip_prefix("ACL SETUSER switchmaster on >PASSWORD ")).unwrap();
+    let base = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER switchmaster on >PASSWORD ")).unwrap();
     let rules = format!("{base} {} {}", rules("+psync"), rules("+replicaof"));
     assert!(rules.contains("+config|set"), "{rules}");
     let stage = Stage::with(

@@ -225,7 +225,7 @@ impl Node {
         let words = reply.to_string();
         let hint = match refusal::code(&words) {
             b"NOAUTH" => "; it wants a password: set redis_password",
-            b"NOPERM" => "; the ACL user needs this command (README, Permissions)",
+            b"NOPERM" => "; the ACL user needs this command (docs/permissions.md)",
             _ if command == "REPLICAOF" => "; where REPLICAOF is not to be had, --keys restores key by key",
             _ => "",
         };
