@@ -16,7 +16,7 @@ mod prober;
 mod task;
 pub mod tracker;
 
-pub use switchmaster_protocol::sentinel::{client, consensus, electorate, event, report};
+pub use switchmaster_protocol::sentinel::{client, consensus, electorate, event, hold, report};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -157,8 +157,8 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
          backup::verify protocol::interrupt",
     ),
     // The doctor.
-    ("doctor::facts", "protocol::address protocol::node protocol::secret"),
-    ("doctor::application", "doctor::facts protocol::address protocol::sentinel protocol::wire"),
+    ("doctor::facts", "protocol::address protocol::node protocol::secret protocol::sentinel"),
+    ("doctor::application", "doctor::facts protocol::address protocol::duration protocol::sentinel protocol::wire"),
     ("doctor::check", "doctor::facts protocol::address protocol::node protocol::secret"),
     (
         "doctor::gather",

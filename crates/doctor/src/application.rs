@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::address::HostPort;
+use crate::duration;
 use crate::facts::{Application, Fields};
 use crate::sentinel::client::AddressMap;
 use crate::wire::Wire;
@@ -217,18 +218,10 @@ fn directives(
     }
 }
 
-/// `30`, `30s`, `2m`, `500ms`.
+/// `30` and what the grammar of durations has: `30s`, `2m`, `500ms`.
 fn seconds(value: &str) -> Option<f64> {
-    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
-    let number: f64 = value[..digits].parse().ok()?;
-    let unit = match &value[digits..] {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Some(number * unit)
+    let bare = value.parse().map(Duration::from_secs).ok();
+    bare.or_else(|| duration::parse(value).ok()).map(|value| value.as_secs_f64())
 }
 
 #[cfg(test)]

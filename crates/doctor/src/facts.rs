@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::address::HostPort;
 use crate::node::info::{InfoRole, InfoText};
 use crate::secret::Secret;
+use crate::sentinel::hold;
 
 /// Names with their values, as a server or a file has them.
 pub type Fields = BTreeMap<String, String>;
@@ -145,12 +146,10 @@ impl SetUp {
         self.heard().filter_map(|(_, sentinel)| sentinel.master.get(setting)?.parse().ok()).max()
     }
 
-    /// How long a request may be held in one outage: as configured, else down-after + 10 s and at most 45 s.
+    /// How long a request may be held in one outage.
     pub fn longest_hold(&self) -> Duration {
-        let auto = self.largest("down-after-milliseconds").map_or(Duration::from_secs(15), |down_after| {
-            (Duration::from_millis(down_after) + Duration::from_secs(10)).min(Duration::from_secs(45))
-        });
-        self.hold.unwrap_or(auto)
+        let down_after = self.largest("down-after-milliseconds").map(Duration::from_millis);
+        self.hold.unwrap_or_else(|| hold::longest(down_after))
     }
 }
 

@@ -12,4 +12,4 @@ pub mod facts;
 pub mod gather;
 pub mod report;
 
-use switchmaster_protocol::{address, node, secret, sentinel, wire};
+use switchmaster_protocol::{address, duration, node, secret, sentinel, wire};

@@ -9,11 +9,7 @@ use tracing::Level;
 use super::Tracker;
 use super::situation::State;
 use crate::config::HoldTimeout;
-
-/// Requests are held for so much longer than Sentinel takes to call a master down, and for so long at most.
-const HELD_BEYOND: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(45));
-/// The same while Sentinel's time is not known.
-const HELD_UNKNOWN: Duration = Duration::from_secs(15);
+use crate::sentinel::hold;
 
 impl Tracker {
     pub(super) fn decide(&mut self, now: Instant) {
@@ -73,10 +69,9 @@ impl Tracker {
     }
 
     pub(super) fn hold_timeout(&self) -> Duration {
-        match (self.settings.hold_timeout, self.sentinels.down_after()) {
-            (HoldTimeout::Fixed(limit), _) => limit,
-            (HoldTimeout::Auto, Some(down_after)) => (down_after + HELD_BEYOND.0).min(HELD_BEYOND.1),
-            (HoldTimeout::Auto, None) => HELD_UNKNOWN,
+        match self.settings.hold_timeout {
+            HoldTimeout::Fixed(limit) => limit,
+            HoldTimeout::Auto => hold::longest(self.sentinels.down_after()),
         }
     }
 

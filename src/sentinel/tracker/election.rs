@@ -138,8 +138,8 @@ impl Tracker {
     pub(super) fn electable(&self, now: Instant) -> BTreeSet<SocketAddr> {
         let longest = 10 * self.sentinels.down_after().unwrap_or_default();
         let may_be_chosen = |replica: &&ReplicaFact| {
-            let is_linked = replica.link_up || replica.link_down_for <= longest;
-            !replica.never_promoted && is_linked && !replica.down && !self.followed.is_at(replica.addr)
+            let is_fresh = replica.link_down_for <= longest;
+            !replica.never_promoted && is_fresh && !replica.down && !self.followed.is_at(replica.addr)
         };
         let listed = self.sentinels.answers(now).flat_map(|answer| answer.replicas.iter().flatten());
         listed.filter(may_be_chosen).map(|replica| replica.addr).collect()

@@ -117,18 +117,21 @@ fn retry_after(facts: &SetUp) -> Vec<Seen> {
     })
 }
 
-fn read_timeout(facts: &SetUp) -> Vec<Seen> {
+/// Time-outs that end a request before the hold does.
+fn shorter_than_hold(facts: &SetUp, names: [&str; 2], mend: impl Fn(&str, u64) -> String) -> Vec<Seen> {
     let hold = facts.longest_hold().as_secs_f64();
-    let mut found = Vec::new();
-    for name in ["read_timeout", "read_write_timeout"] {
-        found.extend(given(facts, |application| {
+    let look = |name: &str| {
+        given(facts, |application| {
             let [(seconds, place), _] = application.range(name)?;
             let what = format!("{name} {seconds} s, and a hold lasts up to {hold} s");
-            let mend = format!("'{name}' => {}", hold as u64 + 5);
-            (seconds > 0.0 && seconds <= hold).then(|| (place.to_owned(), what, mend))
-        }));
-    }
-    found
+            (seconds > 0.0 && seconds <= hold).then(|| (place.to_owned(), what, mend(name, hold as u64 + 5)))
+        })
+    };
+    names.into_iter().flat_map(look).collect()
+}
+
+fn read_timeout(facts: &SetUp) -> Vec<Seen> {
+    shorter_than_hold(facts, ["read_timeout", "read_write_timeout"], |name, long| format!("'{name}' => {long}"))
 }
 
 fn retries(facts: &SetUp) -> Vec<Seen> {
@@ -147,16 +150,8 @@ fn retries(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn web(facts: &SetUp) -> Vec<Seen> {
-    let hold = facts.longest_hold().as_secs_f64();
-    let mut found = Vec::new();
-    for name in ["request_terminate_timeout", "fastcgi_read_timeout"] {
-        found.extend(given(facts, |application| {
-            let [(seconds, place), _] = application.range(name)?;
-            let what = format!("{name} {seconds} s, and a hold lasts up to {hold} s");
-            (seconds > 0.0 && seconds <= hold).then(|| (place.to_owned(), what, format!("{name} {}s", hold as u64 + 5)))
-        }));
-    }
-    found
+    let names = ["request_terminate_timeout", "fastcgi_read_timeout"];
+    shorter_than_hold(facts, names, |name, long| format!("{name} {long}s"))
 }
 
 fn reverb(facts: &SetUp) -> Vec<Seen> {

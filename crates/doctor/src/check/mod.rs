@@ -11,7 +11,7 @@ mod settings;
 
 use std::fmt;
 
-use crate::facts::SetUp;
+use crate::facts::{NodeFacts, SetUp};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +73,11 @@ struct Seen {
 
 fn seen(place: impl fmt::Display, seen: impl Into<String>, mend: impl Into<String>) -> Seen {
     Seen { place: place.to_string(), seen: seen.into(), mend: mend.into() }
+}
+
+/// What is seen at each node that answered.
+fn each_node(facts: &SetUp, look: impl Fn(&NodeFacts) -> Option<(String, String)>) -> Vec<Seen> {
+    facts.alive().filter_map(|(at, node)| look(node).map(|(what, mend)| seen(at, what, mend))).collect()
 }
 
 /// Every check, in the order in which findings are shown within a severity.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Severity::{Critical, Hint, Warning};
-use super::{Check, Seen, list, seen};
+use super::{Check, Seen, each_node, list, seen};
 use crate::address::HostPort;
 use crate::facts::{NodeFacts, SetUp, has_flag, place};
 
@@ -105,18 +105,13 @@ fn stale(facts: &SetUp) -> Vec<Seen> {
     gone.iter().map(|at| seen(format!("replica {at}"), "no Sentinel reaches it, and neither do we", &mend)).collect()
 }
 
-fn each(facts: &SetUp, look: impl Fn(&NodeFacts) -> Option<(String, String)>) -> Vec<Seen> {
-    let found = facts.alive().filter_map(|(at, node)| look(node).map(|(what, mend)| seen(at, what, mend)));
-    found.collect()
-}
-
 /// Some node has a password.
 fn is_protected(facts: &SetUp) -> bool {
     facts.alive().any(|(_, node)| !node.open)
 }
 
 fn requirepass_missing(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let mend = "CONFIG SET requirepass PASSWORD, then CONFIG REWRITE   # and the same line in its redis.conf";
         (node.open && is_protected(facts))
             .then(|| ("it answers without a password, others do not".to_owned(), mend.to_owned()))
@@ -124,7 +119,7 @@ fn requirepass_missing(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn masterauth_missing(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let is_known = !node.settings.is_empty();
         let mend = "CONFIG SET masterauth PASSWORD, then CONFIG REWRITE   # and the same line in its redis.conf";
         let lacks = is_known && node.masterauth.is_none() && is_protected(facts);
@@ -133,7 +128,7 @@ fn masterauth_missing(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn masterauth_differs(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let own = node.masterauth.as_ref()?;
         // With a masteruser it is that user's.
         let as_default = node.settings.get("masteruser").is_none_or(|user| user.is_empty() || user == "default");
@@ -147,7 +142,7 @@ fn masterauth_differs(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn credentials_refused(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let mend = "one password and the same users on every node: CONFIG SET requirepass, ACL SETUSER, then CONFIG REWRITE; here \
                     redis_username, redis_password (SWITCHMASTER_REDIS_PASSWORD)";
         let no_password = || {
@@ -192,7 +187,7 @@ fn binds_loopback(node: &NodeFacts) -> bool {
 }
 
 fn open_to_all(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let mend = "requirepass and masterauth with one password on every node, auth-pass on every Sentinel, the password here";
         let is_everywhere = node.open && !is_protected(facts) && !node.settings.is_empty() && !binds_loopback(node);
         is_everywhere.then(|| ("no password, and not only on loopback".to_owned(), mend.to_owned()))
@@ -201,7 +196,7 @@ fn open_to_all(facts: &SetUp) -> Vec<Seen> {
 
 fn bind_loopback(facts: &SetUp) -> Vec<Seen> {
     let is_spread = facts.nodes.iter().any(|asked| asked.ip.is_some_and(|ip| !ip.is_loopback()));
-    each(facts, |node| {
+    each_node(facts, |node| {
         let is_set = |name: &str, value: &str| node.settings.get(name).is_some_and(|set| set == value);
         let is_shut = is_set("protected-mode", "yes") && node.open && !binds_loopback(node);
         let (what, mend) = if is_shut {
@@ -219,7 +214,7 @@ fn bind_loopback(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn renamed(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let mend = "take the lines `rename-command` out of redis.conf and restart; ACL rules do it without breaking Sentinel, or \
                     `sentinel rename-command` on every Sentinel";
         (!node.renamed.is_empty()).then(|| (node.renamed.join(", "), mend.to_owned()))
@@ -227,7 +222,7 @@ fn renamed(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn not_readable(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let denied: Vec<&String> = node.refused.iter().filter(|why| why.contains("NOPERM")).collect();
         let mend =
             "ACL SETUSER USER +info +role +config|get +acl|list +command|info, then CONFIG REWRITE, on every node";

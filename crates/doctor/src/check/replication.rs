@@ -1,7 +1,7 @@
 //! Checks of replication: who follows whom, who may be promoted, and how many a write needs.
 
 use super::Severity::{Critical, Hint, Warning};
-use super::{Check, Seen, seen};
+use super::{Check, Seen, each_node, seen};
 use crate::address::HostPort;
 use crate::facts::{NodeFacts, SetUp};
 use crate::node::info::{InfoRole, InfoText};
@@ -78,10 +78,6 @@ pub(super) const CHECKS: &[Check] = &[
 
 fn each_replica(facts: &SetUp, look: impl Fn(&HostPort, &NodeFacts) -> Option<(String, String)>) -> Vec<Seen> {
     facts.replicas().filter_map(|(at, node)| look(at, node).map(|(what, mend)| seen(at, what, mend))).collect()
-}
-
-fn each_node(facts: &SetUp, look: impl Fn(&NodeFacts) -> Option<(String, String)>) -> Vec<Seen> {
-    facts.alive().filter_map(|(at, node)| look(node).map(|(what, mend)| seen(at, what, mend))).collect()
 }
 
 /// CONFIG SET and where it has to stand to last.

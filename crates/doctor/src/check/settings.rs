@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Severity::{Critical, Hint, Warning};
-use super::{Check, Seen, list, seen};
+use super::{Check, Seen, each_node, list, seen};
 use crate::address::HostPort;
-use crate::facts::{NodeFacts, SetUp};
+use crate::facts::SetUp;
 use crate::node::info::InfoText;
 
 /// Settings that clients feel, and that should be the same whoever is the master.
@@ -95,12 +95,8 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-fn each(facts: &SetUp, look: impl Fn(&NodeFacts) -> Option<(String, String)>) -> Vec<Seen> {
-    facts.alive().filter_map(|(at, node)| look(node).map(|(what, mend)| seen(at, what, mend))).collect()
-}
-
 fn persistence(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let is = |name: &str, value: &str| node.settings.get(name).is_some_and(|set| set == value);
         let mend = "CONFIG SET appendonly yes, then CONFIG REWRITE   # or never restart it by itself (Restart=no)";
         (is("save", "") && is("appendonly", "no")).then(|| ("neither save nor appendonly".to_owned(), mend.to_owned()))
@@ -108,7 +104,7 @@ fn persistence(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn bgsave(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let failed = InfoText::new(&node.info).text("rdb_last_bgsave_status") == Some("err");
         let mend =
             "room on the disk, the right of the user on `dir`, memory for fork (vm.overcommit_memory 1); then BGSAVE";
@@ -117,7 +113,7 @@ fn bgsave(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn evicts(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let policy = node.settings.get("maxmemory-policy").filter(|policy| *policy != "noeviction")?;
         node.number("maxmemory").filter(|bytes| *bytes > 0)?;
         let mend = "CONFIG SET maxmemory-policy noeviction, then CONFIG REWRITE   # on every node; a cache belongs on a Redis of its own";
@@ -150,7 +146,7 @@ fn differ(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn not_written(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let file = node.file.as_ref()?;
         let differs = |name: &&&str| file.get(**name).is_some_and(|written| node.settings.get(**name) != Some(written));
         let names: BTreeSet<&&str> = PLAIN.iter().filter(differs).collect();
@@ -161,7 +157,7 @@ fn not_written(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn no_file(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let none = InfoText::new(&node.info).text("config_file") == Some("");
         let mend = "start it with a redis.conf that it may write (deploy/redis/redis.conf)";
         none.then(|| ("started without a configuration file".to_owned(), mend.to_owned()))
@@ -169,7 +165,7 @@ fn no_file(facts: &SetUp) -> Vec<Seen> {
 }
 
 fn timeout(facts: &SetUp) -> Vec<Seen> {
-    each(facts, |node| {
+    each_node(facts, |node| {
         let seconds = node.number("timeout").filter(|seconds| *seconds > 0)?;
         Some((format!("timeout {seconds}"), "CONFIG SET timeout 0, then CONFIG REWRITE   # on every node".to_owned()))
     })

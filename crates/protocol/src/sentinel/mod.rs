@@ -6,6 +6,7 @@ pub mod client;
 pub mod consensus;
 pub mod electorate;
 pub mod event;
+pub mod hold;
 pub mod login;
 pub mod report;
 pub mod survey;

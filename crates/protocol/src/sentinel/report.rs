@@ -167,7 +167,7 @@ pub struct ReplicaFact {
     pub down: bool,
     /// `master-link-status`: ok.
     pub link_up: bool,
-    /// `master-link-down-time`: zero where it never had a master.
+    /// `master-link-down-time`: zero while the link is up, and where it never had a master.
     pub link_down_for: Duration,
     /// `slave-repl-offset`.
     pub offset: u64,
