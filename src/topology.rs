@@ -64,6 +64,13 @@ pub struct Entry {
     pub reason: String,
 }
 
+impl Entry {
+    /// There was a master, and another may be about to take its place.
+    fn may_fail_over(&self) -> bool {
+        self.master.is_some() && matches!(self.phase, Phase::Electing | Phase::Suspect | Phase::Switching)
+    }
+}
+
 /// A verified master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Master {
@@ -268,6 +275,16 @@ impl Topology {
         self.changed.subscribe()
     }
 
+    /// Returns when no failover is under way, nor the silence that may lead to one: requests flow, or fail, or never did.
+    /// True: it had to wait for that.
+    pub async fn failed_over(&self) -> bool {
+        let (mut changed, mut waited) = (self.subscribe(), false);
+        while self.current().may_fail_over() && changed.changed().await.is_ok() {
+            waited = true;
+        }
+        waited
+    }
+
     /// Tells the control plane; never blocks, and drops the report when 256 are waiting.
     pub fn report(&self, report: Report) {
         let _ = self.reports.try_send(report);
@@ -294,6 +311,23 @@ mod tests {
         topology.look(Instant::now() + Duration::from_secs(3600));
         assert!(!topology.is_unwatched(Instant::now()));
         assert!(woken.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_failover_is_waited_for_and_a_start_without_a_master_is_not() {
+        use std::task::{Context, Poll, Waker};
+        let mut cx = Context::from_waker(Waker::noop());
+        let (topology, _reports) = Topology::new();
+        assert_eq!(std::pin::pin!(topology.failed_over()).poll(&mut cx), Poll::Ready(false));
+        let mut entry = (*topology.current()).clone();
+        entry.master = Some(Master { addr: ([127, 0, 0, 1], 1).into(), run_id: None, epoch: 1, provisional: false });
+        for phase in [Phase::Electing, Phase::Suspect, Phase::Switching] {
+            topology.publish(Entry { phase, ..entry.clone() }).unwrap();
+            let mut waits = std::pin::pin!(topology.failed_over());
+            assert_eq!(waits.as_mut().poll(&mut cx), Poll::Pending, "{phase:?}");
+            topology.publish(Entry { phase: Phase::Stable, ..entry.clone() }).unwrap();
+            assert_eq!(waits.poll(&mut cx), Poll::Ready(true), "{phase:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::files::Files;
 use super::manager::Manager;
@@ -136,21 +136,42 @@ impl Server {
     ///
     /// Connections are accepted until sessions are ended, so that one slow request is no outage for the others. Who comes
     /// after that, to a listener that outlives us, is for the next process.
+    ///
+    /// A failover is waited for: whose requests are held is answered here. One that begins when connections are not
+    /// accepted any more is so only where they wait for the next process, and are not refused.
     pub async fn stop(&mut self, again: impl Future<Output = ()>) {
         let Some(mut drain) = self.drain.take() else { return };
         let grace = *self.grace.borrow();
         self.draining.store(true, Ordering::Relaxed);
         tracing::info!(sessions = self.sessions(), "draining for at most {} s", grace.as_secs());
         let last = grace.min(ENDING + STOPPING);
+        let at_ease_until = Instant::now() + grace - last;
+        let topology = &self.upstream.topology;
         let orderly = async {
-            let _ = timeout(grace - last, drain.settle()).await;
+            let settled = async {
+                drain.settle().await;
+                topology.failed_over().await;
+            };
+            let _ = timeout_at(at_ease_until, settled).await;
             self.files.clear(); // while it is certain that they are ours
             if self.outlived {
                 let _ = timeout(QUIETING.min(last), drain.end(Stage::Quieting)).await;
             }
-            for (stage, limit) in [(Stage::Ending, last.min(ENDING)), (Stage::Stopping, last.saturating_sub(ENDING))] {
-                let _ = timeout(limit, drain.end(stage)).await;
+            let ending = async {
+                loop {
+                    sleep(last.min(ENDING)).await;
+                    let waited = self.outlived && timeout_at(at_ease_until, topology.failed_over()).await == Ok(true);
+                    // What was held is to be asked and answered then.
+                    if !waited {
+                        break;
+                    }
+                }
+            };
+            tokio::select! {
+                () = drain.end(Stage::Ending) => {}
+                () = ending => {}
             }
+            let _ = timeout(last.saturating_sub(ENDING), drain.end(Stage::Stopping)).await;
         };
         tokio::select! {
             () = orderly => {}

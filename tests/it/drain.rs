@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use switchmaster::demo::cluster::{Cluster, ClusterSpec, until};
 use switchmaster::demo::proxy::Proxy;
 use switchmaster::demo::wire::{Reply, Wire};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -28,7 +28,7 @@ async fn ended(proxy: &mut Proxy, cut: usize) {
 }
 
 /// All that comes until a FIN; a reset fails.
-async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut bytes)).await.expect("the end").unwrap();
     bytes
@@ -262,4 +262,27 @@ async fn a_paused_master_survives_it() {
     assert_eq!(direct.ask(&["CLIENT", "UNPAUSE"]).await.unwrap().text(), Some("OK"));
     assert_eq!(direct.ask(&["RPUSH", "none", "x"]).await.unwrap(), Reply::Integer(1));
     assert_eq!(direct.ask(&["LLEN", "none"]).await.unwrap(), Reply::Integer(1));
+}
+
+/// Longer than sessions are given to end between two requests, and to be owed nothing.
+const SILENCE: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn requests_held_while_the_master_is_silent_are_answered_before_it_ends() {
+    let (cluster, mut proxy) = small().await;
+    let mut client = Wire::connect(proxy.addr()).await.unwrap();
+    assert_eq!(client.ask(&["PING"]).await.unwrap().text(), Some("PONG"));
+    cluster.node(0).stop();
+    wait_view(&proxy, "the master's silence", |view| view.phase == "suspect").await;
+    // Nothing is under way: the drain has no session to wait for.
+    proxy.signal(Signal::TERM);
+    wait_view(&proxy, "the drain", |view| view.draining).await;
+    let held = tokio::spawn(async move { (client.ask(&["INCR", "counter"]).await, client) });
+    wait_view(&proxy, "the hold", |view| view.traffic.held_sessions > 0).await;
+    tokio::time::sleep(SILENCE).await;
+    cluster.node(0).cont();
+    let (reply, client) = timeout(LIMIT, held).await.expect("a reply").unwrap();
+    assert_eq!(reply.unwrap(), Reply::Integer(1));
+    rest(&mut client.into_parts().0).await;
+    ended(&mut proxy, 0).await;
 }
