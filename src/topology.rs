@@ -30,10 +30,11 @@ pub struct Topology {
     reports: mpsc::Sender<Report>,
 }
 
-/// Sessions hold their requests when control has not looked for this long. It looks every 50 ms; a shorter limit would
-/// hold on every busy host, and what falls into a gap of this length control notices itself in the same moment, while
-/// replies to what a session sent meanwhile are still on their way and will be withheld.
-const LOOK_LIMIT: Duration = Duration::from_millis(200);
+/// A longer time between two looks of control's is a gap, in which nobody knew whether the master is still one: sessions
+/// hold their requests and the replies to writes from then on, and control doubts the master at its next look. It looks
+/// every 50 ms. Sentinel's choice of a replica and its promotion are 60 to 100 ms apart: a shorter gap hides no more than
+/// one of the two, and the other is still seen in time.
+pub const LOOK_LIMIT: Duration = Duration::from_millis(150);
 
 /// What is true now. Replaced as a whole, never edited.
 #[derive(Clone, Debug)]

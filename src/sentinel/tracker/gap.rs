@@ -12,16 +12,15 @@ use super::Tracker;
 use super::failover::PROMOTED_WITHIN;
 use super::show::ms;
 use crate::sentinel::report::{Role, SentinelAnswer};
+use crate::topology::LOOK_LIMIT;
 
 /// The longest time between two looks, but on a host that has no time for us.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
-/// A longer time between two looks is a gap: some 100 ms beyond the 50 that are usual. Sentinel's choice of a replica and
-/// its promotion are 60 to 100 ms apart: what is shorter hides no more than one of the two, and the other is still to be
-/// seen in time.
-const GAP: Duration = Duration::from_millis(150);
-/// A gap that follows another before that is settled asks for new answers only if it is this long. On a host that has
-/// little time for us the next gap comes before the answers do, and requests would never flow.
-const ANEW: Duration = Duration::from_millis(500);
+/// A gap that follows others before they are settled asks for new answers for this long; then only one of `LONG` does. On
+/// a host that has little time for us the next gap comes before the answers do, and requests would never flow.
+const ANEW_FOR: Duration = Duration::from_secs(1);
+/// No host that is merely busy has a gap this long.
+const LONG: Duration = Duration::from_millis(500);
 /// A gap this long is worth a line in the log.
 const LOGGED: Duration = Duration::from_secs(1);
 /// How long all connected Sentinels are waited for; then a majority does.
@@ -41,9 +40,11 @@ pub(super) struct Gap {
 /// The master may be none any more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doubt {
-    /// The end of the gap: what was asked before proves nothing.
+    /// The end of the last gap: what was asked before proves nothing.
     pub(super) since: Instant,
-    /// How long it was.
+    /// The end of the first gap of those that are not settled.
+    pub(super) began: Instant,
+    /// How long the longest of them was.
     length: Duration,
 }
 
@@ -69,14 +70,14 @@ impl Gap {
     /// Looks now; returns the time since the last look when that is a gap.
     fn look(&mut self, now: Instant) -> Option<Duration> {
         let length = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
-        (length > GAP).then_some(length)
+        (length > LOOK_LIMIT).then_some(length)
     }
 
     fn begin_doubt(&mut self, now: Instant, length: Duration) {
-        self.doubt = Some(match self.doubt {
-            Some(doubt) if length < ANEW => Doubt { length: doubt.length.max(length), ..doubt },
-            _ => Doubt { since: now, length },
-        });
+        let before = self.doubt.unwrap_or(Doubt { since: now, began: now, length });
+        let again = length >= LONG || now <= before.began + ANEW_FOR;
+        let since = if again { now } else { before.since };
+        self.doubt = Some(Doubt { since, length: before.length.max(length), ..before });
     }
 
     /// The master was asked behind the gap.
@@ -109,17 +110,17 @@ impl Tracker {
     /// Ends the doubt once the master that is followed is seen to be the master still.
     pub(super) fn settle_doubt(&mut self, now: Instant) {
         let Some(doubt) = self.gap.doubt().filter(|_| self.situation.is_following()) else { return };
-        if !self.is_still_master(now, doubt.since) {
+        if !self.is_still_master(now, doubt) {
             return;
         }
         self.gap.end_doubt();
         if doubt.length >= LOGGED {
-            let after = ms(now - doubt.since);
+            let after = ms(now - doubt.began);
             self.out.log(Level::INFO, format!("the master is the same: requests flow again after {after} ms"));
         }
     }
 
-    fn is_still_master(&self, now: Instant, since: Instant) -> bool {
+    fn is_still_master(&self, now: Instant, Doubt { since, began, .. }: Doubt) -> bool {
         let Some(master) = self.followed.addr() else { return false };
         let Some(answer) = self.nodes.answer(master).filter(|answer| answer.asked >= since) else { return false };
         if matches!(answer.role, Role::Replica { .. }) || !self.followed.is_connection_of(answer) {
@@ -136,7 +137,7 @@ impl Tracker {
         let has_say = |at| self.sentinels.electorate().has_say(at);
         let connected = self.sentinels.iter().filter(|(at, sentinel)| sentinel.connected && has_say(at)).count();
         let most = support * 2 > self.sentinels.total();
-        let all = asked().count() >= connected || now >= since + ALL_WITHIN;
+        let all = asked().count() >= connected || now >= began + ALL_WITHIN;
         if most && all && !is_changing {
             return true;
         }

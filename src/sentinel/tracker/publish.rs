@@ -66,7 +66,7 @@ impl Tracker {
         let outage_since = match phase {
             Phase::Stable | Phase::Electing => None,
             Phase::Paused => self.pause.since(),
-            _ => self.situation.outage_since().or(self.gap.doubt().map(|doubt| doubt.since)),
+            _ => self.situation.outage_since().or(self.gap.doubt().map(|doubt| doubt.began)),
         };
         let (term, master) = (self.followed.term(), self.followed.master().cloned());
         let covered_until = self.election.covered_until();
