@@ -73,6 +73,36 @@ pub async fn port_and_env(world: &mut World) {
     table.demand("ProtectHome", &hidden, "yes", hidden == "yes");
 }
 
+/// Another process has the port: nobody shares it, the status says why nothing starts, and when it is free the sockets are
+/// systemd's, so that the next restart refuses nobody.
+pub async fn port_taken(world: &mut World) {
+    let machine = &world.machine;
+    machine.stop();
+    let other = TcpListener::bind(listen()).expect("the port");
+    machine.output(&["systemctl", "start", "switchmaster.socket", "switchmaster.service"]);
+    // Each second it tries again, and each start clears the status.
+    let mut says = Vec::new();
+    for _ in 0..40 {
+        says.push(machine.status());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let at_port = fs::read_to_string("/proc/net/tcp").expect("the sockets of this network");
+    let listeners = at_port.lines().filter(|line| line.contains(" 0100007F:18EB 00000000:0000 0A ")).count();
+    drop(other);
+    let served = until("it to serve", Duration::from_secs(20), async || {
+        let mut wire = Wire::open(listen(), Some(&credentials()), 0).await.map_err(|error| error.to_string())?;
+        wire.ask(&["PING"]).await.map(|_| ()).map_err(|error| error.to_string())
+    });
+    let served = served.await.is_ok();
+    let socket = machine.run(&["systemctl", "is-active", "switchmaster.socket"]);
+    let table = &mut world.table;
+    let named = says.iter().any(|status| status == "127.0.0.1:6379 is in use");
+    table.demand("why nothing starts", named, "true", named);
+    table.demand("listeners at the port meanwhile", listeners, "1", listeners == 1);
+    table.demand("served when it is free", served, "true", served);
+    table.demand("the socket unit then", &socket, "active", socket == "active");
+}
+
 /// Started together, as at a boot, php-fpm begins when connections are served. The unit here has its name, and does nothing.
 pub async fn before_php(world: &mut World) {
     let machine = &world.machine;

@@ -96,6 +96,7 @@ async fn run(world: &mut World, wanted: &[String]) {
         "start-without-redis": faults::start_without_redis,
         "reload": faults::reload,
         "port-and-env": hosts::port_and_env,
+        "port-taken": hosts::port_taken,
         "before-php": hosts::before_php,
         "restart": restart::restarts,
         "kill": restart::kills,

@@ -1,7 +1,7 @@
 //! No memory is left: the process ends, nobody is refused, and the next process serves.
 
 use std::fs;
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use switchmaster::demo::cluster::until;
@@ -11,49 +11,53 @@ use super::World;
 use super::machine::{Machine, listen};
 use super::visits::{Ending, Visits, credentials};
 
-/// More than the process has need of at first, and less than the clients below make it hold.
+/// More than the process has need of at first, and less than these clients make it hold, 24 KiB each.
 const LIMIT: usize = 16 << 20;
-const CLIENTS: usize = 600;
-const REQUEST: usize = 200_000;
+const CLIENTS: usize = 1500;
+const REQUEST: usize = 100_000;
 const ROUNDS: usize = 5;
 const SERVED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What limits the process.
-enum Limited {
-    /// The kernel ends it.
-    Unit,
-    /// Where the system has no memory controller: an allocation fails, and the process aborts.
-    Process,
+/// What limits the process, until it is dropped; the kernel ends it.
+enum Limited<'a> {
+    Unit(&'a Machine),
+    /// Where the container has no memory controller, and this machine one of the old kind: what is new of this process.
+    Group(PathBuf),
 }
 
-impl Limited {
-    fn set(machine: &Machine) -> Limited {
+impl Limited<'_> {
+    /// `None`: there is no memory controller.
+    fn set(machine: &Machine) -> Option<Limited<'_>> {
         if machine.run(&["cat", "/sys/fs/cgroup/cgroup.controllers"]).split(' ').any(|name| name == "memory") {
             let limit = format!("MemoryMax={LIMIT}");
             let set = ["systemctl", "set-property", "--runtime", "switchmaster.service", &limit, "MemorySwapMax=0"];
             machine.succeed(&set);
-            return Limited::Unit;
+            return Some(Limited::Unit(machine));
         }
-        let pid = machine.main_pid().expect("it runs").to_string();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-        let data = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB"));
-        let limit = data.and_then(|kib| kib.trim().parse::<usize>().ok()).expect("a size") * 1024 + LIMIT;
-        let set = Command::new("prlimit").args(["--pid", &pid, &format!("--data={limit}")]).status();
-        assert!(set.is_ok_and(|status| status.success()), "prlimit");
-        Limited::Process
-    }
-
-    fn lift(&self, machine: &Machine) {
-        if let Limited::Unit = self {
-            let lift = ["systemctl", "set-property", "--runtime", "switchmaster.service", "MemoryMax=infinity"];
-            machine.succeed(&lift);
-        }
+        let group = PathBuf::from(format!("/sys/fs/cgroup/memory/switchmaster-{}", std::process::id()));
+        fs::create_dir(&group).ok()?;
+        let pid = machine.main_pid().expect("it runs");
+        fs::write(group.join("memory.limit_in_bytes"), LIMIT.to_string()).expect("a limit");
+        fs::write(group.join("cgroup.procs"), pid.to_string()).expect("the process is limited");
+        Some(Limited::Group(group))
     }
 
     fn name(&self) -> &'static str {
         match self {
-            Limited::Unit => "MemoryMax= of the unit",
-            Limited::Process => "RLIMIT_DATA (no memory controller here)",
+            Limited::Unit(_) => "MemoryMax= of the unit",
+            Limited::Group(_) => "a group of this machine",
+        }
+    }
+}
+
+impl Drop for Limited<'_> {
+    fn drop(&mut self) {
+        match self {
+            Limited::Unit(machine) => {
+                let lift = ["systemctl", "set-property", "--runtime", "switchmaster.service", "MemoryMax=infinity"];
+                machine.run(&lift);
+            }
+            Limited::Group(path) => drop(fs::remove_dir(path)),
         }
     }
 }
@@ -64,10 +68,17 @@ pub async fn out_of_memory(world: &mut World) {
     let (mut ended, mut waits, mut how) = (0, Vec::new(), "");
     for _ in 0..rounds {
         let machine = &world.machine;
-        let limited = Limited::set(machine);
+        let mut wires = Vec::new();
+        for _ in 0..CLIENTS {
+            wires.push(Wire::open(listen(), Some(&credentials()), 0).await.expect("a connection"));
+        }
         let before = machine.property("NRestarts");
         machine.succeed(&["switchmaster", "hold", "--for", "25s"]);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(send_much())).collect();
+        let Some(limited) = Limited::set(machine) else {
+            return world.table.note("NOT TESTED", "there is no memory controller");
+        };
+        how = limited.name();
+        let clients: Vec<_> = wires.into_iter().map(|wire| tokio::spawn(send_much(wire))).collect();
         let killed = until("it to end", Duration::from_secs(20), async || {
             if machine.property("NRestarts") != before { Ok(()) } else { Err("it runs on".into()) }
         });
@@ -77,8 +88,7 @@ pub async fn out_of_memory(world: &mut World) {
         let mut wire = Wire::open(listen(), Some(&credentials()), 0).await.expect("nobody is refused");
         wire.ask(&["PING"]).await.expect("it serves");
         waits.push(began.elapsed());
-        limited.lift(machine);
-        how = limited.name();
+        drop(limited);
         machine.following().await;
     }
     let visits = visits.stop();
@@ -93,7 +103,6 @@ pub async fn out_of_memory(world: &mut World) {
 }
 
 /// A request that is held, and nobody waits for its reply.
-async fn send_much() {
-    let Ok(mut wire) = Wire::open(listen(), Some(&credentials()), 0).await else { return };
+async fn send_much(mut wire: Wire) {
     let _ = wire.ask(&[&b"SET"[..], b"large", &vec![b'x'; REQUEST]]).await;
 }
