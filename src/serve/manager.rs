@@ -63,6 +63,11 @@ impl Manager {
         }
     }
 
+    /// Whether one has started us, and hears what is said.
+    pub(super) fn is_there() -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// The watchdog of this service, if it has one.
     pub(super) fn watchdog() -> Watchdog {
         Watchdog::new(sd_notify::watchdog_enabled())
@@ -148,7 +153,7 @@ impl Manager {
 
 /// The start failed, as `why` says: the service manager shows it, and tries again only after a while.
 pub fn not_started(why: &str) {
-    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+    if Manager::is_there() {
         send(&NotifyState::Status(&why.replace('\n', " ")).to_string());
         std::thread::sleep(FAILED_FOR);
     }
@@ -175,7 +180,7 @@ struct Voice(Option<SyncSender<String>>);
 impl Voice {
     /// Silent where nobody listens.
     fn new() -> Voice {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        if !Manager::is_there() {
             return Voice(None);
         }
         let (sender, texts) = sync_channel::<String>(WAITING);

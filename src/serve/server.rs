@@ -69,6 +69,9 @@ impl App {
             "listening on {}",
             listen.join(", ")
         );
+        if Manager::is_there() && !self.outlived {
+            tracing::warn!("no socket is the service manager's: while this service restarts, clients are refused");
+        }
         Ok(Server {
             clients: self.clients,
             admin: self.admin,

@@ -36,6 +36,8 @@ pub async fn control(world: &mut World) {
     world.machine.succeed(&["systemctl", "mask", "--runtime", "--now", "switchmaster.socket"]);
     world.machine.succeed(&["systemctl", "start", "switchmaster.service"]);
     world.machine.following().await;
+    let warned = world.machine.journal(20).contains("while this service restarts, clients are refused");
+    world.table.demand("a warning in the log", warned, "true", warned);
     let rounds = world.rounds.unwrap_or(CONTROL_ROUNDS).min(CONTROL_ROUNDS);
     let seen =
         under_load(world, rounds, |machine| drop(machine.begin(&["systemctl", "restart", "switchmaster"]))).await;
