@@ -9,6 +9,7 @@ mod control;
 pub mod health;
 mod page;
 mod probe;
+mod process;
 mod scrape;
 
 use std::collections::VecDeque;

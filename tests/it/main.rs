@@ -26,6 +26,7 @@ mod odd;
 mod operation;
 mod orders;
 mod pool;
+mod prometheus;
 mod readme;
 mod reload;
 mod sentinel;

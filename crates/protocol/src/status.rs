@@ -121,6 +121,16 @@ pub struct SentinelView {
     pub error: Option<String>,
 }
 
+impl SentinelView {
+    /// It names this master.
+    pub fn names_master(&self, master: Option<&MasterView>) -> bool {
+        let of = |master: &MasterView| {
+            self.names.as_ref() == Some(&master.addr) && self.epoch.is_some_and(|epoch| epoch >= master.epoch)
+        };
+        master.is_some_and(of)
+    }
+}
+
 /// Agreement about the current master.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
