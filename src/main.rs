@@ -140,7 +140,7 @@ fn check(loaded: &Loaded) -> ExitCode {
 
 #[cfg(feature = "backup")]
 fn backup(args: BackupArgs, config: Config) -> ExitCode {
-    let Config { sentinel, backup, admin_token, state_dir, .. } = config;
+    let Config { sentinel, backup, admin_token, state_dir, notify, .. } = config;
     let config = backup::Config {
         sentinel: backup::config::Monitored {
             addrs: sentinel.addrs,
@@ -151,6 +151,7 @@ fn backup(args: BackupArgs, config: Config) -> ExitCode {
         },
         backup,
         admin_token,
+        webhook: notify.webhook,
         state_dir,
     };
     // Nothing of the environment: what is set there is of the first store.

@@ -22,6 +22,7 @@ mod load;
 mod manager;
 mod memory;
 mod msrv;
+mod notify;
 mod odd;
 mod operation;
 mod orders;
