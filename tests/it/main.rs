@@ -26,6 +26,7 @@ mod notify;
 mod odd;
 mod operation;
 mod orders;
+mod page;
 mod pool;
 mod prometheus;
 mod readme;

@@ -78,8 +78,8 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ),
     (
         "admin",
-        "close_reason metrics topology upstream protocol::control protocol::duration protocol::net protocol::node \
-         protocol::secret protocol::size protocol::status protocol::wire",
+        "close_reason metrics topology upstream protocol::control protocol::net protocol::node protocol::secret \
+         protocol::status protocol::wire",
     ),
     ("notify", "config protocol::callout protocol::duration protocol::status"),
     (
