@@ -53,6 +53,8 @@ pub mod notify;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod topology;
 pub mod upstream;
 pub mod verbs;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use switchmaster::demo::cluster::ClusterSpec;
+use switchmaster::demo::cluster::{ClusterSpec, until};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -185,4 +185,51 @@ impl Browser {
         decoding.stdin.take().unwrap().write_all(encoded.as_bytes()).await.unwrap();
         decoding.wait().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn top_draws_on_a_terminal_of_80_by_24_in_calm_and_in_an_outage() {
+    let stage = Stage::start().await;
+    let top = Command::new(env!("CARGO_BIN_EXE_switchmaster"))
+        .args(["top", "--admin", &stage.proxy.admin().to_string()])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(top.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&top.stderr).contains("draws on a terminal"), "{top:?}");
+    if Command::new("tmux").arg("-V").output().await.is_err() {
+        eprintln!("skipped: no tmux is installed (apt-get install tmux, or ci/install-deps test)");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("tmux").display().to_string();
+    let tmux = async |arguments: &[&str]| {
+        let out = Command::new("tmux").args(["-S", &socket, "-f", "/dev/null"]).args(arguments).output().await.unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let command = format!("{} top --admin {}", env!("CARGO_BIN_EXE_switchmaster"), stage.proxy.admin());
+    tmux(&["new-session", "-d", "-x", "80", "-y", "24", &command]).await;
+    let shows = async |texts: &[&str]| {
+        until("top", LIMIT, async || {
+            let screen = tmux(&["capture-pane", "-p"]).await;
+            let is_there = texts.iter().all(|text| screen.contains(text));
+            let fits = screen.lines().count() <= 24 && screen.lines().all(|line| line.chars().count() <= 80);
+            if is_there && fits { Ok(()) } else { Err(screen) }
+        })
+        .await
+        .unwrap();
+    };
+    shows(&["switchmaster mymaster ok", "3 of 3 agree", "none since the start"]).await;
+    stage.fail_over().await;
+    shows(&["planned to "]).await;
+    stage.cluster.nodes().iter().for_each(|node| _ = node.stop());
+    shows(&["outage for"]).await;
+    stage.cluster.nodes().iter().for_each(|node| _ = node.cont());
+    tmux(&["send-keys", "q"]).await;
+    until("its end", LIMIT, async || match tmux(&["list-sessions"]).await {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    })
+    .await
+    .unwrap();
 }

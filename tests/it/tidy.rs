@@ -63,6 +63,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("direct", "config protocol::remote protocol::sentinel"),
     ("log", "config"),
     ("verbs", "protocol::control protocol::duration protocol::remote protocol::size protocol::status"),
+    ("top", "protocol::duration protocol::remote protocol::size protocol::status"),
     ("cli", "backup protocol::control protocol::duration"),
     ("upstream", "topology protocol::secret"),
     (
