@@ -125,6 +125,11 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  switchmaster status\n  switchmaster status --json --admin 127.0.0.1:9379\n\n\
         Exit codes: 0 what it shows is ready (ok, failover, degraded), 69 not ready, or no switchmaster answers.")]
     Status(StatusArgs),
+    /// The same live, as a screen of a terminal
+    #[cfg(feature = "top")]
+    #[command(after_help = "Examples:\n  switchmaster top\n  switchmaster top --admin 10.0.0.5:9379\n\n\
+        q, Esc or Ctrl-C ends it. Exit code 64 where standard input or output is no terminal.")]
+    Top,
     /// Wait until the running switchmaster is ready, as /ready says: for deploys and health checks
     #[command(
         after_help = "Examples:\n  switchmaster wait                  after a start, before the application's\n  \

@@ -49,9 +49,12 @@ pub mod drain;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod notify;
 pub mod sentinel;
 pub mod serve;
 pub mod session;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod topology;
 pub mod upstream;
 pub mod verbs;
@@ -60,7 +63,7 @@ pub mod verbs;
 pub use switchmaster_backup as backup;
 pub use switchmaster_doctor as doctor;
 pub use switchmaster_protocol::{
-    address, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
+    address, callout, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
 };
 #[cfg(feature = "demo")]
 pub use switchmaster_testkit as demo;

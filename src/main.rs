@@ -27,6 +27,8 @@ use switchmaster::net::{self, ListenAddr};
 use switchmaster::remote::Remote;
 use switchmaster::sentinel::client::AddressMap;
 use switchmaster::serve::{self, ConfigSource};
+#[cfg(feature = "top")]
+use switchmaster::top;
 use switchmaster::verbs;
 use tokio::time::timeout;
 
@@ -40,6 +42,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// For the answer of a switchmaster that runs already.
 const ADMIN_LIMIT: Duration = Duration::from_secs(1);
+const ADMIN_IS_OFF: &str = "the admin address is off: give the one of the running switchmaster with --admin";
 /// `doctor` found something.
 const EXIT_FINDINGS: u8 = 1;
 /// Wrong usage or configuration (EX_USAGE).
@@ -101,6 +104,8 @@ fn dispatch(verb: Verb, loaded: Loaded, sources: Sources, set_log_level: log::Se
                 found => Err(verbs::Error::NotReady(format!("not ready: {}", found.why))),
             })
         }
+        #[cfg(feature = "top")]
+        Verb::Top => top(&loaded),
         Verb::Wait(args) => ask(&loaded, async |remote, out| verbs::wait(remote, args.timeout, out).await),
         Verb::Direct(args) => direct(&args, &loaded),
         Verb::Doctor(args) => doctor(&args, &loaded),
@@ -140,7 +145,7 @@ fn check(loaded: &Loaded) -> ExitCode {
 
 #[cfg(feature = "backup")]
 fn backup(args: BackupArgs, config: Config) -> ExitCode {
-    let Config { sentinel, backup, admin_token, state_dir, .. } = config;
+    let Config { sentinel, backup, admin_token, state_dir, notify, .. } = config;
     let config = backup::Config {
         sentinel: backup::config::Monitored {
             addrs: sentinel.addrs,
@@ -151,6 +156,7 @@ fn backup(args: BackupArgs, config: Config) -> ExitCode {
         },
         backup,
         admin_token,
+        webhook: notify.webhook,
         state_dir,
     };
     // Nothing of the environment: what is set there is of the first store.
@@ -182,10 +188,22 @@ fn demo(args: &DemoArgs, loaded: &Loaded) -> ExitCode {
     })
 }
 
+#[cfg(feature = "top")]
+fn top(loaded: &Loaded) -> ExitCode {
+    let Some(remote) = remote(loaded) else { return fail(EXIT_USAGE, ADMIN_IS_OFF) };
+    block_on(async {
+        match top::run(remote).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ top::Error::NoTerminal) => fail(EXIT_USAGE, &error.to_string()),
+            Err(error) => fail(EXIT_UNAVAILABLE, &error.to_string()),
+        }
+    })
+}
+
 /// Asks the switchmaster that runs on this host.
 fn ask(loaded: &Loaded, question: impl AsyncFnOnce(Remote, &mut Stdout) -> Result<(), verbs::Error>) -> ExitCode {
     let Some(remote) = remote(loaded) else {
-        return fail(EXIT_USAGE, "the admin address is off: give the one of the running switchmaster with --admin");
+        return fail(EXIT_USAGE, ADMIN_IS_OFF);
     };
     block_on(async {
         match question(remote, &mut std::io::stdout()).await {

@@ -50,6 +50,12 @@ names! {
     SENTINELS_KNOWN "gauge" "switchmaster_sentinels_known" "Sentinels known for this master."
     SENTINELS_CONNECTED "gauge" "switchmaster_sentinels_connected" "Sentinels that are connected now."
     SENTINELS_AGREEING "gauge" "switchmaster_sentinels_agreeing" "Sentinels that name the current master."
+    SENTINEL_CONNECTED "gauge" "switchmaster_sentinel_connected" "1 when this Sentinel is connected, else 0."
+    SENTINEL_AGREES "gauge" "switchmaster_sentinel_agrees" "1 when this Sentinel names the current master, else 0."
+    REPLICA_LINK_UP "gauge" "switchmaster_replica_link_up" "1 when this replica follows the master, else 0."
+    REPLICA_LAG_BYTES "gauge" "switchmaster_replica_lag_bytes" "Bytes that this replica has yet to confirm, where that is known."
+    REPLICA_LAG_SECONDS "gauge" "switchmaster_replica_lag_seconds" "Seconds since this replica last confirmed, where that is known."
+    LAST_FAILOVER "gauge" "switchmaster_last_failover_timestamp_seconds" "When the master last changed, in seconds since the Unix epoch; 0: not since the start."
     MASTER_INFO "gauge" "switchmaster_master_info" "The current master, as labels; always 1."
     PHASE "gauge" "switchmaster_phase" "1 for the phase requests are in now, 0 for the others."
     READY "gauge" "switchmaster_ready" "1 when /ready would answer 200."
@@ -61,8 +67,12 @@ names! {
     BACKEND_DIAL_FAILURES "counter" "switchmaster_backend_dial_failures_total" "Connections to Redis nodes that failed."
     BUILD_INFO "gauge" "switchmaster_build_info" "The version that runs, as a label; always 1."
     PROCESS_START_TIME "gauge" "process_start_time_seconds" "Start time of the process, in seconds since the Unix epoch."
+    PROCESS_CPU "counter" "process_cpu_seconds_total" "User and system time spent by the process, in seconds."
+    PROCESS_VIRTUAL_MEMORY "gauge" "process_virtual_memory_bytes" "Virtual memory of the process, in bytes."
     PROCESS_RESIDENT_MEMORY "gauge" "process_resident_memory_bytes" "Resident memory of the process, in bytes."
     PROCESS_OPEN_FDS "gauge" "process_open_fds" "File descriptors that are open now."
+    PROCESS_MAX_FDS "gauge" "process_max_fds" "File descriptors that may be open."
+    PROCESS_THREADS "gauge" "process_threads" "Threads of the process."
 }
 
 /// Values of the label `kind` of [`FAILOVERS`].

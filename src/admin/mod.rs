@@ -7,8 +7,10 @@
 
 mod control;
 pub mod health;
+mod history;
 mod page;
 mod probe;
+mod process;
 mod scrape;
 
 use std::collections::VecDeque;
@@ -16,7 +18,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -114,6 +116,7 @@ pub async fn serve(admin: Admin, listeners: Vec<Listener>) {
         probe: probe::Probe::new(admin.proxy.clone()),
         probes: Mutex::default(),
         rates: Mutex::default(),
+        history: Mutex::default(),
         started: Instant::now(),
         admin,
     });
@@ -192,13 +195,14 @@ struct Server {
     probe: probe::Probe,
     probes: Mutex<health::Probes>,
     rates: Mutex<scrape::Rates>,
+    history: Mutex<history::History>,
     started: Instant,
 }
 
 type Reply = Response<Full<Bytes>>;
 
 /// What may be asked, with the methods that each path takes.
-const PATHS: &str = "GET / /status.json /metrics /live /ready /health; \
+const PATHS: &str = "GET / /status.json /history.json /metrics /live /ready /health; \
                      POST /control/hold?for=10s /control/release /control/failover /control/reload";
 
 impl Server {
@@ -242,7 +246,7 @@ impl Server {
         if let Some(verb) = path.strip_prefix("/control/") {
             return self.command(&request, verb, peer).await;
         }
-        if !matches!(path, "/" | "/status.json" | "/metrics" | "/live" | "/ready" | "/health") {
+        if !matches!(path, "/" | "/status.json" | "/history.json" | "/metrics" | "/live" | "/ready" | "/health") {
             return text(StatusCode::NOT_FOUND, format!("there is no {path:?}; there are: {PATHS}\n"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -259,13 +263,11 @@ impl Server {
                 with(text(StatusCode::OK, metrics), header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
             }
             "/status.json" => json(StatusCode::OK, &self.observe()),
+            "/history.json" => json(StatusCode::OK, &self.lock_history().show(SystemTime::now(), self.observe())),
             _ => {
-                let page = with(
-                    text(StatusCode::OK, page::render(&self.observe())),
-                    header::CONTENT_TYPE,
-                    "text/html; charset=utf-8",
-                );
-                with(page, header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")
+                let page = text(StatusCode::OK, page::DOCUMENT.to_owned());
+                let page = with(page, header::CONTENT_TYPE, "text/html; charset=utf-8");
+                with(page, header::CONTENT_SECURITY_POLICY, page::POLICY)
             }
         }
     }
@@ -373,6 +375,10 @@ impl Server {
         scrape::traffic(&self.admin.workers)
     }
 
+    fn lock_history(&self) -> std::sync::MutexGuard<'_, history::History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_probes(&self) -> std::sync::MutexGuard<'_, health::Probes> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -381,6 +387,7 @@ impl Server {
     fn tick(&self) {
         let traffic = self.traffic();
         self.rates.lock().unwrap_or_else(PoisonError::into_inner).look(Instant::now(), &traffic);
+        self.lock_history().look(SystemTime::now(), &self.observe());
         self.admin.prometheus.run_upkeep();
     }
 }

@@ -5,16 +5,16 @@
 //! ever. Only events (histograms, and what is counted when it happens) are the recorder's.
 
 use std::fmt::{Display, Write};
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::process;
 use crate::close_reason::CloseReason;
 use crate::metrics as names;
 use crate::metrics::WorkerCounters;
-use crate::status::{Traffic, View};
+use crate::status::{ReplicaView, SentinelView, Traffic, View};
 use crate::topology::Phase;
 
 const PHASES: [Phase; 6] =
@@ -79,8 +79,6 @@ impl Rates {
 
 /// The text of `/metrics`, but for the backups.
 pub fn render(handle: &PrometheusHandle, view: &View) -> String {
-    gauge!(names::PROCESS_RESIDENT_MEMORY).set(resident_bytes() as f64);
-    gauge!(names::PROCESS_OPEN_FDS).set(open_fds() as f64);
     names::start_at_zero(&view.master_name);
     if let Some(gap) = view.last_failover.as_ref().and_then(|failover| failover.offset_gap_bytes) {
         gauge!(names::OFFSET_GAP_BYTES, "master" => view.master_name.clone()).set(gap as f64);
@@ -89,6 +87,8 @@ pub fn render(handle: &PrometheusHandle, view: &View) -> String {
     samples.traffic(&view.traffic);
     samples.control(view);
     samples.master(view);
+    samples.nodes(view);
+    process::write(&mut samples.text);
     samples.text
 }
 
@@ -170,21 +170,22 @@ impl Samples {
             self.master
         );
     }
-}
 
-/// 0 where there is no /proc.
-fn resident_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
-    kib.unwrap_or(0u64) * 1024
-}
-
-/// 0 where there is no /proc.
-fn open_fds() -> u64 {
-    // Linux 6.2 and later tell the number without a walk over what may be tens of thousands.
-    match fs::metadata("/proc/self/fd") {
-        Ok(folder) if folder.len() > 0 => folder.len(),
-        _ => fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
+    /// Each Sentinel, each replica, and when the master last changed.
+    fn nodes(&mut self, view: &View) {
+        let sentinels = || view.sentinels.iter().map(|sentinel| (names::escape_label(&sentinel.addr), sentinel));
+        self.by(names::SENTINEL_CONNECTED, "sentinel", sentinels().map(|(addr, one)| (addr, u8::from(one.connected))));
+        let agrees = |one: &SentinelView| one.connected && one.names_master(view.master.as_ref());
+        self.by(names::SENTINEL_AGREES, "sentinel", sentinels().map(|(addr, one)| (addr, u8::from(agrees(one)))));
+        let replicas = || view.replicas.iter().map(|replica| (names::escape_label(&replica.addr), replica));
+        let is_up = |replica: &ReplicaView| u8::from(replica.link == "up");
+        self.by(names::REPLICA_LINK_UP, "replica", replicas().map(|(addr, replica)| (addr, is_up(replica))));
+        let bytes = replicas().filter_map(|(addr, replica)| Some((addr, replica.lag_bytes?)));
+        self.by(names::REPLICA_LAG_BYTES, "replica", bytes);
+        let seconds = replicas().filter_map(|(addr, replica)| Some((addr, replica.lag_seconds?)));
+        self.by(names::REPLICA_LAG_SECONDS, "replica", seconds);
+        let ago = view.last_failover.as_ref().map(|failover| Duration::from_millis(failover.ago_ms));
+        let at = ago.and_then(|ago| SystemTime::now().checked_sub(ago)?.duration_since(SystemTime::UNIX_EPOCH).ok());
+        self.one(names::LAST_FAILOVER, at.unwrap_or_default().as_secs());
     }
 }

@@ -37,6 +37,8 @@ impl Loaded {
         let sentinel = &mut next.draft.config.sentinel;
         (sentinel.redis_auth, sentinel.auth) = (found.config.sentinel.redis_auth, found.config.sentinel.auth);
         next.draft.config.admin_token = found.config.admin_token;
+        next.draft.config.notify.webhook = found.config.notify.webhook;
+        next.draft.config.notify.heartbeat = found.config.notify.heartbeat;
         next.config.clone_from(&next.draft.config);
         next
     }
@@ -176,7 +178,8 @@ mod tests {
             learn_credentials = false\naddress_map = { \"g:1\" = \"h:2\" }\nhold_timeout = \"9s\"\nplanned_hold_limit = \"3s\"\n\
             on_lost_reply = \"close\"\non_lost_pop = \"close\"\nretain_bytes = 1\nretain_total = 2\nwarm_backends = 1\n\
             reuse_backends = true\ndetach_idle_after = \"1s\"\nminority = \"stop\"\nheartbeat = \"1s\"\nsuspect_after = \"9s\"\n\
-            poll_interval = \"2s\"\nworkers = 1000\nmax_clients = 1\ndrain_grace = \"1s\"\nstate_dir = \"i\"\n\
+            poll_interval = \"2s\"\nwebhook_url = \"http://h/\"\nheartbeat_url = \"http://h/\"\n\
+            heartbeat_interval = \"2s\"\nworkers = 1000\nmax_clients = 1\ndrain_grace = \"1s\"\nstate_dir = \"i\"\n\
             log_level = \"error\"\nlog_format = \"json\"";
         let (_, changes) = after("", other);
         for key in KEYS.iter().filter(|key| key.reload != Reload::Unused && key.name != "laravel_env") {

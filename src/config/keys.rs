@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::value::Raw;
 use super::{Config, HoldTimeout, Minority, OnLostPop, OnLostReply, default_workers};
+use crate::callout::Address;
 use crate::secret::Secret;
 use crate::{duration, size};
 
@@ -327,6 +328,21 @@ pub static KEYS: &[Key] = &[
         |d, raw| put(&mut d.config.sentinel.poll_interval, raw.duration(millis(100, 60_000))),
         |d| Some(quote(&duration::exact(d.config.sentinel.poll_interval))),
     ),
+    secret(
+        "webhook_url",
+        |d, raw| put(&mut d.config.notify.webhook, raw.callout()),
+        |d| d.config.notify.webhook.as_ref().map(Address::secret),
+    ),
+    secret(
+        "heartbeat_url",
+        |d, raw| put(&mut d.config.notify.heartbeat, raw.callout()),
+        |d| d.config.notify.heartbeat.as_ref().map(Address::secret),
+    ),
+    key(
+        "heartbeat_interval",
+        |d, raw| put(&mut d.config.notify.heartbeat_interval, raw.duration(seconds(1, 86_400))),
+        |d| Some(quote(&duration::exact(d.config.notify.heartbeat_interval))),
+    ),
     key(
         "backup_store",
         |d, raw| put(&mut d.config.backup.store, raw.location()),
@@ -405,6 +421,12 @@ pub static KEYS: &[Key] = &[
         |d| d.config.backup.textfile.as_deref().map(path),
     )
     .path()
+    .unused(),
+    secret(
+        "backup_heartbeat_url",
+        |d, raw| put(&mut d.config.backup.heartbeat, raw.callout()),
+        |d| d.config.backup.heartbeat.as_ref().map(Address::secret),
+    )
     .unused(),
     key(
         "workers",

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address;
+use crate::callout::Address;
 use crate::net::ListenAddr;
 use crate::secret::{Credentials, Secret};
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub failover: FailoverConfig,
     /// Connections to Redis besides those that sessions hold.
     pub backends: BackendConfig,
+    /// A webhook and a heartbeat.
+    pub notify: NotifyConfig,
     /// Backups.
     pub backup: BackupConfig,
     /// Where the last verified master is remembered across restarts; `None`: nowhere.
@@ -140,6 +143,17 @@ pub struct BackendConfig {
     pub reuse: bool,
     /// A session gives its connection back when it was idle for this long, at the latest for twice as long; zero: never.
     pub detach_idle_after: Duration,
+}
+
+/// Who is called when something happens, or as long as nothing does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotifyConfig {
+    /// Is sent a POST at each event.
+    pub webhook: Option<Address>,
+    /// Is called as long as the proxy runs and has a master.
+    pub heartbeat: Option<Address>,
+    /// Between two of its calls.
+    pub heartbeat_interval: Duration,
 }
 
 /// How long requests are held in one outage.
@@ -218,6 +232,7 @@ impl Default for Config {
                 planned_hold_limit: Duration::from_secs(5),
             },
             backends: BackendConfig { warm: 8, reuse: false, detach_idle_after: Duration::ZERO },
+            notify: NotifyConfig { webhook: None, heartbeat: None, heartbeat_interval: Duration::from_secs(60) },
             backup: BackupConfig::default(),
             state_dir: None,
             log: LogConfig { level: tracing::Level::INFO, json: false },

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::address::parse_listen;
 use super::{AdminSocket, DEFAULT_SENTINEL_PORT, HostPort, Listen, Location};
+use crate::callout::{self, Address};
 use crate::secret::Secret;
 use crate::{duration, size};
 
@@ -171,6 +172,13 @@ impl Raw {
             Raw::Integer(_) => Err("expected text in quotes, found a bare number".to_owned()),
             other => Err(format!("expected text in quotes, found {}", other.kind())),
         }
+    }
+
+    /// An address that is called, and that whoever has it may call; `None` when empty.
+    pub(super) fn callout(&self) -> Result<Option<Address>, String> {
+        let Some(text) = self.secret()? else { return Ok(None) };
+        let refusal = || format!("expected {}, found something else", callout::EXPECTED);
+        Address::parse(text.trim()).map(Some).ok_or_else(refusal)
     }
 
     /// A secret that goes into an HTTP header, and that nobody should guess; `None` when empty.

@@ -20,6 +20,7 @@ use crate::config::{Listen, Loaded};
 use crate::drain;
 use crate::metrics::WorkerCounters;
 use crate::net::{ListenAddr, Spare};
+use crate::notify::{self, Caller};
 use crate::sentinel;
 use crate::upstream::Upstream;
 
@@ -38,6 +39,8 @@ pub struct App {
     pub(super) control: Control,
     pub(super) reloads: mpsc::Sender<Request>,
     pub(super) failed: oneshot::Receiver<sentinel::Error>,
+    /// Calls the webhook and the heartbeat.
+    pub(super) caller: Caller,
     /// To be dropped before the workers.
     pub(super) files: Files,
 }
@@ -75,6 +78,8 @@ impl App {
         let proxy = listening.first();
         let reach = Reach::new(&config, listening, upstream.clone(), (spare, share), detach_idle_after, parts);
         let grace = reach.grace.subscribe();
+        let (calls, to_call) = notify::queue();
+        let caller = Caller { calls: to_call, configured: reach.notify.subscribe() };
         let (reloader, reloads) = Reloader::new(loaded, source, reach);
         let (failure, failed) = oneshot::channel();
         let draining = Arc::new(AtomicBool::new(false));
@@ -96,6 +101,7 @@ impl App {
             reports,
             drain: drain_watch,
             failure,
+            calls,
         };
         App {
             clients,
@@ -110,6 +116,7 @@ impl App {
             control,
             reloads,
             failed,
+            caller,
             files,
         }
     }

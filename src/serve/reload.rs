@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::ConfigSource;
 use super::descriptors::Share;
 use super::listening::Listening;
-use crate::config::{Changes, Config, Loaded, Problem, Problems};
+use crate::config::{Changes, Config, Loaded, NotifyConfig, Problem, Problems};
 use crate::net::Spare;
 use crate::secret::Secret;
 use crate::sentinel;
@@ -45,6 +45,8 @@ pub(super) struct Reach {
     pub(super) grace: watch::Sender<Duration>,
     /// `admin_token` as it is configured now.
     token: watch::Sender<Option<Secret>>,
+    /// Whom to call, as it is configured now.
+    pub(super) notify: watch::Sender<NotifyConfig>,
 }
 
 impl Reloader {
@@ -57,6 +59,11 @@ impl Reloader {
     /// `admin_token` as it is configured at any time.
     pub(super) fn token(&self) -> watch::Receiver<Option<Secret>> {
         self.reach.token.subscribe()
+    }
+
+    /// Whom to call, as it is configured at any time.
+    pub(super) fn notify(&self) -> watch::Receiver<NotifyConfig> {
+        self.reach.notify.subscribe()
     }
 
     /// Runs for ever.
@@ -150,12 +157,14 @@ impl Reach {
             parts,
             grace: watch::Sender::new(config.drain_grace),
             token: watch::Sender::new(config.admin_token.clone()),
+            notify: watch::Sender::new(config.notify.clone()),
         }
     }
 
     fn apply(&mut self, config: &Config) {
         self.grace.send_replace(config.drain_grace);
         self.token.send_replace(config.admin_token.clone());
+        self.notify.send_replace(config.notify.clone());
         let share = Share::take(config);
         self.spare.change(share.spare as isize - self.share.spare as isize);
         self.share = share;

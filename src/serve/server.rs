@@ -59,9 +59,11 @@ impl App {
         let count = self.workers.len();
         let workers = self.workers.into_iter().enumerate().map(ready).collect::<io::Result<Vec<_>>>()?;
         let control = Ready::new("control", || self.control.begin())?;
+        let caller = Ready::new("caller", || Ok(self.caller.run()))?;
         let (mut threads, panicked) = Threads::new(Manager::watchdog());
         workers.into_iter().try_for_each(|worker| threads.start(worker))?;
         threads.start(control)?;
+        threads.start(caller)?;
         let listen: Vec<String> = self.clients.iter().map(ListenAddr::to_string).collect();
         tracing::info!(
             admin = self.admin.as_ref().map_or_else(|| "off".into(), |addr| addr.to_string()),

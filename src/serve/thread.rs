@@ -94,6 +94,8 @@ impl Threads {
                     _ = ended.changed() => {}
                 }
             });
+            // A name that is being looked up, which may take a minute, keeps nobody waiting.
+            runtime.shutdown_background();
         })?);
         Ok(())
     }
@@ -147,6 +149,19 @@ mod tests {
             beside(tasks, std::future::pending()).await;
         };
         assert_eq!(runs(task).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn a_look_up_that_hangs_keeps_nobody_waiting() {
+        let (mut threads, _) = Threads::new(Watchdog::default());
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let looks_up = async move {
+            let hangs = move || _ = (begun.send(()), thread::sleep(std::time::Duration::from_secs(3600)));
+            let _ = tokio::task::spawn_blocking(hangs).await;
+        };
+        threads.start(Ready::new("one", || Ok(looks_up)).unwrap()).unwrap();
+        has_begun.recv().unwrap();
+        drop(threads);
     }
 
     #[test]

@@ -38,7 +38,6 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("protocol::resp", ""),
     ("protocol::secret", ""),
     ("protocol::status", ""),
-    ("protocol::settings", "protocol::location protocol::secret"),
     ("protocol::duration", ""),
     ("protocol::control", "protocol::duration"),
     ("protocol::interrupt", ""),
@@ -46,6 +45,8 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("protocol::random", ""),
     ("protocol::size", ""),
     ("protocol::net", ""),
+    ("protocol::callout", "protocol::net protocol::secret"),
+    ("protocol::settings", "protocol::callout protocol::location protocol::secret"),
     ("protocol::wire", "protocol::net protocol::resp protocol::secret"),
     ("protocol::remote", "protocol::control protocol::net protocol::secret protocol::status"),
     ("protocol::sentinel", "protocol::address protocol::net protocol::node protocol::resp protocol::secret"),
@@ -56,12 +57,13 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("topology", ""),
     (
         "config",
-        "protocol::address protocol::duration protocol::location protocol::net protocol::secret protocol::settings \
+        "protocol::address protocol::callout protocol::duration protocol::location protocol::net protocol::secret protocol::settings \
          protocol::size",
     ),
     ("direct", "config protocol::remote protocol::sentinel"),
     ("log", "config"),
     ("verbs", "protocol::control protocol::duration protocol::remote protocol::size protocol::status"),
+    ("top", "protocol::duration protocol::remote protocol::size protocol::status"),
     ("cli", "backup protocol::control protocol::duration"),
     ("upstream", "topology protocol::secret"),
     (
@@ -77,12 +79,13 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ),
     (
         "admin",
-        "close_reason metrics topology upstream protocol::control protocol::duration protocol::net protocol::node \
-         protocol::secret protocol::size protocol::status protocol::wire",
+        "close_reason metrics topology upstream protocol::control protocol::net protocol::node protocol::secret \
+         protocol::status protocol::wire",
     ),
+    ("notify", "config protocol::callout protocol::duration protocol::status"),
     (
         "serve",
-        "admin backup config drain listener metrics sentinel session topology upstream protocol::control \
+        "admin backup config drain listener metrics notify sentinel session topology upstream protocol::control \
          protocol::net protocol::secret protocol::status",
     ),
     // Backups.
@@ -90,7 +93,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("backup::metrics", ""),
     ("backup::process", ""),
     ("backup::progress", ""),
-    ("backup::config", "protocol::address protocol::location protocol::secret protocol::settings"),
+    ("backup::config", "protocol::address protocol::callout protocol::location protocol::secret protocol::settings"),
     ("backup::args", "backup::config protocol::duration protocol::size"),
     ("backup::manifest", "backup::error"),
     ("backup::pack", "backup::error backup::manifest"),
@@ -150,9 +153,10 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
         "backup::catalog backup::config backup::drill backup::error backup::fetch backup::follow backup::manifest \
          backup::output backup::pack backup::progress backup::rdb backup::store",
     ),
+    ("backup::callouts", "backup::config backup::error"),
     (
         "backup::verbs",
-        "backup::args backup::catalog backup::config backup::copy backup::create backup::error backup::fetch \
+        "backup::args backup::callouts backup::catalog backup::config backup::copy backup::create backup::error backup::fetch \
          backup::follow backup::pack backup::prune backup::report backup::restore backup::show backup::store \
          backup::verify protocol::interrupt",
     ),

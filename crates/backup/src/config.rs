@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::callout::Address;
 use crate::secret::{Credentials, Secret};
 
 pub use switchmaster_protocol::address::HostPort;
@@ -19,6 +20,8 @@ pub struct Config {
     pub backup: BackupConfig,
     /// What a switchmaster on another host wants to see before it takes orders.
     pub admin_token: Option<Secret>,
+    /// Is sent a POST when a backup fails.
+    pub webhook: Option<Address>,
     /// Where the proxy of this host keeps its state, and finds what came of the last run; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
 }

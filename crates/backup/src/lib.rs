@@ -12,6 +12,7 @@
 //! again and are what was sent.
 
 pub mod args;
+mod callouts;
 pub mod catalog;
 pub mod config;
 pub mod copy;
@@ -47,5 +48,6 @@ pub use spool::Spool;
 pub use verbs::run;
 
 use switchmaster_protocol::{
-    binary, control, duration, interrupt, net, node, random, remote, resp, secret, sentinel, size, status, wire,
+    binary, callout, control, duration, interrupt, net, node, random, remote, resp, secret, sentinel, size, status,
+    wire,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::pack::Identities;
 use super::store::Store;
-use super::{Error, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
+use super::{Error, callouts, catalog, copy, create, fetch, follow, prune, report, restore, show, verify};
 use crate::args::{BackupAction, BackupArgs, FetchArgs, Identity, Which};
 use crate::config::{BackupConfig, Config};
 use crate::interrupt::interruption;
@@ -82,7 +82,11 @@ pub async fn run(args: BackupArgs, config: &Config, read: &copy::ReadConfig) -> 
                 }
             }
         }
-        BackupAction::Create(args) => create::run(&args, &open()?, config, json, out).await,
+        BackupAction::Create(args) => {
+            let created = async { create::run(&args, &open()?, config, json, out).await }.await;
+            callouts::created(&created, config).await;
+            created
+        }
         BackupAction::Restore(args) => {
             let (store, identities) = (open()?, Arc::new(identities(&args.identity, &config.backup)?));
             let backup = find(&store, &args.which).await?;

@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod binary;
+pub mod callout;
 pub mod control;
 pub mod duration;
 pub mod interrupt;

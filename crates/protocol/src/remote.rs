@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use crate::control::{Control, HEADER};
 use crate::net::{Connector, ListenAddr};
 use crate::secret::Secret;
-use crate::status::View;
+use crate::status::{Recent, View};
 
 /// How long an answer may take; longer than the server waits for a command's own answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,6 +85,12 @@ impl Remote {
     /// The same as it says it: one line of JSON.
     pub async fn status(&self) -> Result<String, Error> {
         self.fetch(Method::GET, "/status.json").await
+    }
+
+    /// The last minutes, with what it sees now.
+    pub async fn recent(&self) -> Result<Recent, Error> {
+        let text = self.fetch(Method::GET, "/history.json").await?;
+        serde_json::from_str(&text).map_err(|error| Error::Garbled(self.admin.clone(), error.to_string()))
     }
 
     /// Whether it is ready, as `/ready` says it, and why. Counts as a probe: after a bad one it takes two good ones.

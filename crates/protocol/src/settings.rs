@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::callout::Address;
 use crate::location::Location;
 use crate::secret::Secret;
 
@@ -32,6 +33,8 @@ pub struct BackupConfig {
     pub spool_dir: Option<PathBuf>,
     /// The file for node-exporter's textfile collector that `backup` writes; `None`: none.
     pub textfile: Option<PathBuf>,
+    /// Is called after each good backup; `None`: nobody is.
+    pub heartbeat: Option<Address>,
 }
 
 impl Default for BackupConfig {
@@ -48,6 +51,7 @@ impl Default for BackupConfig {
             identity_file: None,
             spool_dir: None,
             textfile: None,
+            heartbeat: None,
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct View {
     /// Age of the last answer in which the master said that it is the master, in milliseconds. Where it cannot be
     /// asked for want of credentials, any answer of the node that the Sentinels name counts.
     pub confirmed_ago_ms: Option<u64>,
+    /// How long its last answer to ROLE took, in milliseconds.
+    pub answer_ms: Option<f64>,
     /// The replicas known.
     pub replicas: Vec<ReplicaView>,
     /// The Sentinels known.
@@ -65,6 +67,33 @@ pub struct View {
     pub traffic: Traffic,
     /// The admin server's: what `/ready` answers.
     pub readiness: Readiness,
+}
+
+/// The last minutes, for the page and for `top`: `/history.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recent {
+    /// Now.
+    pub view: View,
+    /// One a second, the latest last.
+    pub samples: Vec<Sample>,
+    /// The latest first.
+    pub failovers: Vec<PastFailover>,
+}
+
+/// One second: its time in seconds since the Unix epoch, requests and bytes per second, sessions open and held, the
+/// master's time to answer ROLE in milliseconds, and how long the outage has lasted, in milliseconds; 0: there is none.
+pub type Sample = (u64, f64, f64, u64, u64, Option<f64>, u64);
+
+/// A change of master, and when it ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PastFailover {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What became of it.
+    #[serde(flatten)]
+    pub report: FailoverView,
 }
 
 /// A verified master.
@@ -119,6 +148,16 @@ pub struct SentinelView {
     pub tilt: bool,
     /// Why it is not connected, or names no master.
     pub error: Option<String>,
+}
+
+impl SentinelView {
+    /// It names this master.
+    pub fn names_master(&self, master: Option<&MasterView>) -> bool {
+        let of = |master: &MasterView| {
+            self.names.as_ref() == Some(&master.addr) && self.epoch.is_some_and(|epoch| epoch >= master.epoch)
+        };
+        master.is_some_and(of)
+    }
 }
 
 /// Agreement about the current master.

@@ -1,0 +1,95 @@
+//! Calls the webhook and the heartbeat, on a thread of its own.
+//!
+//! Notices go out in order and are tried again for a quarter of an hour; a heartbeat is tried once, since the next one
+//! follows. One that hangs keeps the other waiting for nothing.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Call;
+use crate::callout::Address;
+use crate::config::NotifyConfig;
+
+/// How long one call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Before the second try; each later one waits twice as long, up to the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(120);
+/// Tries of one notice: about a quarter of an hour.
+const MOST_TRIES: u32 = 14;
+
+/// Calls what comes.
+#[derive(Debug)]
+pub struct Caller {
+    /// The other end of the queue.
+    pub calls: mpsc::Receiver<Call>,
+    /// Whom to call. A reload may change it.
+    pub configured: watch::Receiver<NotifyConfig>,
+}
+
+impl Caller {
+    /// Runs for ever.
+    pub async fn run(self) {
+        deliver(self.calls, self.configured).await;
+    }
+}
+
+async fn deliver(mut calls: mpsc::Receiver<Call>, configured: watch::Receiver<NotifyConfig>) {
+    let (notices, to_post) = super::queue();
+    let (beats, to_beat) = mpsc::channel(1);
+    let sort = async {
+        while let Some(call) = calls.recv().await {
+            match call {
+                Call::Notice(_) => {
+                    if notices.try_send(call).is_err() {
+                        tracing::warn!("webhook: too many calls wait, one more is dropped");
+                    }
+                }
+                // The one before is under way still.
+                Call::Heartbeat => _ = beats.try_send(()),
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(sort, post(to_post, configured.clone()), beat(to_beat, configured));
+}
+
+async fn post(mut notices: mpsc::Receiver<Call>, configured: watch::Receiver<NotifyConfig>) {
+    while let Some(Call::Notice(json)) = notices.recv().await {
+        let mut pause = FIRST_RETRY;
+        for tried in 1..=MOST_TRIES {
+            // Read anew: a reload may have mended it, or taken it away.
+            let Some(webhook) = configured.borrow().webhook.clone() else { break };
+            match webhook.call(Some(json.clone()), CALL_LIMIT).await {
+                Ok(()) => break,
+                Err(why) if tried == MOST_TRIES => tracing::warn!("webhook: given up after {tried} tries: {why}"),
+                Err(why) => {
+                    if tried == 1 {
+                        tracing::warn!("webhook: {why}; it is tried again");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_RETRY);
+                }
+            }
+        }
+    }
+}
+
+async fn beat(mut beats: mpsc::Receiver<()>, configured: watch::Receiver<NotifyConfig>) {
+    let mut is_failing = false;
+    while beats.recv().await.is_some() {
+        let Some(heartbeat) = configured.borrow().heartbeat.clone() else { continue };
+        let called = call(&heartbeat).await;
+        if let Err(why) = &called
+            && !is_failing
+        {
+            tracing::warn!("heartbeat: {why}");
+        }
+        is_failing = called.is_err();
+    }
+}
+
+async fn call(address: &Address) -> Result<(), String> {
+    address.call(None, CALL_LIMIT).await
+}
