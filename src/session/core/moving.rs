@@ -12,7 +12,6 @@ use super::{
     Action, ClientEnd, CloseReason, Core, Download, Link, Parting, Phase, Refusal, ReplyMode, Turn, Uncounted, Upload,
     Writing,
 };
-use crate::config::OnLostPop;
 use crate::topology::Entry;
 
 /// How long to wait without progress for the rest of a partly delivered message. A client that does not take what is
@@ -38,10 +37,9 @@ impl Core {
     }
 
     /// Before a new term is observed: whether what the old master has said is to be read first, until nothing is left
-    /// there. It tells what blocks there still.
-    pub fn hears_out(&mut self, turn: &Turn<'_>, entry: &Entry) -> bool {
-        let looks = self.front.owed.has_more_behind_a_block()
-            || (turn.settings.on_lost_pop != OnLostPop::Resend && self.front.owed.has_pop());
+    /// there. It tells what blocks there still, and what was popped.
+    pub fn hears_out(&mut self, entry: &Entry) -> bool {
+        let looks = self.front.owed.has_more_behind_a_block() || self.front.owed.has_pop();
         let hears = entry.term != self.term
             && entry.replicated_until.is_some()
             && looks

@@ -120,7 +120,7 @@ impl<'a> Polled<'a> {
             self.turn.settings = **self.settings;
         }
         let mut is_heard = true;
-        if self.core.hears_out(&self.turn, &entry) {
+        if self.core.hears_out(&entry) {
             self.backend_dry = false;
             for _ in 0..TURNS {
                 if !self.pump_replies(cx)? {

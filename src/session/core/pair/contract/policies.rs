@@ -18,6 +18,7 @@ cases! {
     row::BLOCKED, CRASH, a_lost_pop_is_an_error;
     row::BLOCKED, &[Deed::Planned], a_pop_that_still_blocks_is_not_lost;
     row::BLOCKED, &[Deed::Planned], what_was_popped_in_the_last_moment_is_not_asked_for_again;
+    row::BLOCKED, &[Deed::Planned], what_was_popped_in_the_last_moment_is_not_lost_without_a_word;
     row::DEADLINE, &[Deed::Outage], a_lost_pop_is_told_apart_in_an_outage;
 }
 
@@ -120,7 +121,17 @@ fn a_pop_that_still_blocks_is_not_lost(scene: &mut Scene) {
 /// The answer waits in the socket while the session hears of the next master: it is read first, and lost, as nobody
 /// knows whether the next master has it.
 fn what_was_popped_in_the_last_moment_is_not_asked_for_again(scene: &mut Scene) {
-    let client = open(scene, OnLostReply::Error, OnLostPop::Close);
+    popped_in_the_last_moment(scene, OnLostPop::Close);
+}
+
+/// Nobody would hear of the element otherwise: a pop is sent again only if the master that is left lives and has not
+/// answered it, or is dead.
+fn what_was_popped_in_the_last_moment_is_not_lost_without_a_word(scene: &mut Scene) {
+    popped_in_the_last_moment(scene, OnLostPop::Resend);
+}
+
+fn popped_in_the_last_moment(scene: &mut Scene, policy: OnLostPop) {
+    let client = open(scene, OnLostReply::Error, policy);
     scene.say(client, "BLPOP k 0");
     let read = scene.sessions[client].read_down;
     scene.sessions[client].limit_down(read);

@@ -42,7 +42,7 @@ impl Session {
         let (must, hears) = self.with_turn(world, |core, turn| {
             core.note_idle(turn);
             let must = core.must_observe(turn);
-            (must, must && core.hears_out(turn, &entry))
+            (must, must && core.hears_out(&entry))
         });
         if !must {
             return Ok(());
