@@ -153,8 +153,6 @@ pub struct Tracker {
     attention: asking::Attention,
     logins: credentials::Logins,
     history: history::History,
-    /// How long the master's last answer took; for people.
-    answer_time: Option<Duration>,
     publisher: publish::Publisher,
     out: outbox::Outbox,
 }
@@ -182,7 +180,6 @@ impl Tracker {
             attention: asking::Attention::new(now),
             logins: credentials::Logins::new(settings.credentials.clone(), settings.learn_credentials, now),
             history: history::History::default(),
-            answer_time: None,
             publisher: publish::Publisher::new(now),
             out: outbox::Outbox::default(),
             settings,
@@ -323,7 +320,6 @@ impl Tracker {
                     self.on_login(now, &answer, addr);
                 }
                 if is_master {
-                    self.answer_time = Some(now.saturating_duration_since(answer.asked));
                     self.on_master_answer(now, &answer);
                 }
             }

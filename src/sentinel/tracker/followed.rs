@@ -28,6 +28,8 @@ pub(super) struct Followed {
     samples: Samples,
     /// The last sign of life.
     life: Instant,
+    /// How long its last answer took; for people.
+    answer_time: Option<Duration>,
     /// A Sentinel called it down and did not take it back.
     called_down: bool,
     early: Option<EarlyCommit>,
@@ -74,6 +76,7 @@ impl Followed {
             listed: false,
             samples: Samples::default(),
             life: now,
+            answer_time: None,
             called_down: false,
             early: None,
             inherited: Inherited::default(),
@@ -115,6 +118,10 @@ impl Followed {
 
     pub(super) fn life(&self) -> Instant {
         self.life
+    }
+
+    pub(super) fn answer_time(&self) -> Option<Duration> {
+        self.answer_time
     }
 
     pub(super) fn is_called_down(&self) -> bool {
@@ -181,6 +188,12 @@ impl Followed {
 
     pub(super) fn live(&mut self, now: Instant) {
         self.life = now;
+    }
+
+    /// It answers what it was asked at `asked`.
+    pub(super) fn answer(&mut self, now: Instant, asked: Instant) {
+        self.live(now);
+        self.answer_time = Some(now.saturating_duration_since(asked));
     }
 
     /// Our own late wake-ups are not its silence: what was late is added to its last sign of life.
@@ -250,6 +263,7 @@ impl Followed {
         self.master = Some(master);
         self.called_down = false;
         self.life = now;
+        self.answer_time = None;
     }
 
     /// What the new master has of the old one's stream.

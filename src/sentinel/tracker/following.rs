@@ -182,7 +182,7 @@ impl Tracker {
     }
 
     pub(super) fn on_master_answer(&mut self, now: Instant, answer: &NodeAnswer) {
-        self.followed.live(now);
+        self.followed.answer(now, answer.asked);
         match &answer.role {
             Role::Master { offset, replicas } => self.on_master_says_master(now, answer, *offset, replicas),
             Role::Replica { master, .. } => self.on_master_says_replica(now, *master),

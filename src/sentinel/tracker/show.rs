@@ -35,7 +35,7 @@ impl Tracker {
             master: self.master_view(),
             since_ms: Some(age(self.publisher.phase_since())),
             confirmed_ago_ms: self.followed.master().map(|_| age(self.followed.life())),
-            answer_ms: self.answer_time.map(|time| time.as_secs_f64() * 1000.0),
+            answer_ms: self.followed.answer_time().map(|time| time.as_secs_f64() * 1000.0),
             replicas: self.replica_views(),
             sentinels: self.sentinels.iter().map(|(at, sentinel)| sentinel_view(now, at, sentinel)).collect(),
             agreement,
