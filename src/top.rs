@@ -117,7 +117,8 @@ fn title(view: &View, trouble: Option<&str>) -> Vec<Line<'static>> {
         State::Down => Color::Red,
     };
     let since = view.since_ms.map_or(String::new(), |since| format!(" for {}", millis(since)));
-    let outage = view.outage_ms.map_or(String::new(), |outage| format!(", outage for {}", millis(outage)));
+    let outage = view.outage_ms.filter(|_| view.phase != "paused");
+    let outage = outage.map_or(String::new(), |outage| format!(", outage for {}", millis(outage)));
     let first = Line::from(vec![
         Span::from(format!("switchmaster {} ", view.master_name)).bold(),
         Span::from(state.name()).fg(colour).bold(),
