@@ -329,7 +329,7 @@ async fn scrapers_that_read_nothing_are_bounded() {
     assert!(grown < 16 * MIB, "{} MiB more", grown / MIB);
 }
 
-/// Bytes of resident memory.
+/// Bytes of memory that it has allocated and that are resident.
 fn resident(proxy: &Proxy) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
