@@ -63,7 +63,7 @@ pub mod verbs;
 pub use switchmaster_backup as backup;
 pub use switchmaster_doctor as doctor;
 pub use switchmaster_protocol::{
-    address, callout, control, duration, location, net, node, remote, resp, secret, settings, size, status, wire,
+    address, callout, control, duration, host, location, net, node, remote, resp, secret, settings, size, status, wire,
 };
 #[cfg(feature = "demo")]
 pub use switchmaster_testkit as demo;

@@ -280,8 +280,7 @@ pub fn describe(view: &View, colour: bool) -> String {
     let (requests, rate) = (traffic.requests_per_second, bytes(traffic.bytes_per_second as u64));
     row("traffic", format!("{requests:.0} requests/s, {rate}/s"));
     let counters = &view.counters;
-    let failovers =
-        counters.failovers_planned + counters.failovers_crash + counters.failovers_restart + counters.failovers_restore;
+    let failovers = counters.failovers();
     if failovers > 0 {
         let Traffic { moved, replayed, lost, .. } = traffic;
         row(

@@ -41,11 +41,7 @@ impl History {
     /// The last failover, whose report goes on for a while after it is first seen. Returns how long it held requests, in
     /// milliseconds, when it is first seen.
     fn note(&mut self, now: Duration, view: &View) -> u64 {
-        let counters = &view.counters;
-        let count = counters.failovers_planned
-            + counters.failovers_crash
-            + counters.failovers_restart
-            + counters.failovers_restore;
+        let count = view.counters.failovers();
         let Some(report) = view.last_failover.clone() else { return 0 };
         let is_new = count != self.counted;
         if !is_new {

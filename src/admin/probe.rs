@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
+use crate::host;
 use crate::net::ListenAddr;
 use crate::node::auth;
 use crate::node::refusal::code;
@@ -69,11 +70,9 @@ pub struct Probe {
 impl Probe {
     /// A probe of the proxy that listens at `listener`.
     pub fn new(listener: watch::Receiver<ListenAddr>) -> Probe {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         Probe {
             listener,
-            key: format!("switchmaster:health:{host}/{}", std::process::id()),
+            key: format!("switchmaster:health:{}/{}", host::name(), std::process::id()),
             count: AtomicU64::new(0),
             last: Mutex::new(None),
         }

@@ -7,12 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Call;
-use crate::callout::Address;
+use crate::callout::CALL_LIMIT;
 use crate::config::NotifyConfig;
 
-/// How long one call may take.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Before the second try; each later one waits twice as long, up to the longest.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
@@ -22,41 +19,30 @@ const MOST_TRIES: u32 = 14;
 /// Calls what comes.
 #[derive(Debug)]
 pub struct Caller {
-    /// The other end of the queue.
-    pub calls: mpsc::Receiver<Call>,
+    notices: mpsc::Receiver<String>,
+    beats: mpsc::Receiver<()>,
     /// Whom to call. A reload may change it.
-    pub configured: watch::Receiver<NotifyConfig>,
+    configured: watch::Receiver<NotifyConfig>,
 }
 
 impl Caller {
+    pub(super) fn new(
+        notices: mpsc::Receiver<String>,
+        beats: mpsc::Receiver<()>,
+        configured: watch::Receiver<NotifyConfig>,
+    ) -> Caller {
+        Caller { notices, beats, configured }
+    }
+
     /// Runs for ever.
     pub async fn run(self) {
-        deliver(self.calls, self.configured).await;
+        tokio::join!(post(self.notices, self.configured.clone()), beat(self.beats, self.configured));
+        std::future::pending().await
     }
 }
 
-async fn deliver(mut calls: mpsc::Receiver<Call>, configured: watch::Receiver<NotifyConfig>) {
-    let (notices, to_post) = super::queue();
-    let (beats, to_beat) = mpsc::channel(1);
-    let sort = async {
-        while let Some(call) = calls.recv().await {
-            match call {
-                Call::Notice(_) => {
-                    if notices.try_send(call).is_err() {
-                        tracing::warn!("webhook: too many calls wait, one more is dropped");
-                    }
-                }
-                // The one before is under way still.
-                Call::Heartbeat => _ = beats.try_send(()),
-            }
-        }
-        std::future::pending::<()>().await;
-    };
-    tokio::join!(sort, post(to_post, configured.clone()), beat(to_beat, configured));
-}
-
-async fn post(mut notices: mpsc::Receiver<Call>, configured: watch::Receiver<NotifyConfig>) {
-    while let Some(Call::Notice(json)) = notices.recv().await {
+async fn post(mut notices: mpsc::Receiver<String>, configured: watch::Receiver<NotifyConfig>) {
+    while let Some(json) = notices.recv().await {
         let mut pause = FIRST_RETRY;
         for tried in 1..=MOST_TRIES {
             // Read anew: a reload may have mended it, or taken it away.
@@ -80,7 +66,7 @@ async fn beat(mut beats: mpsc::Receiver<()>, configured: watch::Receiver<NotifyC
     let mut is_failing = false;
     while beats.recv().await.is_some() {
         let Some(heartbeat) = configured.borrow().heartbeat.clone() else { continue };
-        let called = call(&heartbeat).await;
+        let called = heartbeat.call(None, CALL_LIMIT).await;
         if let Err(why) = &called
             && !is_failing
         {
@@ -88,8 +74,4 @@ async fn beat(mut beats: mpsc::Receiver<()>, configured: watch::Receiver<NotifyC
         }
         is_failing = called.is_err();
     }
-}
-
-async fn call(address: &Address) -> Result<(), String> {
-    address.call(None, CALL_LIMIT).await
 }

@@ -42,7 +42,7 @@ impl Watcher {
     /// What is new at `now`.
     pub fn look(&mut self, now: Instant, view: &View) -> Vec<Notice> {
         let before = self.counted.replace(view.counters.clone()).unwrap_or_else(|| view.counters.clone());
-        let has_changed = changes(&view.counters) > changes(&before);
+        let has_changed = view.counters.failovers() > before.failovers();
         if has_changed {
             self.replicas_by = Some(now + REPLICAS_WITHIN);
         }
@@ -114,11 +114,6 @@ fn early_commit_wrong(view: &View) -> Notice {
 
 fn notice(event: &'static str, text: String) -> Notice {
     Notice { event, text, failover: None }
-}
-
-/// Changes of master.
-fn changes(counters: &Counters) -> u64 {
-    counters.failovers_planned + counters.failovers_crash + counters.failovers_restart + counters.failovers_restore
 }
 
 #[cfg(test)]

@@ -78,8 +78,7 @@ impl App {
         let proxy = listening.first();
         let reach = Reach::new(&config, listening, upstream.clone(), (spare, share), detach_idle_after, parts);
         let grace = reach.grace.subscribe();
-        let (calls, to_call) = notify::queue();
-        let caller = Caller { calls: to_call, configured: reach.notify.subscribe() };
+        let (calls, caller) = notify::queue(reach.notify.subscribe());
         let (reloader, reloads) = Reloader::new(loaded, source, reach);
         let (failure, failed) = oneshot::channel();
         let draining = Arc::new(AtomicBool::new(false));

@@ -18,7 +18,7 @@ use crate::control::{self, ControlRequest};
 use crate::drain;
 use crate::metrics::{self, WorkerCounters};
 use crate::net::{Bound, ListenAddr, Listener};
-use crate::notify::{self, Call};
+use crate::notify::{self, Calls};
 use crate::sentinel;
 use crate::status::View;
 use crate::topology::Report;
@@ -43,7 +43,7 @@ pub(super) struct Control {
     pub(super) drain: drain::Watch,
     pub(super) failure: oneshot::Sender<sentinel::Error>,
     /// For whoever calls the webhook and the heartbeat.
-    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) calls: Calls,
 }
 
 impl Control {
@@ -63,9 +63,7 @@ impl Control {
             tasks.spawn(route(given, orders, self.reloads.clone()));
             tasks.spawn(admin::serve(self.admin_server(commands, shown), listeners));
         }
-        let view = status.subscribe();
-        let view = Arc::new(move || view.borrow().clone());
-        tasks.spawn(notify::watch(view, self.reloader.notify(), self.calls));
+        tasks.spawn(notify::watch(status.subscribe(), self.reloader.notify(), self.calls));
         tasks.spawn(self.reloader.run());
         let workers = self.workers;
         let replies = move || workers.iter().map(|counters| counters.replies.get()).sum();

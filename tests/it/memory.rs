@@ -1,6 +1,5 @@
 //! Memory: one bound for all that sessions hold, whatever clients do, and given back when they have left.
 
-use std::fs;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::support::proxy::{LIMIT, get, spec, start_as, verb, view, wait_stable, wait_view};
+use crate::support::proxy::{LIMIT, get, memory, spec, start_as, verb, view, wait_stable, wait_view};
 
 const MIB: usize = 1024 * 1024;
 /// `retain_total`, far less than what the clients below would take.
@@ -331,7 +330,5 @@ async fn scrapers_that_read_nothing_are_bounded() {
 
 /// Bytes of memory that it has allocated and that are resident.
 fn resident(proxy: &Proxy) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() * 1024
+    memory(proxy, "RssAnon")
 }

@@ -1,7 +1,6 @@
 //! Running it: what passes through unchanged, what an operator may ask, and how it ends.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::proxy::{
-    LIMIT, closed_for, get, run, spec, start, start_as, verb, view, wait_settled, wait_stable, wait_view,
+    LIMIT, closed_for, get, memory, run, spec, start, start_as, verb, view, wait_settled, wait_stable, wait_view,
 };
 
 /// One master and one Sentinel, with a proxy that follows them.
@@ -176,7 +175,7 @@ async fn large_values_pass_unchanged_and_a_slow_reader_costs_no_memory() {
     timeout(LIMIT, slow.read_exact(&mut all)).await.expect("15 MiB").unwrap();
     assert!(all == several, "something among others came back changed");
 
-    let before = resident(&proxy);
+    let before = memory(&proxy, "VmRSS");
     let asked = 40;
     slow.write_all(&ask.repeat(asked)).await.unwrap();
     // Until nothing moves any more: the sockets between the server and the client are full.
@@ -190,7 +189,7 @@ async fn large_values_pass_unchanged_and_a_slow_reader_costs_no_memory() {
     })
     .await
     .unwrap();
-    let grown = resident(&proxy).saturating_sub(before);
+    let grown = memory(&proxy, "VmRSS").saturating_sub(before);
     println!("{} MiB asked for and not read: {} KiB more", asked * 5, grown / 1024);
     assert!(grown < 16 << 20, "{grown} bytes more for a client that does not read");
     let mut left = asked * reply.len();
@@ -199,13 +198,6 @@ async fn large_values_pass_unchanged_and_a_slow_reader_costs_no_memory() {
     }
     slow.write_all(b"PING\r\n").await.unwrap();
     assert_eq!(timeout(LIMIT, slow.read(&mut heard)).await.unwrap().unwrap(), 7);
-}
-
-/// Bytes of resident memory.
-fn resident(proxy: &Proxy) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() * 1024
 }
 
 #[tokio::test]

@@ -45,7 +45,8 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ("protocol::random", ""),
     ("protocol::size", ""),
     ("protocol::net", ""),
-    ("protocol::callout", "protocol::net protocol::secret"),
+    ("protocol::host", ""),
+    ("protocol::callout", "protocol::host protocol::net protocol::secret"),
     ("protocol::settings", "protocol::callout protocol::location protocol::secret"),
     ("protocol::wire", "protocol::net protocol::resp protocol::secret"),
     ("protocol::remote", "protocol::control protocol::net protocol::secret protocol::status"),
@@ -79,7 +80,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
     ),
     (
         "admin",
-        "close_reason metrics topology upstream protocol::control protocol::net protocol::node protocol::secret \
+        "close_reason metrics topology upstream protocol::control protocol::host protocol::net protocol::node protocol::secret \
          protocol::status protocol::wire",
     ),
     ("notify", "config protocol::callout protocol::duration protocol::status"),
@@ -153,7 +154,7 @@ pub(super) const ROOMS: &[(&str, &str)] = &[
         "backup::catalog backup::config backup::drill backup::error backup::fetch backup::follow backup::manifest \
          backup::output backup::pack backup::progress backup::rdb backup::store",
     ),
-    ("backup::callouts", "backup::config backup::error"),
+    ("backup::callouts", "backup::config backup::error protocol::callout"),
     (
         "backup::verbs",
         "backup::args backup::callouts backup::catalog backup::config backup::copy backup::create backup::error backup::fetch \

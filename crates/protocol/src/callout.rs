@@ -1,4 +1,4 @@
-//! One HTTP request to an address of the user's: a webhook, a heartbeat.
+//! One HTTP request to an address of the user's: a webhook, a heartbeat; and what a webhook is sent.
 //!
 //! One attempt, within a limit; nothing is retried here, no redirect is followed, and what is answered is not read beyond its
 //! status. The address is a secret (whoever has it may post there): it is in no error and no `Debug`.
@@ -16,8 +16,12 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
+use crate::host;
 use crate::net::Connector;
 use crate::secret::Secret;
+
+/// How long one call should be waited for.
+pub const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an address may look like, for refusals.
 pub const EXPECTED: &str = "http://HOST/PATH or https://HOST/PATH, without user and password";
@@ -83,6 +87,13 @@ impl Address {
         let encrypted = TlsConnector::from(TLS.clone()).connect(name, conn).await;
         exchange(TokioIo::new(encrypted.map_err(|error| format!("TLS: {error}"))?), request).await
     }
+}
+
+/// What every webhook is sent. `text` is what Slack, Mattermost and the like show.
+pub fn message(event: &str, master_name: Option<&str>, text: &str) -> serde_json::Value {
+    let host = host::name();
+    let text = format!("switchmaster on {host}: {text}");
+    serde_json::json!({ "event": event, "text": text, "host": host, "master_name": master_name })
 }
 
 /// The certificates of the system, read once.

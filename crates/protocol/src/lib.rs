@@ -17,6 +17,7 @@ pub mod binary;
 pub mod callout;
 pub mod control;
 pub mod duration;
+pub mod host;
 pub mod interrupt;
 pub mod location;
 pub mod net;

@@ -245,6 +245,13 @@ pub struct Counters {
     pub empty_restarts: u64,
 }
 
+impl Counters {
+    /// Changes of master, of all kinds.
+    pub fn failovers(&self) -> u64 {
+        self.failovers_planned + self.failovers_crash + self.failovers_restart + self.failovers_restore
+    }
+}
+
 /// What the sessions did, summed over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

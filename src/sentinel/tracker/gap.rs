@@ -75,8 +75,8 @@ impl Gap {
 
     fn begin_doubt(&mut self, now: Instant, length: Duration) {
         let before = self.doubt.unwrap_or(Doubt { since: now, began: now, length });
-        let again = length >= LONG || now <= before.began + ANEW_FOR;
-        let since = if again { now } else { before.since };
+        let asks_anew = length >= LONG || now <= before.began + ANEW_FOR;
+        let since = if asks_anew { now } else { before.since };
         self.doubt = Some(Doubt { since, length: before.length.max(length), ..before });
     }
 

@@ -27,6 +27,13 @@ pub fn spec(cluster: &Cluster) -> ProxySpec {
     spec
 }
 
+/// What the kernel says of its memory, in bytes: a field of proc_pid_status(5), as VmRSS or RssAnon.
+pub fn memory(proxy: &Proxy, field: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid().as_raw_nonzero())).unwrap();
+    let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("a field");
+    value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+}
+
 /// The proxy for `cluster`, accepting connections on a free port.
 pub async fn start(cluster: &Cluster) -> Proxy {
     start_as(&spec(cluster)).await

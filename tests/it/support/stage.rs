@@ -147,10 +147,7 @@ impl Stage {
 
     /// Resident memory of the proxy in bytes.
     pub fn resident(&self) -> f64 {
-        let path = format!("/proc/{}/status", self.proxy.pid().as_raw_nonzero());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
+        proxy::memory(&self.proxy, "VmRSS") as f64
     }
 }
 
