@@ -12,10 +12,10 @@
 //!                     metrics, health, status, control       control plane (its own thread)
 //! ```
 //! Beside the proxy, in the same binary, and each a member of the workspace of its own: `backup` (crates/backup: streams
-//! from a replica, restores), `doctor` (crates/doctor: what is wrong with a set-up) and `demo` (crates/testkit: real servers, also for the tests). None knows the proxy: what
-//! all of them need of Redis, of Sentinel and of one another is crates/protocol ([`resp`], [`wire`], [`secret`], [`status`],
-//! [`control`], [`remote`] …), whose rooms have their old names here. Without the features of their names the binary is the
-//! proxy alone.
+//! from a replica, restores), `doctor` (crates/doctor: what is wrong with a set-up) and `demo` (crates/testkit: real
+//! servers, also for the tests). None knows the proxy: what all of them need of Redis, of Sentinel and of one another is
+//! crates/protocol ([`resp`], [`wire`], [`secret`], [`status`], [`control`], [`remote`] …), whose rooms have their old names
+//! here. Without the features `backup`, `demo` and `top` the binary is the proxy and its doctor.
 //!
 //! # The two flows
 //! **A byte**: client → read into the thread's scratch → the scanner taps it → the ledger notes the request → backend;
